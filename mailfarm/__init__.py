@@ -1,0 +1,28 @@
+"""mailfarm: a self-hosted mail platform.
+
+A map of the house. Imports run one way, downwards in this list to what stands above; ``tests/test_house.py`` checks it.
+
+=====================================  ==========================================================================
+``mail/``                              what the RFCs say about mail: addresses, envelopes, replies, MIME. Pure.
+``smtp/``                              the SMTP protocol without I/O: grammar, requests, data, SASL, the server core.
+``ids errors limits backoff events``   small values everyone shares.
+``ports config``                       what we need of the world, as protocols; the settings, typed.
+``accounts/ mailboxes/``               what mailfarm knows and decides, pure except through ports.
+``net/``                               sockets: the Twisted side of SMTP, PROXY, TLS, health, logs.
+``backends/``                          the ports on SQLite and in memory.
+``inbound/``                           accepting mail, parsing it, filing it.
+``services/``                          what listens or loops: mx, submission, inbound, sweep, api, live.
+``assembly``                           the one place where all is put together.
+``cli``                                the command line.
+``sdk/``                               the client library and the pytest plugin; imports nothing of the rest.
+``web/``                               the inbox in a browser.
+``schema/  docs/``                     the database's schemas; what ``mailfarm help`` shows.
+=====================================  ==========================================================================
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("mailfarm")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0.0.0"

@@ -1,0 +1,260 @@
+"""What happens, as values with one JSON form: the log line, the WebSocket frame, the webhook's body.
+
+A change of a mailbox is an event with that mailbox's next change number (``seq``), without gaps.
+Times are microseconds since 1970 in UTC; in JSON they are RFC 3339 with a ``Z``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import orjson
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A display name, empty if there is none, and an address, as a header gives them (RFC 5322 §3.4)."""
+
+    name: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a list shows of a message. ``sender`` and ``recipients`` are the envelope's, the rest the headers'.
+
+    ``received_at`` is when 250 was said; ``size`` is the content's, in octets, without our trace header.
+    """
+
+    id: str
+    mailbox: str
+    seq: int
+    received_at: int
+    sender: str
+    recipients: tuple[str, ...]
+    from_: Person | None
+    to: tuple[Person, ...]
+    cc: tuple[Person, ...]
+    subject: str
+    snippet: str
+    message_id: str
+    size: int
+    attachments: int
+    seen: bool = False
+    duplicate_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """A message was put into a mailbox."""
+
+    id: str
+    account: str
+    mailbox: str
+    seq: int
+    at: int
+    message: Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Messages were marked seen, or not seen any more."""
+
+    id: str
+    account: str
+    mailbox: str
+    seq: int
+    at: int
+    messages: tuple[str, ...]
+    seen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """Messages were deleted by their reader."""
+
+    id: str
+    account: str
+    mailbox: str
+    seq: int
+    at: int
+    messages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """Messages reached the end of their retention and were deleted."""
+
+    id: str
+    account: str
+    mailbox: str
+    seq: int
+    at: int
+    messages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxOpened:
+    """A mailbox was made. Not a change of a mailbox: it has no change number."""
+
+    id: str
+    account: str
+    mailbox: str
+    at: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxClosed:
+    """A mailbox ended or was deleted, with everything in it. It has no change number either."""
+
+    id: str
+    account: str
+    mailbox: str
+    at: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A recipient or a message was refused. Sampled, bounded, not durable.
+
+    ``account`` is the account that may see it, empty if nobody's. ``lines`` are the SMTP lines that led to it, the
+    client's with ``C: `` and ours with ``S: `` in front, secrets left out.
+    """
+
+    id: str
+    account: str
+    at: int
+    service: str
+    client: str
+    address: str
+    sender: str
+    code: int
+    enhanced: str
+    text: str
+    lines: tuple[str, ...]
+
+
+Change = Filed | Seen | Deleted | Expired
+Event = Change | MailboxOpened | MailboxClosed | Refused
+
+_TYPES: Final[dict[type, str]] = {
+    Filed: "filed",
+    Seen: "seen",
+    Deleted: "deleted",
+    Expired: "expired",
+    MailboxOpened: "mailbox-opened",
+    MailboxClosed: "mailbox-closed",
+    Refused: "refused",
+}
+_CLASSES: Final[dict[str, type]] = {name: cls for cls, name in _TYPES.items()}
+
+
+def rfc3339(microseconds: int) -> str:
+    """``2026-01-31T12:00:00.000000Z``. An integer is exact, so is the text."""
+    return (_EPOCH + timedelta(microseconds=microseconds)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def from_rfc3339(text: str) -> int:
+    """The inverse of ``rfc3339``; any offset is accepted. Raises ValueError."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone; write Z or an offset")
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def type_of(event: Event) -> str:
+    """The event's name in its JSON form."""
+    return _TYPES[type(event)]
+
+
+def person_form(person: Person) -> dict[str, str]:
+    """The JSON form of a person."""
+    return {"name": person.name, "address": person.address}
+
+
+def summary_form(summary: Summary) -> dict[str, Any]:
+    """The JSON form of a summary, as lists, events and frames show it."""
+    return {
+        "id": summary.id,
+        "mailbox": summary.mailbox,
+        "seq": summary.seq,
+        "received_at": rfc3339(summary.received_at),
+        "sender": summary.sender,
+        "recipients": list(summary.recipients),
+        "from": None if summary.from_ is None else person_form(summary.from_),
+        "to": [person_form(p) for p in summary.to],
+        "cc": [person_form(p) for p in summary.cc],
+        "subject": summary.subject,
+        "snippet": summary.snippet,
+        "message_id": summary.message_id,
+        "size": summary.size,
+        "attachments": summary.attachments,
+        "seen": summary.seen,
+        "duplicate_of": summary.duplicate_of,
+    }
+
+
+def summary_from_form(form: dict[str, Any]) -> Summary:
+    """The inverse of ``summary_form``."""
+    who = form["from"]
+    return Summary(
+        id=form["id"],
+        mailbox=form["mailbox"],
+        seq=form["seq"],
+        received_at=from_rfc3339(form["received_at"]),
+        sender=form["sender"],
+        recipients=tuple(form["recipients"]),
+        from_=None if who is None else Person(who["name"], who["address"]),
+        to=tuple(Person(p["name"], p["address"]) for p in form["to"]),
+        cc=tuple(Person(p["name"], p["address"]) for p in form["cc"]),
+        subject=form["subject"],
+        snippet=form["snippet"],
+        message_id=form["message_id"],
+        size=form["size"],
+        attachments=form["attachments"],
+        seen=form["seen"],
+        duplicate_of=form["duplicate_of"],
+    )
+
+
+def form(event: Event) -> dict[str, Any]:
+    """The JSON form of an event, as a dictionary."""
+    out: dict[str, Any] = {"type": _TYPES[type(event)]}
+    for name in event.__dataclass_fields__:
+        value = getattr(event, name)
+        if name == "at":
+            value = rfc3339(value)
+        elif isinstance(value, Summary):
+            value = summary_form(value)
+        elif isinstance(value, tuple):
+            value = list(value)
+        out[name] = value
+    return out
+
+
+def to_json(event: Event) -> bytes:
+    """The JSON form of an event, as bytes without a line end."""
+    return orjson.dumps(form(event))
+
+
+def from_json(data: bytes | str) -> Event:
+    """The inverse of ``to_json``. Raises ValueError on anything else."""
+    try:
+        raw = orjson.loads(data)
+        cls = _CLASSES[raw.pop("type")]
+        raw["at"] = from_rfc3339(raw["at"])
+        if cls is Filed:
+            raw["message"] = summary_from_form(raw["message"])
+        for name in ("messages", "lines"):
+            if name in raw:
+                raw[name] = tuple(raw[name])
+        event: Event = cls(**raw)
+    except (KeyError, TypeError, AttributeError, orjson.JSONDecodeError) as error:
+        raise ValueError(f"not an event: {error}") from None
+    return event

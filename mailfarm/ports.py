@@ -1,0 +1,210 @@
+"""The ports: what mailfarm needs of the world, and the values that cross.
+
+Each port has more than one implementation, in ``backends/``, and one contract suite in ``tests/ports/`` that all of
+them pass. What a method returns is awaitable from a coroutine (a coroutine or a Deferred; callers cannot tell).
+Times are microseconds since 1970, UTC; spans of time are seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+from .events import Event
+from .limits import Limit
+from .mail.envelope import Envelope
+
+T = TypeVar("T")
+
+CHUNK = 256 * 1024
+"""The largest piece of content that crosses a port, in octets, and the size above which a queue stores content first
+and its entry last."""
+
+
+class Content(Protocol):
+    """The exact bytes after DATA, read in chunks, so that a large one never stands in memory whole.
+
+    May be read more than once, from the start each time. ``close`` frees what it holds (a file); idempotent.
+    """
+
+    @property
+    def size(self) -> int: ...
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Pieces of at most ``CHUNK`` octets, none of them empty."""
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a transaction came from. ``client`` is the real client's address, behind whatever proxies.
+
+    ``protocol`` is the RFC 3848 and RFC 6531 name: SMTP, ESMTP, ESMTPS, ESMTPSA, UTF8SMTPSA and so on.
+    ``tls`` is empty or "TLSv1.3 TLS_AES_256_GCM_SHA384". ``credential`` is its id, never its secret, or empty.
+    """
+
+    service: str
+    client: str
+    port: int
+    helo: str
+    protocol: str
+    tls: str = ""
+    credential: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """Content and envelope for which we answer, or have answered, 250.
+
+    ``mailboxes`` says for each recipient of the envelope, in order, the id of the mailbox it leads to.
+    ``trace`` is our Received header (RFC 5321 §4.4), kept beside the content and shown above it.
+    ``sha256`` is of the content alone, 32 octets.
+    """
+
+    id: str
+    account: str
+    accepted_at: int
+    envelope: Envelope
+    origin: Origin
+    mailboxes: tuple[str, ...]
+    trace: bytes
+    sha256: bytes
+    content: Content
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One worker's turn at a queue entry. ``tries`` counts this one; the fence is only good until the lease ends."""
+
+    fence: str
+    tries: int
+    spooled: Spooled
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A queue entry as an operator sees it. State is waiting, leased or aside; ``reason`` is the last failure's."""
+
+    id: str
+    state: Literal["waiting", "leased", "aside"]
+    put_at: int
+    tries: int
+    size: int
+    sender: str
+    recipients: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How many entries are in each state, and when the oldest waiting one was put (None when none waits)."""
+
+    waiting: int
+    leased: int
+    aside: int
+    oldest: int | None
+
+
+class Queue(Protocol):
+    """Durable work for one service. Each entry is handed out until ``done``, or set aside after a few failed tries."""
+
+    def admit(self, size: int) -> Awaitable[None]:
+        """Say before DATA whether content of ``size`` octets (0: unknown) would find room. Raises QueueFull,
+        QueueUnavailable."""
+    def put(self, spooled: Spooled) -> Awaitable[None]:
+        """Return only when the entry would survive a crash. The same id twice is one entry.
+
+        Raises QueueFull; QueueUnavailable (then it may be stored all the same).
+        """
+    def take(self, limit: int, lease: float, wait: float = 0.0) -> Awaitable[Sequence[Attempt]]:
+        """At most ``limit`` entries, the oldest first, for ``lease`` seconds; entries whose lease has ended come
+        again. Waits up to ``wait`` seconds for the first. Entries that were taken too often are set aside instead."""
+    def extend(self, fence: str, lease: float) -> Awaitable[None]:
+        """Hold on for ``lease`` seconds from now. Raises LeaseLost."""
+    def done(self, fences: Sequence[str]) -> Awaitable[None]:
+        """End these entries and forget their content. An old fence is passed over in silence: its entry is another
+        worker's now."""
+    def fail(self, fence: str, reason: str, retry_after: float = 0.0) -> Awaitable[None]:
+        """Give up this turn; the entry comes again after ``retry_after`` seconds, or is set aside when it has had its
+        tries. Raises LeaseLost."""
+    def depth(self) -> Awaitable[Depth]: ...
+    def inspect(self, state: Literal["waiting", "leased", "aside"], limit: int = 100) -> Awaitable[Sequence[Entry]]: ...
+    def read(self, id: str) -> Awaitable[Spooled]:
+        """An entry's spooled mail, whatever its state. Raises NotFound."""
+    def requeue(self, id: str) -> Awaitable[None]:
+        """Make an entry that was set aside wait again, its tries forgotten. Raises NotFound."""
+    def drop(self, id: str) -> Awaitable[None]:
+        """Forget an entry that was set aside. Raises NotFound."""
+
+
+class Tx(Protocol):
+    """An open unit. SQL is the subset SQLite and PostgreSQL share, with ``?`` for each parameter."""
+
+    @property
+    def now(self) -> int:
+        """The database's clock when the unit began: it decides what has ended."""
+    def execute(self, sql: str, params: Sequence[Any] = ()) -> Awaitable[int]:
+        """The number of rows changed."""
+    def rows(self, sql: str, params: Sequence[Any] = ()) -> Awaitable[Sequence[tuple[Any, ...]]]:
+        """All rows; also those of RETURNING. Ask with a LIMIT."""
+    def row(self, sql: str, params: Sequence[Any] = ()) -> Awaitable[tuple[Any, ...] | None]:
+        """The first row, or None."""
+    def insert(
+        self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, ignore: bool = False
+    ) -> Awaitable[int]:
+        """Insert many rows, in as few statements as the engine likes; with ``ignore``, rows whose key is taken are
+        passed over (ON CONFLICT DO NOTHING). The number inserted."""
+    def lock(self, table: str, ids: Sequence[str]) -> Awaitable[None]:
+        """Lock rows by id, in id order, until the unit ends. Where writers are one at a time this does nothing."""
+
+
+class Database(Protocol):
+    """Where mailfarm keeps what it knows."""
+
+    def unit(self, work: Callable[[Tx], Awaitable[T]]) -> Awaitable[T]:
+        """Run ``work`` in one database transaction and return its result once that is durable.
+
+        ``work`` awaits only its ``tx`` and may be run again from the start; what it raises rolls the unit back and is
+        raised here. Raises DatabaseUnavailable.
+        """
+    def read(self, work: Callable[[Tx], Awaitable[T]]) -> Awaitable[T]:
+        """The same on a snapshot that cannot be written."""
+
+
+class Subscription(Protocol):
+    """A standing wish to hear a topic."""
+
+    def stop(self) -> None: ...
+
+
+class Bus(Protocol):
+    """Everyone who listens hears, no promises: a hint to look. Topics are mailbox ids, ``account:<id>``, ``refused``."""
+
+    def publish(self, topic: str, event: Event) -> None:
+        """Tell whoever listens now. Never waits, never raises."""
+    def subscribe(self, topic: str, hear: Callable[[Event], None]) -> Awaitable[Subscription]:
+        """Hear ``topic`` from the moment this returns. ``hear`` must not block; what it raises is logged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """``cost`` units against ``limit`` on the account of ``key``; a cost of 0 only asks."""
+
+    key: str
+    limit: Limit
+    cost: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The first key over its limit, and the seconds until the charge would be allowed."""
+
+    key: str
+    wait: float
+
+
+class Limiter(Protocol):
+    """Rates over a span. All keys are checked, and only if all allow it are they all charged."""
+
+    def charge(self, charges: Sequence[Charge]) -> Awaitable[Refusal | None]:
+        """None when allowed. Never raises: when its store is away it allows and counts that in a metric."""
