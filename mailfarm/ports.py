@@ -32,6 +32,7 @@ class Content(Protocol):
     def size(self) -> int: ...
     def chunks(self) -> AsyncIterator[bytes]:
         """Pieces of at most ``CHUNK`` octets, none of them empty."""
+
     def close(self) -> None: ...
 
 
@@ -111,28 +112,36 @@ class Queue(Protocol):
     def admit(self, size: int) -> Awaitable[None]:
         """Say before DATA whether content of ``size`` octets (0: unknown) would find room. Raises QueueFull,
         QueueUnavailable."""
+
     def put(self, spooled: Spooled) -> Awaitable[None]:
         """Return only when the entry would survive a crash. The same id twice is one entry.
 
         Raises QueueFull; QueueUnavailable (then it may be stored all the same).
         """
+
     def take(self, limit: int, lease: float, wait: float = 0.0) -> Awaitable[Sequence[Attempt]]:
         """At most ``limit`` entries, the oldest first, for ``lease`` seconds; entries whose lease has ended come
         again. Waits up to ``wait`` seconds for the first. Entries that were taken too often are set aside instead."""
+
     def extend(self, fence: str, lease: float) -> Awaitable[None]:
         """Hold on for ``lease`` seconds from now. Raises LeaseLost."""
+
     def done(self, fences: Sequence[str]) -> Awaitable[None]:
         """End these entries and forget their content. An old fence is passed over in silence: its entry is another
         worker's now."""
+
     def fail(self, fence: str, reason: str, retry_after: float = 0.0) -> Awaitable[None]:
         """Give up this turn; the entry comes again after ``retry_after`` seconds, or is set aside when it has had its
         tries. Raises LeaseLost."""
+
     def depth(self) -> Awaitable[Depth]: ...
     def inspect(self, state: Literal["waiting", "leased", "aside"], limit: int = 100) -> Awaitable[Sequence[Entry]]: ...
     def read(self, id: str) -> Awaitable[Spooled]:
         """An entry's spooled mail, whatever its state. Raises NotFound."""
+
     def requeue(self, id: str) -> Awaitable[None]:
         """Make an entry that was set aside wait again, its tries forgotten. Raises NotFound."""
+
     def drop(self, id: str) -> Awaitable[None]:
         """Forget an entry that was set aside. Raises NotFound."""
 
@@ -143,17 +152,22 @@ class Tx(Protocol):
     @property
     def now(self) -> int:
         """The database's clock when the unit began: it decides what has ended."""
+
     def execute(self, sql: str, params: Sequence[Any] = ()) -> Awaitable[int]:
         """The number of rows changed."""
+
     def rows(self, sql: str, params: Sequence[Any] = ()) -> Awaitable[Sequence[tuple[Any, ...]]]:
         """All rows; also those of RETURNING. Ask with a LIMIT."""
+
     def row(self, sql: str, params: Sequence[Any] = ()) -> Awaitable[tuple[Any, ...] | None]:
         """The first row, or None."""
+
     def insert(
         self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, ignore: bool = False
     ) -> Awaitable[int]:
         """Insert many rows, in as few statements as the engine likes; with ``ignore``, rows whose key is taken are
         passed over (ON CONFLICT DO NOTHING). The number inserted."""
+
     def lock(self, table: str, ids: Sequence[str]) -> Awaitable[None]:
         """Lock rows by id, in id order, until the unit ends. Where writers are one at a time this does nothing."""
 
@@ -167,6 +181,7 @@ class Database(Protocol):
         ``work`` awaits only its ``tx`` and may be run again from the start; what it raises rolls the unit back and is
         raised here. Raises DatabaseUnavailable.
         """
+
     def read(self, work: Callable[[Tx], Awaitable[T]]) -> Awaitable[T]:
         """The same on a snapshot that cannot be written."""
 
@@ -178,10 +193,11 @@ class Subscription(Protocol):
 
 
 class Bus(Protocol):
-    """Everyone who listens hears, no promises: a hint to look. Topics are mailbox ids, ``account:<id>``, ``refused``."""
+    """Everyone who listens hears, no promises: a hint to look. Topics: a mailbox id, ``account:<id>``, ``refused``."""
 
     def publish(self, topic: str, event: Event) -> None:
         """Tell whoever listens now. Never waits, never raises."""
+
     def subscribe(self, topic: str, hear: Callable[[Event], None]) -> Awaitable[Subscription]:
         """Hear ``topic`` from the moment this returns. ``hear`` must not block; what it raises is logged."""
 
