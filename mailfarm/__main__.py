@@ -1,0 +1,7 @@
+"""``python -m mailfarm`` is ``mailfarm``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())
