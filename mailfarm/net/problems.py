@@ -1,0 +1,78 @@
+"""Problems: what HTTP and WebSocket clients are told when something is refused (RFC 9457).
+
+One table: name, status, title, what to do. ``type`` is ``/v1/problems/<name>``, a page that shows the row. The detail
+says what was wrong with this very request; it never holds a secret or a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER = "2"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One row of the table. ``advice`` is for the person who reads the page of the problem."""
+
+    name: str
+    status: int
+    title: str
+    advice: str
+
+
+_TABLE = (
+    Kind("bad-request", 400, "The request is not valid HTTP for this service", "Mend what the detail names."),
+    Kind("invalid-json", 400, "The body is not valid JSON", "The detail says at which line and column; send UTF-8."),
+    Kind("invalid-value", 400, "A parameter or member has a value it cannot have", "The detail names it and its rule."),
+    Kind("unknown-name", 400, "There is no such parameter or member", "``known`` lists those there are."),
+    Kind("unauthenticated", 401, "A valid token is needed", "Send ``Authorization: Bearer <token>``."),
+    Kind("foreign-origin", 403, "Another web site may not use this service", "Open the inbox under its own address."),
+    Kind("scope-missing", 403, "The token does not allow this", "Use a token that has the scope named in ``scope``."),
+    Kind("not-found", 404, "There is no such thing", "Check the id. Ended and deleted things are gone."),
+    Kind("no-such-route", 404, "There is nothing at this path", "See /v1/openapi.json for what there is."),
+    Kind("method-not-allowed", 405, "This path does not take that method", "The Allow header lists those it takes."),
+    Kind("wait-timed-out", 408, "The messages did not come in time", "``near_misses`` and ``refusals`` say what did."),
+    Kind("conflict", 409, "It cannot be so twice", "Choose another value, or leave it out and get a free one."),
+    Kind("too-many-messages", 409, "More messages came than were to come", "``messages`` lists those that matched."),
+    Kind("cursor-too-old", 410, "Changes after this cursor are no longer kept", "List again; go on from ``cursor``."),
+    Kind("body-too-large", 413, "The body is too large", "Send less at a time."),
+    Kind("not-json", 415, "The body must be application/json", "Set ``Content-Type: application/json``."),
+    Kind("wrong-host", 421, "This is not the host you look for", "Use a name from MAILFARM_API_HOSTS or localhost."),
+    Kind("upgrade-required", 426, "This path speaks WebSocket", "Connect to it with ws: or wss:."),
+    Kind("too-many-waits", 503, "Too many waits and event streams are open", "End some, or try again later."),
+    Kind("too-many-connections", 503, "Too many connections are open", "Close some, or try again later."),
+    Kind("too-many-subscriptions", 400, "Too many subscriptions on one connection", "Unsubscribe, or connect again."),
+    Kind("message-invalid", 400, "The message is not one of the protocol", "See `mailfarm help live`."),
+    Kind("internal-error", 500, "Something went wrong that should not have", "Look for ``incident`` in the log."),
+    Kind("unavailable", 503, "The database does not answer", "Try again after the seconds in Retry-After."),
+    Kind("stopping", 503, "The service is stopping", "Connect again; another one takes over."),
+)
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in _TABLE}
+
+
+class Problem(Exception):
+    """Raised to answer with a problem. ``members`` go into the document, ``headers`` into the HTTP answer."""
+
+    def __init__(
+        self, name: str, detail: str, *, headers: Mapping[str, str] | None = None, status: int = 0, **members: Any
+    ) -> None:
+        super().__init__(detail)
+        self.kind = KINDS[name]
+        self.detail = detail
+        self.headers: Mapping[str, str] = headers or {}
+        self.status = status or self.kind.status
+        self.members = members
+
+    def document(self) -> dict[str, Any]:
+        """The JSON form. The standard members come first (RFC 9457 §3.1)."""
+        return {
+            "type": f"/v1/problems/{self.kind.name}",
+            "title": self.kind.title,
+            "status": self.status,
+            "detail": self.detail,
+            **self.members,
+        }
