@@ -1,0 +1,3 @@
+"""The pytest plugin: fixtures ``farm`` and ``inbox``."""
+
+from __future__ import annotations
