@@ -1,0 +1,56 @@
+# make dev is all a newcomer needs: it sets everything up in this folder and starts mailfarm.
+# Everything made here lies in .venv/ and .make/; `make clean` takes both away.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help dev setup-dev setup-test setup-bench test check format bench bench-quick screenshot lock clean
+
+PY := .venv/bin/python
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2); echo $$((n < 2 ? 2 : n > 8 ? 8 : n)))
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  make dev ARGS="--ephemeral"            options of "mailfarm dev" (.venv/bin/mailfarm help dev)'
+	@echo '  make test ARGS="tests/smtp -k bdat"    options of pytest'
+
+dev: setup-dev ## set everything up and start mailfarm on this machine
+	@exec .venv/bin/mailfarm dev $(ARGS)
+
+test: setup-test check ## set up, check and run every test
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -ra $(ARGS)
+
+check: setup-test ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: setup-test ## let ruff lay out the code
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: setup-bench ## measure: accepting beside smtp-sink, waiting beside MailDev (five minutes)
+	$(PY) bench/accept.py $(ARGS)
+	$(PY) bench/wait.py $(ARGS)
+
+bench-quick: setup-bench ## the same in less than a minute, and less exactly
+	$(PY) bench/accept.py --quick $(ARGS)
+	$(PY) bench/wait.py --quick $(ARGS)
+
+screenshot: setup-test ## take the README's pictures of the web inbox
+	$(PY) bench/screenshot.py $(ARGS)
+
+lock: ## write requirements.lock anew, from the newest versions setup.cfg allows
+	rm -rf .make/lock-venv
+	python3 -m venv .make/lock-venv
+	.make/lock-venv/bin/python -m pip install -q --disable-pip-version-check '.[test]'
+	{ echo '# The exact versions `make` installs, for the program and for its tests. Written by `make lock`.'; \
+	  .make/lock-venv/bin/python -m pip freeze --exclude mailfarm; } > .make/requirements.lock
+	mv .make/requirements.lock requirements.lock
+
+clean: ## take away everything that was made here (not the mail: see data/)
+	rm -rf .venv .make build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+setup-dev setup-test setup-bench:
+	@.ci/setup $(@:setup-%=%)

@@ -1,0 +1,68 @@
+"""What every test may use: ``component`` for programs that are not Python packages, and the rule that CI skips nothing.
+
+``component("swaks")`` is the path of a program, or of Nodemailer's folder. Without it the test is skipped with a
+sentence that says how to get it; where ``CI`` is set it fails instead, because there a skip would hide that nothing
+was tested.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
+
+# Machines differ and are shared: no test may fail because it was slow.
+settings.register_profile("mailfarm", deadline=None, print_blob=True)
+settings.load_profile("mailfarm")
+
+
+def find_component(name: str) -> Path | None:
+    """Where a program, or the folder of a Node package, is on this machine."""
+    if name == "nodemailer":
+        folder = ROOT / ".make" / "node" / "node_modules" / name
+        return folder if folder.is_dir() and shutil.which("node") else None
+    path = shutil.which(name)
+    return Path(path) if path else None
+
+
+@pytest.fixture(scope="session")
+def component() -> Callable[[str], Path]:
+    """A function from a component's name to its path; skips the test, or fails it under CI, where there is none."""
+
+    def find(name: str) -> Path:
+        path = find_component(name)
+        if path is None:
+            message = f"{name} is not on this machine: `make test` installs it where it may (root or sudo on Debian)"
+            if IN_CI:
+                pytest.fail(message)
+            pytest.skip(message)
+        return path
+
+    return find
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under CI a skipped test is a failed test."""
+    report = yield
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and CI skips nothing: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a whole file that skips itself."""
+    report = yield
+    if IN_CI and report.outcome == "skipped":
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and CI skips nothing: {report.longrepr}"
+    return report
