@@ -1,0 +1,1 @@
+"""Who may do what: accounts, the credentials SMTP asks for, the tokens the API asks for."""

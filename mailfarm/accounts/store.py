@@ -1,0 +1,123 @@
+"""Accounts, credentials and tokens in the database. Every function runs inside a unit and awaits only its ``tx``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import Conflict, Invalid, NotFound
+from ..ids import Ids
+from ..ports import Tx
+from .credential import Credential, Purpose
+from .secret import Verifier, digest
+from .token import Token, scopes
+
+_CREDENTIAL = "id, account, name, purpose, mailbox, secret_sha256, scram, created_at, expires_at, revoked_at"
+_TOKEN = "id, account, name, scopes, created_at, expires_at, revoked_at, secret_sha256"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who owns rows. ``created_at`` is in microseconds."""
+
+    id: str
+    name: str
+    created_at: int
+
+
+async def ensure_account(tx: Tx, ids: Ids, name: str) -> Account:
+    """The account of this name, made if there is none."""
+    await tx.insert("account", ("id", "name", "created_at"), [(ids.new(), name, tx.now)], ignore=True)
+    row = await tx.row("select id, name, created_at from account where name = ?", (name,))
+    assert row is not None
+    return Account(*row)
+
+
+async def create_credential(
+    tx: Tx,
+    ids: Ids,
+    account: str,
+    verifier: Verifier,
+    *,
+    name: str,
+    purpose: Purpose = "capture",
+    mailbox: str | None = None,
+    expires_at: int | None = None,
+) -> Credential:
+    """A credential for SMTP. Make ``verifier`` before the unit: see ``secret.new_secret``.
+
+    Raises Invalid (a name that is empty, long or has control characters), Conflict (the name is taken).
+    """
+    if not 1 <= len(name) <= 255 or not name.isprintable():
+        raise Invalid("a credential's name has 1 to 255 printable characters")
+    made = Credential(ids.new(), account, name, purpose, mailbox, verifier, tx.now, expires_at)
+    row = (made.id, account, name, purpose, mailbox, verifier.sha256, verifier.scram, tx.now, expires_at)
+    if not await tx.insert("credential", _CREDENTIAL.split(", ")[:9], [row], ignore=True):
+        raise Conflict(f"the credential name {name!r} is taken")
+    return made
+
+
+async def find_credential(tx: Tx, name: str) -> Credential | None:
+    """The credential of this SMTP user name, live or not: ask ``credential.check``, also when there is none."""
+    row = await tx.row(f"select {_CREDENTIAL} from credential where name = ?", (name,))
+    return None if row is None else _credential(row)
+
+
+async def credentials(tx: Tx, account: str, *, after: str = "", limit: int = 100) -> Sequence[Credential]:
+    """The account's credentials by id, a page at a time."""
+    sql = f"select {_CREDENTIAL} from credential where account = ? and id > ? order by id limit ?"
+    return [_credential(row) for row in await tx.rows(sql, (account, after, limit))]
+
+
+async def revoke_credential(tx: Tx, account: str, id: str) -> None:
+    """End a credential now; a second time changes nothing. Raises NotFound."""
+    await _revoke(tx, "credential", account, id)
+
+
+async def create_token(
+    tx: Tx, ids: Ids, account: str, text: str, *, name: str, scopes_: Iterable[str], expires_at: int | None = None
+) -> Token:
+    """Keep a token whose text ``token.new_token`` made. Raises Invalid."""
+    if len(name) > 255 or not name.isprintable():
+        raise Invalid("a token's name has at most 255 printable characters")
+    made = Token(ids.new(), account, name, scopes(scopes_), tx.now, expires_at, None, digest(text))
+    row = (made.id, account, name, " ".join(made.scopes), tx.now, expires_at, None, made.secret_sha256)
+    await tx.insert("token", _TOKEN.split(", "), [row])
+    return made
+
+
+async def find_token(tx: Tx, text: str) -> Token | None:
+    """The token with this text, live or not: ask ``Token.allows``.
+
+    The look-up is by the digest of 160 random bits: what its time may tell about a digest is of no use to a guesser.
+    """
+    row = await tx.row(f"select {_TOKEN} from token where secret_sha256 = ?", (digest(text),))
+    return None if row is None else _token(row)
+
+
+async def tokens(tx: Tx, account: str, *, after: str = "", limit: int = 100) -> Sequence[Token]:
+    """The account's tokens by id, a page at a time."""
+    sql = f"select {_TOKEN} from token where account = ? and id > ? order by id limit ?"
+    return [_token(row) for row in await tx.rows(sql, (account, after, limit))]
+
+
+async def revoke_token(tx: Tx, account: str, id: str) -> None:
+    """End a token now; a second time changes nothing. Raises NotFound."""
+    await _revoke(tx, "token", account, id)
+
+
+async def _revoke(tx: Tx, table: str, account: str, id: str) -> None:
+    sql = f"update {table} set revoked_at = coalesce(revoked_at, ?) where account = ? and id = ?"
+    if not await tx.execute(sql, (tx.now, account, id)):
+        raise NotFound(f"there is no {table} {id}")
+
+
+def _credential(row: tuple[Any, ...]) -> Credential:
+    id, account, name, purpose, mailbox, sha256, scram, created, expires, revoked = row
+    return Credential(id, account, name, purpose, mailbox, Verifier(bytes(sha256), scram), created, expires, revoked)
+
+
+def _token(row: tuple[Any, ...]) -> Token:
+    id, account, name, scopes_, created, expires, revoked, sha256 = row
+    return Token(id, account, name, tuple(scopes_.split()), created, expires, revoked, bytes(sha256))
