@@ -1,0 +1,121 @@
+"""Content on its way in: in memory while it is small, in a file without a name once it is not.
+
+Fifty messages of 50 MB that come in at once cost fifty times ``threshold`` octets of memory, not 2.5 GB. The file is
+unlinked from the start, so that nothing is left of it when the process dies.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from pathlib import Path
+
+from mailfarm.ports import CHUNK
+
+
+class SpillContent:
+    """``ports.Content`` that grows by ``write`` until it is read.
+
+    ``folder`` takes the file (None: the system's temporary folder, which may itself be memory). Reading leaves no
+    position behind: several readers, also in other threads, do not disturb one another.
+    """
+
+    __slots__ = ("_file", "_folder", "_memory", "_sha256", "closed", "size", "threshold")
+
+    def __init__(self, folder: Path | None = None, threshold: int = CHUNK) -> None:
+        self._folder = folder
+        self._memory: bytes | bytearray = b""
+        self._file: int | None = None
+        self._sha256 = sha256()
+        self.threshold = threshold
+        self.size = 0
+        self.closed = False
+
+    @property
+    def sha256(self) -> bytes:
+        """The SHA-256 of what was written so far, 32 octets."""
+        return self._sha256.digest()
+
+    @property
+    def spilled(self) -> bool:
+        """Whether the content is in a file."""
+        return self._file is not None
+
+    def write(self, data: bytes) -> None:
+        """Append ``data``. Raises OSError, with ENOSPC or EDQUOT when there is no room; then only ``close`` is left.
+
+        The write goes to the page cache, and blocks no longer than the kernel holds back a writer of dirty pages.
+        """
+        if self.closed:
+            raise ValueError("the content is closed")
+        self._sha256.update(data)
+        if self._file is None and self.size + len(data) <= self.threshold:
+            # The usual mail comes in one piece: keep that piece, copy only when there is a second.
+            if not self.size:
+                self._memory = data
+            else:
+                if isinstance(self._memory, bytes):
+                    self._memory = bytearray(self._memory)
+                self._memory += data
+        else:
+            if self._file is None:
+                self._file = _nameless(self._folder)
+                _write_all(self._file, self._memory)
+                self._memory = b""
+            _write_all(self._file, data)
+        self.size += len(data)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The content from its start, in pieces of at most ``CHUNK`` octets. Raises OSError, ValueError (closed)."""
+        for start in range(0, self.size, CHUNK):
+            if self.closed:
+                raise ValueError("the content is closed")
+            if self._file is None:
+                whole = len(self._memory) <= CHUNK and isinstance(self._memory, bytes)
+                yield self._memory if whole else bytes(self._memory[start : start + CHUNK])  # type: ignore[misc]
+            else:
+                yield _read_all(self._file, min(CHUNK, self.size - start), start)
+
+    def close(self) -> None:
+        """Free memory and file. Idempotent."""
+        self.closed = True
+        self._memory = b""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def __del__(self) -> None:
+        # a content nobody closed must not keep its file until the process ends
+        if getattr(self, "_file", None) is not None:
+            self.close()
+
+
+def _nameless(folder: Path | None) -> int:
+    """A file that has no name any more, open for reading and writing."""
+    if hasattr(os, "O_TMPFILE"):
+        try:
+            return os.open(folder or tempfile.gettempdir(), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError:
+            pass  # not every file system can; if the folder is gone or full, mkstemp says so
+    number, name = tempfile.mkstemp(dir=folder)
+    os.unlink(name)
+    return number
+
+
+def _write_all(number: int, data: bytes | bytearray) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(number, view) :]
+
+
+def _read_all(number: int, length: int, offset: int) -> bytes:
+    """Exactly ``length`` octets; a file that got shorter is an error, not a shorter mail."""
+    data = os.pread(number, length, offset)
+    while len(data) < length:
+        more = os.pread(number, length - len(data), offset + len(data))
+        if not more:
+            raise OSError(f"the spill file ends at {offset + len(data)}, {length - len(data)} octets early")
+        data += more
+    return data

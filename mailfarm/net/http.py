@@ -1,0 +1,138 @@
+"""What every service answers over HTTP: is it alive, is it ready, what has it counted.
+
+    GET /healthz   200 "ok" while it runs; 503 "stopping" from SIGTERM on, so that a proxy looks elsewhere
+    GET /readyz    200 or 503 with {"ready": bool, "checks": {name: "ok" or what is wrong}}
+    GET /metrics   the registry in the Prometheus text form
+
+A check is a function without arguments whose awaitable ends well or raises. All run at once, each with ``timeout``
+seconds; probes that overlap share one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import orjson
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred, gatherResults
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from mailfarm.errors import MailfarmError
+
+Check = Callable[[], Awaitable[object]]
+
+LONGEST_ANSWER: Final = 300
+"""Characters of an error's text that ``/readyz`` shows."""
+
+
+class Status(Resource):
+    """The three pages, as a root resource, or one by one as children of another tree: ``children[b"healthz"]``."""
+
+    log = Logger()
+
+    def __init__(
+        self, registry: CollectorRegistry, checks: Mapping[str, Check], reactor: Any, *, timeout: float = 2.0
+    ) -> None:
+        super().__init__()
+        self.checks = dict(checks)
+        self.stopping = False
+        self._reactor = reactor
+        self._timeout = timeout
+        self._running: list[Deferred[dict[str, str]]] | None = None
+        pages: Any = {
+            b"healthz": _Page(self._healthz),
+            b"readyz": _Page(self._readyz),
+            b"metrics": _Page(lambda request: _metrics(request, registry)),
+        }
+        for path, page in pages.items():
+            self.putChild(path, page)
+
+    def stop(self) -> None:
+        """From here on ``/healthz`` and ``/readyz`` answer 503."""
+        self.stopping = True
+
+    def _healthz(self, request: Request) -> bytes:
+        request.setResponseCode(503 if self.stopping else 200)
+        request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+        return b"stopping\n" if self.stopping else b"ok\n"
+
+    def _readyz(self, request: Request) -> Any:
+        gone: list[object] = []
+        request.notifyFinish().addErrback(gone.append)
+
+        def answer(results: dict[str, str]) -> None:
+            if gone:
+                return
+            ready = not self.stopping and all(text == "ok" for text in results.values())
+            request.setResponseCode(200 if ready else 503)
+            request.setHeader(b"content-type", b"application/json")
+            request.write(orjson.dumps({"ready": ready, "checks": results}))
+            request.finish()
+
+        waiting: Deferred[dict[str, str]] = Deferred()
+        waiting.addCallback(answer)
+        waiting.addErrback(lambda failure: self.log.failure("/readyz could not be answered", failure))
+        if self._running is None:
+            self._running = [waiting]
+            self._run().addCallback(self._tell)
+        else:
+            self._running.append(waiting)
+        return NOT_DONE_YET
+
+    def _run(self) -> Deferred[dict[str, str]]:
+        names = tuple(self.checks)
+        return gatherResults([self._one(name) for name in names]).addCallback(
+            lambda answers: dict(zip(names, answers, strict=True))
+        )
+
+    def _one(self, name: str) -> Deferred[str]:
+        async def check() -> str:
+            await self.checks[name]()
+            return "ok"
+
+        def wrong(failure: Failure) -> str:
+            if failure.check(CancelledError, TimeoutError):
+                return f"no answer within {self._timeout:g} s"
+            if failure.check(MailfarmError):  # its text is written to be read
+                return str(failure.value)[:LONGEST_ANSWER]
+            self.log.failure("The readiness check {name} failed", failure, name=name)
+            return "failed; the log says why"
+
+        return ensureDeferred(check()).addTimeout(self._timeout, self._reactor).addErrback(wrong)
+
+    def _tell(self, results: dict[str, str]) -> None:
+        waiting, self._running = self._running or [], None
+        for each in waiting:
+            each.callback(results)
+
+
+def status_site(status: Status) -> Site:
+    """A site of its own for a service that serves nothing else over HTTP. It writes no access log."""
+    site = Site(status, timeout=30)
+    site.noisy = False
+    site.displayTracebacks = False
+    site.log = lambda request: None  # type: ignore[method-assign, assignment]
+    return site
+
+
+class _Page(Resource):
+    isLeaf = True
+
+    def __init__(self, render: Callable[[Request], Any]) -> None:
+        super().__init__()
+        self._render = render
+
+    def render_GET(self, request: Request) -> Any:
+        request.setHeader(b"cache-control", b"no-store")
+        request.setHeader(b"x-content-type-options", b"nosniff")
+        return self._render(request)
+
+
+def _metrics(request: Request, registry: CollectorRegistry) -> bytes:
+    request.setHeader(b"content-type", CONTENT_TYPE_LATEST.encode("ascii"))
+    return generate_latest(registry)
