@@ -13,11 +13,8 @@ from typing import Final
 
 _ESCAPE: Final = re.compile(r"\\(?:([0-9a-fA-F]{1,6})[ \t\r\n\f]?|([^\r\n\f0-9a-fA-F]))")
 _COMMENT: Final = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
-# CSS Syntax 3 §4.3.6: what stands between the brackets is a string, or anything up to the bracket.
-_URL: Final = re.compile(
-    r"""url\(\s*(?:"([^"\r\n\f]{0,2000000})"|'([^'\r\n\f]{0,2000000})'|([^)"']{0,2000000}))\s*\)""", re.IGNORECASE
-)
-_ANY_URL: Final = re.compile(r"url\(", re.IGNORECASE)
+_URL: Final = re.compile(r"url\(\s*", re.IGNORECASE)
+_NOT_BARE: Final = re.compile(r"""["'(\s]""")
 _FETCHES: Final = re.compile(r"(?:-[a-z]+-)?(?:image-set|cross-fade|image|src|element|expression)\(", re.IGNORECASE)
 _IMPORT: Final = re.compile(r"@\s*import", re.IGNORECASE)
 _BEHAVIOUR: Final = re.compile(r"-moz-binding|behavior\s*:", re.IGNORECASE)
@@ -40,23 +37,45 @@ def without_fetches(css: str, allowed: Callable[[str], str | None]) -> str:
     Linear in the length of ``css``.
     """
 
-    def target(found: re.Match[str]) -> str:
-        url = allowed(next(group for group in found.groups() if group is not None).strip())
-        if url is None:
-            return "none"
-        kept.append('url("' + _quoted(url) + '")')
-        return f"\0{len(kept) - 1}\0"
-
     kept: list[str] = []
-    css = css.replace("\0", "\ufffd")
-    css = _COMMENT.sub(" ", css)
+    css = _COMMENT.sub(" ", css.replace("\0", "\ufffd"))
     css = _ESCAPE.sub(_unescape, css) if "\\" in css else css
-    css = _URL.sub(target, css)
-    css = _ANY_URL.sub("none(", css)  # what is left is broken or too long
-    css = _FETCHES.sub("none(", css)
+    out: list[str] = []
+    at = 0
+    while found := _URL.search(css, at):
+        out.append(css[at : found.start()])
+        target, at = _target(css, found.end())
+        url = None if target is None else allowed(target)
+        if url is None:
+            out.append("none")
+        else:
+            out.append(f"\0{len(kept)}\0")
+            kept.append(f'url("{_quoted(url)}")')
+    out.append(css[at:])
+    css = _FETCHES.sub("none(", "".join(out))
     css = _IMPORT.sub("@blocked", css)
     css = _BEHAVIOUR.sub("blocked:", css)
     return re.sub("\0(\\d+)\0", lambda found: kept[int(found[1])], css) if kept else css
+
+
+def _target(css: str, at: int) -> tuple[str | None, int]:
+    """What stands between the brackets of a ``url(`` whose inside begins at ``at`` (None if it is broken), and where
+    its rest begins (CSS Syntax 3 §4.3.6). A broken one is passed over up to its bracket, so that none is read twice."""
+    quote = css[at : at + 1]
+    start = at
+    if quote in ('"', "'") and quote:
+        end = css.find(quote, at + 1)
+        if end < 0:
+            return None, len(css)
+        start, at = at + 1, end + 1
+        bracket = css.find(")", at)
+        whole = bracket >= 0 and not css[at : min(bracket, at + 100)].strip()
+        return (css[start:end] if whole else None), (bracket + 1 if bracket >= 0 else len(css))
+    end = css.find(")", at)
+    if end < 0:
+        return None, len(css)
+    target = css[at:end].strip()
+    return (None if _NOT_BARE.search(target) else target), end + 1
 
 
 def _quoted(url: str) -> str:

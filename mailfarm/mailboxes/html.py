@@ -18,6 +18,7 @@ from typing import Final
 import nh3
 
 from .css import without_fetches
+from .markup import escaped, plain, stand_ins, tidy
 
 LIMIT: Final = 1 << 20
 """The characters of HTML that are looked at; what comes after is not shown."""
@@ -71,6 +72,7 @@ _ATTRIBUTES: Final[Mapping[str, frozenset[str]]] = {
     "tr": frozenset({"bgcolor", "background", "bordercolor"}),
     "ul": frozenset({"type"}),
 }
+_ATTRIBUTE_NAMES: Final = frozenset().union(*_ATTRIBUTES.values())
 _LINK_SCHEMES: Final = ("http:", "https:", "mailto:", "tel:", "sms:")
 _INVISIBLE: Final = re.compile(r"[\x00-\x20\x7f-\xa0\u200b-\u200f\u2028-\u202f\u2060-\u2064\ufeff]+")
 _DATA_IMAGE: Final = re.compile(r"data:image/(?:png|gif|jpe?g|webp|avif|bmp|x-icon)[;,]", re.IGNORECASE)
@@ -107,18 +109,18 @@ class _Pictures:
 
     def source(self, url: str) -> str | None:
         """The address to show for ``url``, or None for no picture."""
-        plain = _INVISIBLE.sub("", url)
-        kind = plain[:24].lower()
+        bare = _INVISIBLE.sub("", url)
+        kind = bare[:24].lower()
         if kind.startswith("cid:"):
-            return self._own(plain[4:])
+            return self._own(bare[4:])
         if kind.startswith("data:"):
-            return plain if _DATA_IMAGE.match(plain) else None
+            return bare if _DATA_IMAGE.match(bare) else None
         if kind.startswith("//"):
-            plain = "https:" + plain
+            bare = "https:" + bare
         elif not kind.startswith(("http://", "https://")):
             return None
         if self._remote:
-            return plain
+            return bare
         self.blocked += 1
         return None
 
@@ -145,17 +147,18 @@ def sanitise(html: str, *, remote: bool, cid: Callable[[str], str | None]) -> st
 
     def attribute(tag: str, name: str, value: str) -> str | None:
         if name == "style":
-            return without_fetches(value, pictures.source)
+            return stand_ins(without_fetches(plain(value), pictures.source))
         if name in ("src", "background"):
-            return pictures.source(value)
+            source = pictures.source(plain(value))
+            return None if source is None else stand_ins(source)
         if name == "href":
-            plain = _INVISIBLE.sub("", value)
-            return value.strip() if plain.lower().startswith((*_LINK_SCHEMES, "#")) else None
+            bare = _INVISIBLE.sub("", plain(value))
+            return value.strip() if bare.lower().startswith((*_LINK_SCHEMES, "#")) else None
         return value
 
     def clean(part: str) -> str:
         return nh3.clean(
-            part,
+            tidy(part, tags=_TAGS, attributes=_ATTRIBUTE_NAMES, hidden=_WITHOUT_CONTENT),
             tags=_TAGS,
             clean_content_tags=_WITHOUT_CONTENT,
             attributes=_ATTRIBUTES,
@@ -169,10 +172,11 @@ def sanitise(html: str, *, remote: bool, cid: Callable[[str], str | None]) -> st
     inner = _STYLE.sub(
         lambda found: found[1] + without_fetches(found[2], pictures.source).replace("<", "") + found[3], clean(html)
     )
-    body = _BODY.search(html)
     # A fragment has no <body>, so its attributes go through the same sieve as those of a <div>.
-    own = clean(f"<div{body[1]}></div>").removeprefix("<div").partition(">")[0] if body else ""
+    body = _BODY.search(html)
+    own = clean(f"<div{body[1]}></div>").removeprefix("<div").removesuffix("></div>") if body else ""
     return (
         f'<!doctype html><html data-blocked="{pictures.blocked}"><head><meta charset="utf-8">'
-        f'<meta name="referrer" content="no-referrer"><style>{_PAGE}</style></head><body{own}>{inner}</body></html>'
+        f'<meta name="referrer" content="no-referrer"><style>{_PAGE}</style></head>'
+        f"<body{escaped(own)}>{escaped(inner)}</body></html>"
     )
