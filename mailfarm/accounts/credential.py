@@ -38,8 +38,11 @@ _NOBODY = digest("a secret that no credential has")
 
 
 def check(credential: Credential | None, secret: str, now: int) -> bool:
-    """Whether ``secret`` is the live credential's. The work and the time are the same whether the user is unknown (None),
-    the secret wrong or the credential ended, so that an answer's delay tells nothing."""
+    """Whether ``secret`` is the live credential's.
+
+    The work and the time are the same whether the user is unknown (None), the secret wrong or the credential ended, so
+    that an answer's delay tells nothing.
+    """
     expected = _NOBODY if credential is None else credential.verifier.sha256
     same = hmac.compare_digest(expected, digest(secret))
     # `&`, not `and`: each side is looked at, whatever the other says

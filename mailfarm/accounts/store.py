@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import Conflict, Invalid, NotFound
-from ..ids import Ids
-from ..ports import Tx
+from mailfarm.errors import Conflict, Invalid, NotFound
+from mailfarm.ids import Ids
+from mailfarm.ports import Tx
+
 from .credential import Credential, Purpose
 from .secret import Verifier, digest
 from .token import Token, scopes

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from ..errors import Invalid
+from mailfarm.errors import Invalid
+
 from .secret import BYTES
 
 PREFIX = "mf_"

@@ -69,6 +69,7 @@ create table content (
     parts      text not null,                        -- JSON: the part tree
     body       text not null,                        -- the text part, decoded, up to a cap
     html       text not null,                        -- the HTML part, decoded, up to a cap, as it came
+    visible    text not null,                        -- the HTML part's visible text, for searching
     stored_at  integer not null
 ) without rowid;
 create index content_account on content (account);
@@ -89,7 +90,7 @@ create table message (
     received_at  integer not null,
     expires_at   integer,
     seen         integer not null default 0,
-    sender       text not null,
+    sender       text not null,                      -- the envelope's sender as it is compared
     from_key     text not null,                      -- the From address as it is compared
     summary      text not null,                      -- JSON: what a list shows (all but seen)
     message_id   text not null,
@@ -112,7 +113,7 @@ create index filed_at on filed (filed_at);
 create table event (
     mailbox text not null references mailbox (id) on delete cascade,
     seq     integer not null,
-    data    text not null,                           -- the event's JSON form
+    data    text not null,                           -- JSON without content: mailboxes/changes.py
     primary key (mailbox, seq)
 ) without rowid;
 

@@ -1,0 +1,155 @@
+"""Changing what is in mailboxes: the one place that gives out change numbers and deletes content.
+
+A unit that changes a mailbox locks its row, takes the next numbers, writes an event row for each, and stores the last
+number back: no gaps, whatever else happens at the same time.
+
+An event row holds no content. A ``filed`` row names its message, and reading joins the message's summary to it; so a
+message that is deleted leaves nothing of itself in the events either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+
+from mailfarm.events import (
+    Change,
+    Deleted,
+    Expired,
+    Filed,
+    Seen,
+    Summary,
+    from_json,
+    summary_form,
+    summary_from_form,
+    to_json,
+)
+from mailfarm.ports import Tx
+
+EVENTS_KEPT = 10_000
+"""How many of its last changes a mailbox keeps as events, at least."""
+TRIM = 1_000
+"""Old events are deleted so many at a time: that makes it rare."""
+MOST = 500
+"""The most messages one call and one event mark or delete."""
+MOST_OCTETS = 64 * 1024 * 1024
+"""Where their content together is larger than this, a call deletes fewer: at least one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a mailbox's numbering stands."""
+
+    mailbox: str
+    account: str
+    seq: int
+    oldest: int
+
+
+async def place(tx: Tx, mailbox: str) -> Place | None:
+    """Lock the mailbox and say where its numbering stands; None if it is gone or has ended."""
+    await tx.lock("mailbox", [mailbox])
+    row = await tx.row(
+        "select id, account, seq, oldest from mailbox where id = ? and (ends_at is null or ends_at > ?)",
+        (mailbox, tx.now),
+    )
+    return None if row is None else Place(*row)
+
+
+def event_row(change: Change) -> tuple[str, int, str]:
+    """The row of a change."""
+    if isinstance(change, Filed):
+        data = orjson.dumps({"filed": change.id, "at": change.at, "message": change.message.id})
+    else:
+        data = to_json(change)
+    return change.mailbox, change.seq, data.decode()
+
+
+def event_from_row(account: str, mailbox: str, seq: int, data: str, summary: str | None) -> Change:
+    """The inverse. ``summary`` is the message's, None when it has been deleted since: then the change still has its
+    number and the message its id, and nothing else."""
+    if not data.startswith('{"filed":'):
+        change = from_json(data)
+        assert isinstance(change, Seen | Deleted | Expired)
+        return change
+    raw = orjson.loads(data)
+    message = (
+        Summary(raw["message"], mailbox, seq, raw["at"], "", (), None, (), (), "", "", "", 0, 0)
+        if summary is None
+        else summary_from(summary, False)
+    )
+    return Filed(raw["filed"], account, mailbox, seq, raw["at"], message)
+
+
+def summary_text(summary: Summary) -> str:
+    """The ``summary`` column of a message."""
+    return orjson.dumps(summary_form(summary)).decode()
+
+
+def summary_from(text: str, seen: bool) -> Summary:
+    """The inverse; whether it was seen is a column of its own."""
+    summary = summary_from_form(orjson.loads(text))
+    return replace(summary, seen=True) if seen else summary
+
+
+async def record(tx: Tx, where: Place, change: Sequence[Change], messages: int, unseen: int) -> None:
+    """Write the events of one mailbox, which bear the numbers after ``where.seq``, and what they do to its counters."""
+    await tx.insert("event", ("mailbox", "seq", "data"), [event_row(each) for each in change])
+    await advance(tx, where, change[-1].seq, messages, unseen)
+
+
+async def advance(tx: Tx, where: Place, seq: int, messages: int, unseen: int) -> None:
+    """Store the last number given out, and trim the events when there are enough to trim."""
+    oldest = where.oldest
+    if seq - oldest >= EVENTS_KEPT + TRIM:
+        oldest = seq - EVENTS_KEPT
+        await tx.execute("delete from event where mailbox = ? and seq <= ?", (where.mailbox, oldest))
+    await tx.execute(
+        "update mailbox set seq = ?, oldest = ?, messages = messages + ?, unseen = unseen + ? where id = ?",
+        (seq, oldest, messages, unseen, where.mailbox),
+    )
+
+
+def enough(rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+    """As many of ``rows`` (size in octets last) as one call may delete, at least one."""
+    total = 0
+    for number, row in enumerate(rows):
+        total += row[-1]
+        if total > MOST_OCTETS and number:
+            return rows[:number]
+    return rows
+
+
+async def remove(tx: Tx, messages: Sequence[str], contents: Sequence[str]) -> None:
+    """Delete messages, and those of ``contents`` that no message has any more, with their chunks."""
+    await tx.execute(f"delete from message where id in ({marks(messages)})", messages)
+    unique = sorted(set(contents))
+    # Two units that delete the last two messages of one content at the same time would each see the other's: locking
+    # the content first makes one of them wait. (SQLite writes one unit at a time anyway.)
+    await tx.lock("content", unique)
+    await tx.execute(
+        f"delete from content where id in ({marks(unique)})"
+        " and not exists (select 1 from message where message.content = content.id)",
+        unique,
+    )
+
+
+async def remove_some(tx: Tx, mailbox: str) -> bool:
+    """Delete messages of a mailbox that is closed, with no events. Whether there may be more of them."""
+    rows = await tx.rows(
+        "select m.id, m.content, c.size from message m join content c on c.id = m.content where m.mailbox = ?"
+        " order by m.seq limit ?",
+        (mailbox, MOST),
+    )
+    some = enough(rows)
+    if some:
+        await remove(tx, [row[0] for row in some], [row[1] for row in some])
+    return len(some) < len(rows) or len(rows) == MOST
+
+
+def marks(values: Sequence[Any]) -> str:
+    """As many question marks as values, for ``in (...)``. Never empty."""
+    return ", ".join("?" * len(values)) or "null"

@@ -1,0 +1,136 @@
+"""What parsing found in content, and a message as a reader's detail view shows it.
+
+These values are JSON in the ``content`` table. Every text in them is free of lone surrogates, and those that come from
+headers are free of control characters (``wire safety``: they may end in a header, a log line or a terminal).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+from mailfarm.events import Person, Summary
+from mailfarm.mail.envelope import Envelope, Recipient
+from mailfarm.ports import Origin
+
+Parser = Literal["fast", "standard", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One node of the MIME tree. ``n`` counts depth first from 1, the root; ``parent`` is None for the root.
+
+    ``filename`` is safe to save under, its original is among the findings when it was not. ``size`` is in octets once
+    decoded, None for a container and where the encoding is broken.
+    """
+
+    n: int
+    parent: int | None
+    content_type: str
+    charset: str = ""
+    filename: str = ""
+    disposition: str = ""
+    content_id: str = ""
+    encoding: str = ""
+    size: int | None = None
+    attachment: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link and the words it is shown under (the same as ``url`` where text has it bare)."""
+
+    url: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the detail view shows besides summary, texts and parts.
+
+    ``date`` is the Date header in microseconds, None if there is none that can be read. ``parser`` says which one read
+    the parts, because part numbers are only stable under the same one. ``findings`` say what was
+    wrong with the message.
+    """
+
+    reply_to: tuple[Person, ...] = ()
+    date: int | None = None
+    links: tuple[Link, ...] = ()
+    codes: tuple[str, ...] = ()
+    text_truncated: bool = False
+    html_truncated: bool = False
+    parser: Parser = "fast"
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """Everything parsing gives. ``text`` and ``html`` are decoded and capped; ``visible`` is the HTML's visible
+    text."""
+
+    from_: Person | None = None
+    to: tuple[Person, ...] = ()
+    cc: tuple[Person, ...] = ()
+    subject: str = ""
+    snippet: str = ""
+    message_id: str = ""
+    attachments: int = 0
+    text: str = ""
+    html: str = ""
+    visible: str = ""
+    parts: tuple[Part, ...] = ()
+    head: Head = field(default_factory=Head)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message with everything but its content's bytes, which are read in chunks by ``content`` (an id)."""
+
+    account: str
+    summary: Summary
+    head: Head
+    parts: tuple[Part, ...]
+    text: str
+    html: str
+    envelope: Envelope
+    origin: Origin
+    trace: bytes
+    content: str
+    sha256: bytes
+    expires_at: int | None
+
+
+def dump(value: Any) -> str:
+    """The JSON of a value of this module, of an Envelope or of an Origin."""
+    return orjson.dumps(value).decode()
+
+
+def load_head(data: str) -> Head:
+    """The inverse of ``dump`` for a Head."""
+    raw = orjson.loads(data)
+    raw["reply_to"] = tuple(Person(**person) for person in raw["reply_to"])
+    raw["links"] = tuple(Link(**link) for link in raw["links"])
+    for name in ("codes", "findings"):
+        raw[name] = tuple(raw[name])
+    return Head(**raw)
+
+
+def load_parts(data: str) -> tuple[Part, ...]:
+    """The inverse of ``dump`` for parts."""
+    return tuple(Part(**part) for part in orjson.loads(data))
+
+
+def load_envelope(data: str) -> Envelope:
+    """The inverse of ``dump`` for an Envelope."""
+    raw = orjson.loads(data)
+    raw["recipients"] = tuple(
+        Recipient(each["address"], tuple(each["notify"]), each["orcpt"]) for each in raw["recipients"]
+    )
+    return Envelope(**raw)
+
+
+def load_origin(data: str) -> Origin:
+    """The inverse of ``dump`` for an Origin."""
+    return Origin(**orjson.loads(data))

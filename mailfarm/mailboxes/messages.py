@@ -1,0 +1,212 @@
+"""Messages in mailboxes: list, read, mark, delete. Every function runs inside a unit and awaits only its ``tx``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mailfarm.errors import Invalid, NotFound
+from mailfarm.events import Change, Deleted, Expired, Seen, Summary
+from mailfarm.ids import Ids
+from mailfarm.mailboxes import content as stored
+from mailfarm.ports import Tx
+
+from . import changes, scan, store
+from .changes import MOST, marks, summary_from
+from .content import StoredMessage
+from .match import ALL, Criteria
+
+Order = Literal["asc", "desc"]
+LONGEST_PAGE = 1000
+MOST_IDS = 10_000
+"""More ids than this are refused in one call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some messages. ``cursor`` is the last change considered for this very answer: going on ``after`` it skips none.
+    ``next`` is where the next page begins, ``after`` it (asc) or ``before`` it (desc); None when there is no more."""
+
+    messages: tuple[Summary, ...]
+    cursor: int
+    next: int | None
+
+
+async def list_(
+    tx: Tx,
+    account: str,
+    mailbox_id: str,
+    criteria: Criteria = ALL,
+    *,
+    seen: bool | None = None,
+    after: int = 0,
+    before: int | None = None,
+    order: Order = "asc",
+    limit: int = 50,
+) -> Page:
+    """The messages that meet the criteria, by change number, from ``after`` to ``before`` (both excluded).
+
+    A call looks at a bounded number of messages (``scan.MOST``); where that is reached the page is short, even empty,
+    and ``next`` says where to go on. Raises NotFound, Invalid.
+    """
+    if not 1 <= limit <= LONGEST_PAGE:
+        raise Invalid(f"limit is {limit}; it must be from 1 to {LONGEST_PAGE}")
+    mailbox = await store.find(tx, account, mailbox_id)
+    last = mailbox.cursor if before is None else min(mailbox.cursor, max(before - 1, 0))
+    found = await scan.scan(
+        tx, mailbox_id, criteria, seen=seen, after=after, upto=last, descending=order == "desc", limit=limit
+    )
+    # asc: what lies behind a page that was cut short has not been considered; desc comes from the top
+    cursor = found.at if found.more and order == "asc" else last
+    return Page(found.messages, cursor, found.at if found.more else None)
+
+
+_DETAIL = (
+    "m.mailbox, m.seen, m.summary, m.expires_at, c.id, c.sha256, c.trace, c.envelope, c.origin, c.head, c.parts,"
+    " c.body, c.html, b.account"
+)
+_OPEN = "(b.ends_at is null or b.ends_at > ?)"
+_MINE = f"m.id = ? and b.account = ? and {_OPEN}"
+
+
+async def find(tx: Tx, account: str, id: str) -> StoredMessage:
+    """The account's message of this id. Raises NotFound."""
+    row = await tx.row(
+        f"select {_DETAIL} from message m join mailbox b on b.id = m.mailbox join content c on c.id = m.content"
+        f" where {_MINE}",
+        (id, account, tx.now),
+    )
+    if row is None:
+        raise NotFound(f"there is no message {id}")
+    _, seen, summary, expires, content, sha256, trace, envelope, origin, head, parts, body, html, account = row
+    return StoredMessage(
+        account,
+        summary_from(summary, bool(seen)),
+        stored.load_head(head),
+        stored.load_parts(parts),
+        body,
+        html,
+        stored.load_envelope(envelope),
+        stored.load_origin(origin),
+        bytes(trace),
+        content,
+        bytes(sha256),
+        expires,
+    )
+
+
+async def locate(tx: Tx, account: str, id: str) -> Summary:
+    """The account's message of this id, no more than its summary. Raises NotFound."""
+    row = await tx.row(
+        f"select m.summary, m.seen from message m join mailbox b on b.id = m.mailbox where {_MINE}",
+        (id, account, tx.now),
+    )
+    if row is None:
+        raise NotFound(f"there is no message {id}")
+    return summary_from(row[0], bool(row[1]))
+
+
+async def text(tx: Tx, id: str) -> str:
+    """What ``contains`` looks in besides the subject: text and visible HTML text; empty if the message is gone."""
+    row = await tx.row(
+        "select c.body, c.visible from message m join content c on c.id = m.content where m.id = ?", (id,)
+    )
+    return "" if row is None else f"{row[0]}\n{row[1]}"
+
+
+async def read_chunk(tx: Tx, content_id: str, number: int) -> bytes | None:
+    """The content's piece of this number, counted from 0; None behind the last. Pieces are ``ports.CHUNK`` octets, the
+    last one what is left; content that is empty has none."""
+    row = await tx.row("select data from content_chunk where content = ? and number = ?", (content_id, number))
+    return None if row is None else bytes(row[0])
+
+
+async def mark(
+    tx: Tx, ids: Ids, account: str, mailbox_id: str, which: Sequence[str] | None, seen: bool
+) -> tuple[Change, ...]:
+    """Mark messages (None: all) seen or not seen, at most ``MOST`` of them. Those that are so already, or are gone, are
+    passed over: call again until it returns none. Raises NotFound, Invalid."""
+    where = await _place(tx, account, mailbox_id)
+    rows = await _choose(tx, mailbox_id, which, "id", "message m", f"seen = {int(not seen)}")
+    if not rows:
+        return ()
+    chosen = tuple(row[0] for row in rows)
+    await tx.execute(f"update message set seen = ? where id in ({marks(chosen)})", (int(seen), *chosen))
+    change = Seen(ids.new(), account, mailbox_id, where.seq + 1, tx.now, chosen, seen)
+    await changes.record(tx, where, [change], 0, -len(chosen) if seen else len(chosen))
+    return (change,)
+
+
+async def delete(tx: Tx, ids: Ids, account: str, mailbox_id: str, which: Sequence[str] | None) -> tuple[Change, ...]:
+    """Delete messages (None: all), at most ``MOST`` of them and at most ``changes.MOST_OCTETS`` of content. Those that
+    are gone are passed over: call again until it returns none. Raises NotFound, Invalid."""
+    where = await _place(tx, account, mailbox_id)
+    rows = changes.enough(await _choose(tx, mailbox_id, which, _TO_REMOVE, _WITH_SIZE, "1 = 1"))
+    if not rows:
+        return ()
+    chosen = tuple(row[0] for row in rows)
+    change = Deleted(ids.new(), account, mailbox_id, where.seq + 1, tx.now, chosen)
+    await _remove(tx, where, change, rows)
+    return (change,)
+
+
+async def expire(tx: Tx, ids: Ids, limit: int) -> tuple[Change, ...]:
+    """Delete at most ``limit`` messages whose retention is over, with one event a mailbox. Call again until it returns
+    none."""
+    due = await tx.rows(
+        f"select {_TO_REMOVE}, m.mailbox, c.size from {_WITH_SIZE} join mailbox b on b.id = m.mailbox"
+        f" where m.expires_at <= ? and {_OPEN} order by m.expires_at limit ?",
+        (tx.now, tx.now, min(limit, MOST)),
+    )
+    by_mailbox: dict[str, list[str]] = {}
+    for id, _, _, mailbox, _ in changes.enough(due):
+        by_mailbox.setdefault(mailbox, []).append(id)
+    made: list[Change] = []
+    for mailbox in sorted(by_mailbox):
+        where = await changes.place(tx, mailbox)
+        if where is None:
+            continue
+        # read again under the lock: a reader may have deleted some, or marked them seen
+        rows = await _choose(tx, mailbox, by_mailbox[mailbox], _TO_REMOVE, _WITH_SIZE, "1 = 1")
+        if rows:
+            change = Expired(ids.new(), where.account, mailbox, where.seq + 1, tx.now, tuple(row[0] for row in rows))
+            await _remove(tx, where, change, rows)
+            made.append(change)
+    return tuple(made)
+
+
+_TO_REMOVE = "m.id, m.content, m.seen"
+_WITH_SIZE = "message m join content c on c.id = m.content"
+
+
+async def _remove(tx: Tx, where: changes.Place, change: Change, rows: Sequence[tuple[Any, ...]]) -> None:
+    await changes.remove(tx, [row[0] for row in rows], [row[1] for row in rows])
+    await changes.record(tx, where, [change], -len(rows), -sum(not row[2] for row in rows))
+
+
+async def _place(tx: Tx, account: str, mailbox_id: str) -> changes.Place:
+    where = await changes.place(tx, mailbox_id)
+    if where is None or where.account != account:
+        raise NotFound(f"there is no mailbox {mailbox_id}")
+    return where
+
+
+async def _choose(
+    tx: Tx, mailbox: str, which: Sequence[str] | None, columns: str, tables: str, condition: str
+) -> Sequence[tuple[Any, ...]]:
+    """At most ``MOST`` rows of the mailbox's messages, by change number; with the content's size last where joined."""
+    size = ", c.size" if tables == _WITH_SIZE else ""
+    sql = f"select {columns}{size} from {tables} where m.mailbox = ? and {condition}"
+    if which is None:
+        return await tx.rows(f"{sql} order by m.seq limit ?", (mailbox, MOST))
+    if len(which) > MOST_IDS:
+        raise Invalid(f"{len(which)} ids are too many for one call; give at most {MOST_IDS}")
+    rows: list[tuple[Any, ...]] = []
+    unique = list(dict.fromkeys(which))
+    for start in range(0, len(unique), MOST):
+        some = unique[start : start + MOST]
+        rows += await tx.rows(f"{sql} and m.id in ({marks(some)}) order by m.seq", (mailbox, *some))
+        if len(rows) >= MOST:
+            break
+    return rows[:MOST]
