@@ -34,6 +34,12 @@ def line(text: str, width: int = 100) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def quoted(text: str, width: int = 100) -> str:
+    """The same in quotation marks, as ``repr`` sets them (which escapes what is unprintable)."""
+    text = " ".join(text.split())
+    return repr(text if len(text) <= width else text[: width - 1] + "…")
+
+
 def seconds(span: float) -> str:
     """``5 s``, ``0.25 s``.
 

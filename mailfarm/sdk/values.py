@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from .plain import line
+from .plain import line, quoted
 
 M = TypeVar("M")
 Json = Mapping[str, Any]
@@ -95,7 +95,7 @@ class Summary:
         )
 
     def __str__(self) -> str:
-        return f"{line(self.subject, 60)!r} from {line(str(self.from_ or self.sender or '<>'), 60)}"
+        return f"{quoted(self.subject, 60)} from {line(str(self.from_ or self.sender or '<>'), 60)}"
 
 
 class Link(str):
