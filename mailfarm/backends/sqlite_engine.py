@@ -419,8 +419,7 @@ def _fail_all(jobs: Sequence[_Job], error: BaseException) -> None:
     """Fail those that have no error of their own, each with an exception of its own: tracebacks grow where shared."""
     for job in jobs:
         if job.error is None:
-            job.error = type(error)(*error.args)
-            job.error.__cause__ = error.__cause__
+            job.error = type(error)(str(error)) if isinstance(error, DatabaseUnavailable) else error
 
 
 def _in_a_read(error: BaseException) -> BaseException:

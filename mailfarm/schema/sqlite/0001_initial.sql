@@ -117,31 +117,34 @@ create table event (
     primary key (mailbox, seq)
 ) without rowid;
 
--- The embedded queue.
+-- The embedded queue. Rows that change are small: what never changes of an entry stands in queue_spool.
 create table queue_entry (
-    number      integer primary key autoincrement,   -- the order of taking
-    queue       text not null,
-    id          text not null,                       -- the spool id
-    state       text not null check (state in ('waiting', 'leased', 'aside')),
-    put_at      integer not null,
-    due_at      integer not null,                    -- not before; when leased: the end of the lease
-    tries       integer not null default 0,
-    fence       text,
-    size        integer not null,
-    sender      text not null,
-    recipients  text not null,                       -- JSON list, for the operator
-    spooled     text not null,                       -- JSON: everything but the content
-    content     blob,                                -- null: in queue_chunk
-    reason      text not null default '',
+    number   integer primary key,                    -- the order of taking
+    queue    text not null,
+    id       text not null,                          -- the spool id
+    state    text not null check (state in ('waiting', 'leased', 'aside')),
+    due_at   integer not null default 0,             -- waiting: not before, 0 for at once; leased: the end of the lease
+    tries    integer not null default 0,
+    fence    text,
+    put_at   integer not null,
+    size     integer not null,                       -- octets of content
+    chunks   text,                                   -- its content in queue_chunk; null: in queue_spool
+    reason   text not null default '',
     unique (queue, id)
 );
 create index queue_due on queue_entry (queue, state, due_at, number);
-create unique index queue_fence on queue_entry (fence) where fence is not null;
 
+create table queue_spool (
+    number  integer primary key,                     -- the entry's
+    spooled text not null,                           -- JSON: everything but the content
+    content blob
+);
+
+-- Content too large for one row, stored before its entry; without one it is an orphan, swept when the queue opens.
 create table queue_chunk (
     queue  text not null,
-    id     text not null,
+    chunks text not null,
     number integer not null,
     data   blob not null,
-    primary key (queue, id, number)
+    primary key (queue, chunks, number)
 );

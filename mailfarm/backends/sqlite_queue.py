@@ -1,0 +1,464 @@
+"""The Queue port on SQLite.
+
+``put`` and ``done`` are gathered: all that wait for the writer become one statement, in a commit that units and takes
+share. ``take`` never polls: who finds nothing waits for a put, a lease to end or a pause to be over.
+
+Content of at most ``CHUNK`` octets goes in with its entry. Larger content goes first, one piece a unit, under a key of
+its own, and the entry last, so that an entry is always whole; pieces without an entry are swept when the queue opens.
+
+``admit`` says no before content is read: when the disk is down to its reserve (pages that are free inside the database
+file count as room, or a disk once filled would stay full after its mail is deleted), when the backlog is at its cap,
+when the writer is far behind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+import orjson
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import Logger
+
+from mailfarm.errors import DatabaseUnavailable, QueueFull, QueueUnavailable
+from mailfarm.ids import Ids
+from mailfarm.ports import CHUNK, Attempt, Content, Depth, Entry, Spooled
+
+from .queue_content import Stored, Whole
+from .spool_form import from_form, to_form
+from .sqlite_engine import DatabaseFull, Engine
+from .sqlite_open import PAGE
+from .sqlite_queue_rows import Ended, Put, Rows, Taken
+
+T = TypeVar("T")
+
+TAKE_OCTETS = 4 * 1024 * 1024
+"""Content that comes along with one take; what is above it is read when asked for."""
+
+_SECOND = 1_000_000
+_FORGET_ROWS = 8  # pieces deleted in one unit: 2 MiB
+_REASON = 1000  # characters kept of a failure
+
+_log = Logger()
+
+
+class _Waiter:
+    """A take that found nothing."""
+
+    __slots__ = ("limit", "woken")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.woken: Deferred[None] = Deferred()
+
+
+class Queue:
+    """The queue ``name`` in an ``Engine``; one object a name and process, for it alone ends the leases of the past.
+
+    ``clock`` gives microseconds since 1970, ``reactor`` is an IReactorTime (None: the installed one).
+    An entry is set aside after ``max_tries`` turns. ``reserve`` is the free disk space, in octets, below which mail is
+    refused; ``max_entries`` and ``max_octets`` cap the backlog, entries set aside included.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        ids: Ids,
+        clock: Callable[[], int],
+        *,
+        reactor: Any = None,
+        max_tries: int = 5,
+        reserve: int = 64 * 1024 * 1024,
+        max_entries: int = 100_000,
+        max_octets: int = 4 * 1024 * 1024 * 1024,
+    ) -> None:
+        if reactor is None:
+            from twisted.internet import reactor
+        self.name = name
+        self._engine = engine
+        self._ids = ids
+        self._clock = clock
+        self._reactor = reactor
+        self._rows = Rows(name, max_tries, TAKE_OCTETS)
+        self._reserve = reserve
+        self._max_entries = max_entries
+        self._max_octets = max_octets
+        self._entries = 0
+        self._octets = 0
+        self._full_until = 0.0  # in the reactor's seconds: after a write found no room
+        self._free: int = 0
+        self._reusable = 0
+        self._measured: float | None = None
+        self._uploading: set[str] = set()
+        self._waiters: deque[_Waiter] = deque()
+        self._wakes = 0
+        self._timer: Any = None
+        self._timer_at = 0
+        self._begun = False
+        self._beginning = False
+        self._begin()
+
+    # Putting
+
+    def admit(self, size: int) -> Deferred[None]:
+        """Whether content of ``size`` octets (0: unknown) would find room. Fails with QueueFull."""
+        self._begin()
+        try:
+            self._check_backlog(size)
+            self._check_disk(size)
+            if self._engine.congested:
+                raise QueueFull("the database is behind; try again soon")
+        except QueueFull as error:
+            return fail(error)
+        return succeed(None)
+
+    def put(self, spooled: Spooled) -> Deferred[None]:
+        """Fires when the entry would survive a crash. Fails with QueueFull, QueueUnavailable, Invalid."""
+        self._begin()
+        return Deferred.fromCoroutine(self._put(spooled))
+
+    async def _put(self, spooled: Spooled) -> None:
+        size = spooled.content.size
+        self._check_backlog(size)
+        form = to_form(spooled)
+        if size > CHUNK:
+            await self._put_large(spooled, form)
+            return
+        data = b"".join([piece async for piece in spooled.content.chunks()])
+        _check_size(spooled, len(data))
+        await self._put_entry(Put(spooled.id, self._clock(), size, form, data, None))
+
+    async def _put_large(self, spooled: Spooled, form: bytes) -> None:
+        chunks = self._ids.new()
+        self._uploading.add(chunks)
+        kept = False
+        try:
+            number = 0
+            total = 0
+            held = bytearray()
+            async for piece in spooled.content.chunks():
+                held += piece
+                total += len(piece)
+                while len(held) >= CHUNK:
+                    await self._put_chunk(chunks, number, bytes(held[:CHUNK]))
+                    del held[:CHUNK]
+                    number += 1
+            if held:
+                await self._put_chunk(chunks, number, bytes(held))
+            _check_size(spooled, total)
+            kept = await self._put_entry(Put(spooled.id, self._clock(), total, form, None, chunks))
+        finally:
+            self._uploading.discard(chunks)
+            if not kept:  # failed, or the entry was there already; perhaps stored all the same, which is checked
+                self._forget((chunks,))
+
+    def _put_chunk(self, chunks: str, number: int, data: bytes) -> Deferred[None]:
+        return self._write(lambda db: self._rows.put_chunk(db, chunks, number, data), len(data))
+
+    def _put_entry(self, put: Put) -> Deferred[bool]:
+        octets = len(put.spooled) + len(put.content or b"")
+
+        def stored(new: bool) -> bool:
+            if new:
+                self._entries += 1
+                self._octets += put.size
+                self._wake(1)
+            return new
+
+        inner = self._engine.write_many(self._rows.put, put, octets)
+        return self._apart(inner.addCallback(stored))
+
+    # Taking
+
+    def take(self, limit: int, lease: float, wait: float = 0.0) -> Deferred[Sequence[Attempt]]:
+        """At most ``limit`` entries for ``lease`` seconds, waiting ``wait`` seconds for the first. May be cancelled:
+        what was about to be handed out waits again. Fails with QueueUnavailable."""
+        self._begin()
+        return Deferred.fromCoroutine(self._take(limit, lease, self._reactor.seconds() + wait))
+
+    async def _take(self, limit: int, lease: float, until: float) -> Sequence[Attempt]:
+        while True:
+            wakes = self._wakes
+            nonce = self._ids.new()
+            taken, due = await self._take_once(limit, lease, nonce)
+            if attempts := self._attempts(taken, nonce):
+                if len(taken) == limit:
+                    self._wake(1)  # there may be more
+                return attempts
+            left = until - self._reactor.seconds()
+            if taken:
+                continue
+            if left <= 0:
+                return ()
+            if wakes == self._wakes:
+                await self._pause(limit, left, due)
+
+    def _take_once(self, limit: int, lease: float, nonce: str) -> Deferred[tuple[list[Taken], int | None]]:
+        gone = False
+
+        def cancel(_: Deferred[Any]) -> None:
+            nonlocal gone
+            gone = True
+
+        def work(db: Any) -> tuple[list[Taken], int | None]:
+            if gone:
+                return [], None
+            now = self._clock()
+            taken = self._rows.take(db, limit, now, now + int(lease * _SECOND), nonce)
+            return taken, None if taken else self._rows.next_due(db)
+
+        def told(result: tuple[list[Taken], int | None]) -> tuple[list[Taken], int | None]:
+            taken, _ = result
+            if gone and not taken:
+                self._wake(1)  # it may have been woken for an entry that another can take
+            elif gone:
+                numbers = [entry.number for entry in taken]
+                self._background(self._write(lambda db: self._rows.give_back(db, numbers, nonce)), wake=True)
+            elif taken:
+                self._look_at(self._clock() + int(lease * _SECOND))
+            return result
+
+        return self._apart(self._engine.write(work).addCallback(told), cancel)
+
+    async def _pause(self, limit: int, seconds: float, due: int | None) -> None:
+        waiter = _Waiter(limit)
+        self._waiters.append(waiter)
+        if due is not None:
+            self._look_at(due)
+        call = self._reactor.callLater(seconds, self._stop_waiting, waiter)
+        try:
+            await waiter.woken
+        finally:
+            if call.active():
+                call.cancel()
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            if not self._waiters:
+                self._stop_timer()
+
+    def _stop_waiting(self, waiter: _Waiter) -> None:
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+            waiter.woken.callback(None)
+
+    def _wake(self, entries: int) -> None:
+        """Entries became ready: wake as many takers as may be needed for them."""
+        self._wakes += 1
+        while self._waiters and entries > 0:
+            waiter = self._waiters.popleft()
+            entries -= waiter.limit
+            waiter.woken.callback(None)
+
+    def _look_at(self, due: int) -> None:
+        """Something becomes due by itself then: make sure that a waiting taker looks."""
+        if not self._waiters or (self._timer is not None and self._timer_at <= due):
+            return
+        self._stop_timer()
+        self._timer_at = due
+        # a millisecond later than due, or rounding would have it look too early, again and again
+        self._timer = self._reactor.callLater(max(0.0, (due - self._clock()) / _SECOND) + 0.001, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        self._wake(1)
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _attempts(self, taken: Sequence[Taken], nonce: str) -> list[Attempt]:
+        attempts = []
+        for entry in taken:
+            fence = f"{entry.number}.{nonce}"
+            try:
+                spooled = from_form(entry.spooled, self._content(entry))
+            except ValueError as error:  # nobody can work on it, and it must not be in the way of the others
+                _log.error("entry {id} of {name} is set aside: {error}", id=entry.id, name=self.name, error=error)
+                self._background(self._set_aside(entry.number, fence, str(error)))
+            else:
+                attempts.append(Attempt(fence, entry.tries, spooled))
+        return attempts
+
+    def _set_aside(self, number: int, fence: str, reason: str) -> Deferred[None]:
+        return self._write(lambda db: self._rows.set_aside(db, number, fence, reason))
+
+    def _content(self, entry: Taken) -> Content:
+        if entry.content is not None:
+            return Whole(entry.content)
+        if entry.chunks is None:
+            return Stored(entry.size, lambda _: self._whole(entry.id))
+        chunks = entry.chunks
+        return Stored(entry.size, lambda number: self._read(lambda db: self._rows.chunk(db, entry.id, chunks, number)))
+
+    def _whole(self, id: str) -> Deferred[bytes]:
+        return self._read(lambda db: self._rows.read(db, id).content or b"")
+
+    # Ending a turn
+
+    def extend(self, fence: str, lease: float) -> Deferred[None]:
+        """Hold on for ``lease`` seconds from now. Fails with LeaseLost, QueueUnavailable."""
+        ends = self._clock() + int(lease * _SECOND)
+        inner = self._engine.write(lambda db: self._rows.extend(db, fence, ends))
+        return self._apart(inner.addCallback(lambda _: self._look_at(ends)))
+
+    def done(self, fences: Sequence[str]) -> Deferred[None]:
+        """End these entries. Fails with QueueUnavailable."""
+        if not fences:
+            return succeed(None)
+        inner = self._engine.write_many(self._rows.done, tuple(fences), sum(map(len, fences)))
+        return self._apart(inner.addCallback(self._ended))
+
+    def fail(self, fence: str, reason: str, retry_after: float = 0.0) -> Deferred[None]:
+        """Give up this turn. Fails with LeaseLost, QueueUnavailable."""
+        text = reason[:_REASON].encode("utf-8", "replace").decode()
+        due = self._clock() + int(retry_after * _SECOND) if retry_after > 0 else 0
+        inner = self._engine.write(lambda db: self._rows.fail(db, fence, text, due))
+
+        def failed(_: None) -> None:
+            if due:
+                self._look_at(due)
+            else:
+                self._wake(1)
+
+        return self._apart(inner.addCallback(failed))
+
+    def _ended(self, ended: Ended) -> None:
+        self._entries -= ended.entries
+        self._octets -= ended.octets
+        self._forget(ended.chunks)
+
+    # For the operator
+
+    def depth(self) -> Deferred[Depth]:
+        """How many entries are in each state. A lease that has ended counts as leased until the next take."""
+        return self._read(self._rows.depth)
+
+    def inspect(self, state: Literal["waiting", "leased", "aside"], limit: int = 100) -> Deferred[Sequence[Entry]]:
+        """The oldest entries in a state."""
+
+        def entries(rows: list[tuple[str, int, int, int, str, bytes]]) -> Sequence[Entry]:
+            return [
+                Entry(id, state, put_at, tries, size, *_envelope(spooled), reason)
+                for id, put_at, tries, size, reason, spooled in rows
+            ]
+
+        return self._read(lambda db: self._rows.inspect(db, state, limit)).addCallback(entries)
+
+    def read(self, id: str) -> Deferred[Spooled]:
+        """An entry's spooled mail. Fails with NotFound, QueueUnavailable."""
+        taken = self._read(lambda db: self._rows.read(db, id))
+        return taken.addCallback(lambda entry: from_form(entry.spooled, self._content(entry)))
+
+    def requeue(self, id: str) -> Deferred[None]:
+        """Make an entry that was set aside wait again. Fails with NotFound, QueueUnavailable."""
+        inner = self._engine.write(lambda db: self._rows.requeue(db, id))
+        return self._apart(inner.addCallback(lambda _: self._wake(1)))
+
+    def drop(self, id: str) -> Deferred[None]:
+        """Forget an entry that was set aside. Fails with NotFound, QueueUnavailable."""
+        inner = self._engine.write(lambda db: self._rows.drop(db, id))
+        return self._apart(inner.addCallback(self._ended))
+
+    # Room
+
+    def _check_backlog(self, size: int) -> None:
+        if self._entries >= self._max_entries:
+            raise QueueFull(f"the queue {self.name} holds {self._entries} entries, which is its cap")
+        if self._octets + size > self._max_octets:
+            raise QueueFull(f"the queue {self.name} holds {self._octets} octets of {self._max_octets}")
+
+    def _check_disk(self, size: int) -> None:
+        now = self._reactor.seconds()
+        if now < self._full_until:
+            raise QueueFull("the database has just found no room")
+        if self._measured is None or now - self._measured >= 1.0:
+            self._measured = now
+            disk = os.statvfs(self._engine.path.parent)
+            self._free = disk.f_bavail * disk.f_frsize
+            pages = self._engine.read(lambda db: db.execute("PRAGMA freelist_count").fetchone()[0])
+            self._background(pages.addCallback(self._count_reusable))
+        # twice the size: it stands in the queue and in its mailbox for a moment. The log needs real space.
+        if self._free < self._reserve // 4 or self._free + self._reusable < self._reserve + 2 * size:
+            raise QueueFull(f"{self._free} octets are left on the disk, and {self._reserve} are kept in reserve")
+
+    def _count_reusable(self, pages: int) -> None:
+        self._reusable = pages * PAGE
+
+    # Inside
+
+    def _begin(self) -> None:
+        if self._begun or self._beginning:
+            return
+        self._beginning = True
+        self._engine.write(self._rows.begin).addCallbacks(self._opened, self._not_opened)
+
+    def _opened(self, found: tuple[int, int, tuple[str, ...]]) -> None:
+        entries, octets, orphans = found
+        self._beginning = False
+        self._begun = True
+        self._entries += entries
+        self._octets += octets
+        self._forget([chunks for chunks in orphans if chunks not in self._uploading])
+        self._wake(entries)
+
+    def _not_opened(self, failure: Any) -> None:
+        self._beginning = False
+        _log.warn("the queue {name} is not open yet: {error}", name=self.name, error=failure.value)
+
+    def _forget(self, keys: Sequence[str]) -> None:
+        if keys:
+            self._background(Deferred.fromCoroutine(self._forget_all(keys)))
+
+    async def _forget_all(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            while await self._engine.write(partial(self._rows.forget_chunks, chunks=key, limit=_FORGET_ROWS)):
+                pass
+
+    def _background(self, work: Deferred[Any], wake: bool = False) -> None:
+        """Nobody waits for this; what is left undone is swept when the queue opens."""
+
+        def failed(failure: Any) -> None:
+            _log.warn("left for later in the queue {name}: {error}", name=self.name, error=failure.value)
+
+        work.addCallbacks((lambda _: self._wake(1)) if wake else (lambda _: None), failed)
+
+    def _write(self, work: Callable[[Any], T], size: int = 0) -> Deferred[T]:
+        return self._apart(self._engine.write(work, size))
+
+    def _read(self, work: Callable[[Any], T]) -> Deferred[T]:
+        return self._apart(self._engine.read(work))
+
+    def _apart(self, inner: Deferred[T], cancel: Callable[[Deferred[Any]], None] | None = None) -> Deferred[T]:
+        """What a caller may cancel: its own waiting, never our book-keeping. Errors are the queue's from here on."""
+        outer: Deferred[T] = Deferred(cancel)
+
+        def failed(failure: Any) -> None:
+            error = failure.value
+            if isinstance(error, DatabaseFull):
+                self._full_until = self._reactor.seconds() + 1.0
+                error = QueueFull(str(error))
+            elif isinstance(error, DatabaseUnavailable):
+                error = QueueUnavailable(str(error))
+            outer.errback(error)
+
+        inner.addCallbacks(outer.callback, failed)
+        return outer
+
+
+def _check_size(spooled: Spooled, octets: int) -> None:
+    if octets != spooled.content.size:
+        raise ValueError(f"content of {spooled.id} says {spooled.content.size} octets and gives {octets}")
+
+
+def _envelope(spooled: bytes) -> tuple[str, tuple[str, ...]]:
+    """Sender and recipients out of the stored form, whatever its version."""
+    try:
+        envelope = orjson.loads(spooled)["envelope"]
+        return envelope["sender"], tuple(r["address"] for r in envelope["recipients"])
+    except (KeyError, TypeError, orjson.JSONDecodeError):
+        return "", ()
