@@ -442,7 +442,7 @@ class SMTPProtocol:
         if decision.question is None:
             self._greet(reply)
         else:
-            self._core.answer(reply)
+            self._core.answer(reply, self.factory.reactor.seconds())
         self._pump()
 
     def _decided(self, question: Question | None, reply: Reply, content: SpillContent | None) -> Reply:

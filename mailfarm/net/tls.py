@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -76,12 +77,14 @@ class ServerTls:
 def server_context(pair: KeyPair) -> SSL.Context:
     """A context for servers. Raises ConfigurationError with a sentence for who can mend the files."""
     certificate, key = str(pair.certificate), str(pair.key)
-    for name in (certificate, key):
-        try:
-            with open(name, "rb"):
-                pass
-        except OSError as error:
-            raise ConfigurationError([f"cannot read {name}: {error.strerror}"]) from None
+    try:
+        name = certificate
+        with open(certificate, "rb"):
+            pass
+        name = key
+        secret = pair.key.read_bytes()
+    except OSError as error:
+        raise ConfigurationError([f"cannot read {name}: {error.strerror}"]) from None
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
@@ -95,14 +98,14 @@ def server_context(pair: KeyPair) -> SSL.Context:
     except SSL.Error as error:
         raise ConfigurationError([f"{certificate} holds no PEM certificate chain ({_why(error)})"]) from None
     try:
-        # An encrypted key would ask for its passphrase on the terminal: refuse it with a sentence instead.
-        context.set_passwd_cb(lambda *_: b"")
-        context.use_privatekey_file(key)
-    except (SSL.Error, ValueError) as error:
-        raise ConfigurationError([f"{key} holds no PEM private key without a passphrase ({_why(error)})"]) from None
+        private = serialization.load_pem_private_key(secret, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # TypeError: it has a passphrase, which nobody could type when a service starts
+        raise ConfigurationError([f"{key} holds no PEM private key without a passphrase"]) from None
     try:
+        context.use_privatekey(private)  # type: ignore[arg-type]
         context.check_privatekey()
-    except SSL.Error:
+    except (SSL.Error, TypeError):
         raise ConfigurationError([f"the key in {key} does not belong to the certificate in {certificate}"]) from None
     return context
 

@@ -1,0 +1,112 @@
+"""Content on its way in: what is read is what was written, whatever the pieces, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import hashlib
+import os
+import random
+import resource
+from pathlib import Path
+
+import pytest
+
+from mailfarm.net.content import SpillContent
+from mailfarm.ports import CHUNK
+
+
+def read(content: SpillContent) -> bytes:
+    async def gather() -> list[bytes]:
+        return [piece async for piece in content.chunks()]
+
+    pieces = asyncio.run(gather())
+    assert all(0 < len(piece) <= CHUNK for piece in pieces)
+    assert all(type(piece) is bytes for piece in pieces)
+    return b"".join(pieces)
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 3 * CHUNK + 7])
+@pytest.mark.parametrize("piece", [1000, CHUNK, 10 * CHUNK])
+def test_what_is_read_is_what_was_written(tmp_path: Path, size: int, piece: int) -> None:
+    data = random.Random(size).randbytes(size)
+    content = SpillContent(tmp_path)
+    for start in range(0, size, piece):
+        content.write(data[start : start + piece])
+    assert content.size == size
+    assert content.sha256 == hashlib.sha256(data).digest()
+    assert content.spilled == (size > CHUNK)
+    assert read(content) == data
+    assert read(content) == data, "it can be read again"
+    assert os.listdir(tmp_path) == [], "the file has no name"
+    content.close()
+    content.close()
+
+
+def test_two_readers_do_not_disturb_one_another(tmp_path: Path) -> None:
+    data = random.Random(1).randbytes(3 * CHUNK)
+    content = SpillContent(tmp_path)
+    content.write(data)
+
+    async def both() -> None:
+        one, other = content.chunks(), content.chunks()
+        first = [await anext(one), await anext(other)]
+        assert first == [data[:CHUNK]] * 2
+        assert [await anext(one), await anext(other)] == [data[CHUNK : 2 * CHUNK]] * 2
+
+    asyncio.run(both())
+    content.close()
+
+
+def test_a_closed_content_is_not_read_and_frees_its_file(tmp_path: Path) -> None:
+    content = SpillContent(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    content.write(b"x" * (CHUNK + 1))
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    content.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ValueError, match="closed"):
+        read(content)
+    with pytest.raises(ValueError, match="closed"):
+        content.write(b"more")
+
+
+def test_a_content_nobody_closed_frees_its_file(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    content = SpillContent(tmp_path)
+    content.write(b"x" * (CHUNK + 1))
+    del content
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_many_small_pieces_cost_no_more_than_their_octets() -> None:
+    content = SpillContent()
+    for _ in range(10_000):
+        content.write(b"x")
+    assert len(content._memory) == 10_000
+    assert isinstance(content._memory, bytearray)
+
+
+def test_a_folder_that_is_gone_is_an_error_of_the_write(tmp_path: Path) -> None:
+    content = SpillContent(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError):
+        content.write(b"x" * (CHUNK + 1))
+    content.close()
+
+
+def test_a_file_that_may_not_grow_is_an_error_of_the_write(tmp_path: Path) -> None:
+    # RLIMIT_FSIZE makes the kernel refuse as a full disk does; SIGXFSZ is ignored by Python.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    content = SpillContent(tmp_path)
+    content.write(b"x" * CHUNK)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * CHUNK, hard))
+    try:
+        content.write(b"x" * CHUNK)
+        with pytest.raises(OSError) as caught:
+            content.write(b"x" * CHUNK)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    content.close()
