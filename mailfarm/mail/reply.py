@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,7 @@ class Reply:
     enhanced: str
     text: str
     close: bool = False
+    _wire: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     @property
     def positive(self) -> bool:
@@ -29,17 +30,29 @@ class Reply:
         return 400 <= self.code < 500
 
     def encode(self) -> bytes:
-        """The reply on the wire. Lines of ``text`` are parted by ``\\n``; other control characters become ``?``."""
-        prefix = f"{self.enhanced} " if self.enhanced else ""
-        lines = self.text.split("\n")
-        last = len(lines) - 1
-        return "".join(
-            f"{self.code}{' ' if number == last else '-'}{prefix}{_printable(line)}\r\n"
-            for number, line in enumerate(lines)
-        ).encode("utf-8", "replace")
+        """The reply on the wire. Lines of ``text`` are parted by ``\\n``; other control characters become ``?``.
+
+        Worked out once: a reply that is kept and said often costs nothing more.
+        """
+        wire = self._wire
+        if not wire:
+            wire = _encode(self.code, self.enhanced, self.text)
+            object.__setattr__(self, "_wire", wire)
+        return wire
 
     def __str__(self) -> str:
         return f"{self.code} {self.enhanced} {self.text}" if self.enhanced else f"{self.code} {self.text}"
+
+
+def _encode(code: int, enhanced: str, text: str) -> bytes:
+    prefix = f"{enhanced} " if enhanced else ""
+    if text.isprintable():  # so it has no line end either
+        return f"{code} {prefix}{text}\r\n".encode("utf-8", "replace")
+    lines = text.split("\n")
+    last = len(lines) - 1
+    return "".join(
+        f"{code}{' ' if number == last else '-'}{prefix}{_printable(line)}\r\n" for number, line in enumerate(lines)
+    ).encode("utf-8", "replace")
 
 
 def _printable(line: str) -> str:
