@@ -109,10 +109,7 @@ async def locate(tx: Tx, account: str, id: str) -> Summary:
 
 async def text(tx: Tx, id: str) -> str:
     """What ``contains`` looks in besides the subject: text and visible HTML text; empty if the message is gone."""
-    row = await tx.row(
-        "select c.body, c.visible from message m join content c on c.id = m.content where m.id = ?", (id,)
-    )
-    return "" if row is None else f"{row[0]}\n{row[1]}"
+    return await scan.text(tx, id)
 
 
 async def read_chunk(tx: Tx, content_id: str, number: int) -> bytes | None:

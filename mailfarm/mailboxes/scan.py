@@ -44,10 +44,12 @@ async def scan(
     descending: bool = False,
     limit: int,
     miss: Miss | None = None,
+    eager: bool = False,
 ) -> Scanned:
     """At most ``limit`` messages that meet the criteria, their numbers above ``after`` and not above ``upto``.
 
-    ``miss`` hears of each message that does not meet them all, with the names of those it fails.
+    ``miss`` hears of each message that does not meet them all, with the names of those it fails. ``eager`` stops at the
+    message that completes ``limit``, without looking whether there is another.
     """
     matcher = Matcher(criteria)
     sql = "select m.id, m.seq, m.seen, m.summary from message m where m.mailbox = ?"
@@ -69,13 +71,15 @@ async def scan(
             summary = summary_from(data, bool(was_seen))
             failed = matcher.failed(summary, "") if criteria else ()
             if "contains" in failed and (failed == ("contains",) or miss is not None):
-                text = await _text(tx, id)
-                read += len(text)
-                failed = matcher.failed(summary, text)
+                words = await text(tx, id)
+                read += len(words)
+                failed = matcher.failed(summary, words)
             if not failed:
                 if len(found) == limit:
                     return Scanned(tuple(found), at, True)
                 found.append(summary)
+                if eager and len(found) == limit:
+                    return Scanned(tuple(found), seq, True)
             elif miss is not None:
                 miss(summary, failed)
             considered += 1
@@ -85,7 +89,8 @@ async def scan(
         low, high = (low, at - 1) if descending else (at, high)
 
 
-async def _text(tx: Tx, id: str) -> str:
+async def text(tx: Tx, id: str) -> str:
+    """What ``contains`` looks in besides the subject; empty if the message is gone."""
     row = await tx.row(
         "select c.body, c.visible from message m join content c on c.id = m.content where m.id = ?", (id,)
     )

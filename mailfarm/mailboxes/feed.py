@@ -1,0 +1,347 @@
+"""Following a mailbox: every change, strictly in order, once.
+
+The bus is only a hint. *Subscribe, look, then wait*: a feed first hears the bus, then reads where the mailbox stands,
+then takes from the bus what comes with exactly the next number. Whatever else comes is either a repetition, passed
+over, or shows a gap, and gaps are filled from the database. What was lost without a trace is found by ``Feeds.look``,
+which the host calls every two seconds: one query for all mailboxes that are followed in the process.
+
+::
+
+    bus: seq == at + 1   -> tell            (no database read)
+         seq <= at       -> nothing
+         seq >  at + 1   -> read the events after ``at``, tell them
+    look: seq of the mailbox > at -> the same reading
+
+With criteria, a ``Filed`` is told only if its message meets them; every other change is told, as it may be about a
+message told before. ``contains`` may need the message's text: until it is read, later changes wait in line, and when
+the line is full the feed leaves the bus alone and catches up from the database.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+from mailfarm.errors import CursorTooOld, Invalid, NotFound, Temporary
+from mailfarm.events import Change, Event, Filed, MailboxClosed, Summary
+from mailfarm.ports import Bus, Database, Subscription, Tx
+
+from . import events, messages, store
+from .changes import marks
+from .mailbox import Mailbox
+from .match import ALL, Criteria, Matcher
+
+PAGE = 500
+"""Changes read at a time."""
+LINE = 500
+"""Changes that may wait for a text."""
+ASKED = 10_000
+"""Mailboxes asked after in one statement of ``look``."""
+
+Told = Change | MailboxClosed | CursorTooOld
+"""What a feed delivers. After a ``MailboxClosed``, and after a ``CursorTooOld`` (it fell behind what is kept: list
+again), it has stopped."""
+Deliver = Callable[[Told], None]
+Spawn = Callable[[Coroutine[Any, Any, None]], Any]
+"""Runs a coroutine in the background and logs what it raises."""
+Look = Callable[[Tx, Mailbox], Awaitable[int]]
+Miss = Callable[[Summary, tuple[str, ...]], None]
+
+
+class Feed:
+    """One follower of one mailbox. ``cursor`` is the last change told, or passed over by the criteria."""
+
+    __slots__ = (
+        "_at",
+        "_bus",
+        "_deliver",
+        "_feeds",
+        "_high",
+        "_line",
+        "_matcher",
+        "_miss",
+        "_paused",
+        "_working",
+        "account",
+        "address",
+        "closed",
+        "cursor",
+        "mailbox",
+        "stopped",
+    )
+
+    def __init__(
+        self, feeds: Feeds, account: str, mailbox: str, deliver: Deliver, criteria: Criteria, miss: Miss | None
+    ):
+        self._feeds = feeds
+        self.account = account
+        self.mailbox = mailbox
+        self.address = ""
+        self._deliver = deliver
+        self._matcher = Matcher(criteria) if criteria else None
+        self._miss = miss
+        self._bus: Subscription | None = None
+        self._at = -1  # the last change taken; -1 until it is known where to begin
+        self._high = 0  # the last change heard of
+        self._line: deque[Change] = deque()
+        self._paused = False
+        self._working = False
+        self.cursor = 0
+        self.closed = False
+        self.stopped = False
+
+    def stop(self) -> None:
+        """Tell nothing more, and free what is held. Idempotent."""
+        self.stopped = True
+        self._line.clear()
+        if self._bus is not None:
+            self._bus.stop()
+        self._feeds._forget(self)
+
+    def pause(self) -> None:
+        """Tell nothing until ``resume``: what comes meanwhile is read from the database then."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Catch up, and go on."""
+        self._paused = False
+        if self._behind:
+            self._feeds._catch_up(self.mailbox)
+
+    @property
+    def _behind(self) -> bool:
+        return 0 <= self._at < self._high and self._open
+
+    @property
+    def _open(self) -> bool:
+        return not self._paused and not self.stopped and len(self._line) < LINE
+
+    def _hear(self, event: Event) -> None:
+        if self.stopped:
+            return
+        if isinstance(event, MailboxClosed):
+            self.closed = True
+            if self._at >= 0:
+                self._end(event)
+        elif isinstance(event, Change):
+            self._high = max(self._high, event.seq)
+            if not self._take(event) and self._behind:
+                self._feeds._catch_up(self.mailbox)
+
+    def _begin(self, at: int, address: str, last: int) -> None:
+        self._at = self.cursor = at
+        self.address = address
+        self._high = max(self._high, last)
+
+    def _take(self, change: Change) -> bool:
+        """Take a change if it is the next; whether it was."""
+        if change.seq != self._at + 1 or self._at < 0 or not self._open:
+            return False
+        self._at = change.seq
+        failed = () if self._line else self._judge(change)
+        if failed is None or self._line:
+            self._line.append(change)
+            self._work()
+        else:
+            self._tell(change, failed)
+        return True
+
+    def _judge(self, change: Change, text: str | None = None) -> tuple[str, ...] | None:
+        """The criteria a change does not meet; None if that takes the text to say."""
+        if self._matcher is None or not isinstance(change, Filed):
+            return ()
+        failed = self._matcher.failed(change.message, text or "")
+        unsettled = text is None and "contains" in failed and (len(failed) == 1 or self._miss is not None)
+        return None if unsettled else failed
+
+    def _tell(self, change: Change, failed: tuple[str, ...]) -> None:
+        self.cursor = change.seq
+        if not failed:
+            self._deliver(change)
+        elif self._miss is not None and isinstance(change, Filed):
+            self._miss(change.message, failed)
+
+    def _end(self, last: MailboxClosed | CursorTooOld) -> None:
+        if not self.stopped:
+            self.stop()
+            self._deliver(last)
+
+    def _work(self) -> None:
+        if self._line and not self._working:
+            self._working = True
+            self._feeds._spawn(self._judge_line())
+
+    async def _judge_line(self) -> None:
+        """Tell those who wait in line, their texts read a few at a time."""
+        try:
+            while self._line:
+                some = [self._line[number] for number in range(min(len(self._line), 50))]
+                for change, failed in zip(some, await self._judged(some), strict=True):
+                    if self.stopped:
+                        return
+                    self._line.popleft()
+                    self._tell(change, failed)
+        except Temporary:
+            return  # look() comes by again
+        finally:
+            self._working = False
+        if self._behind:
+            self._feeds._catch_up(self.mailbox)
+
+    async def _judged(self, some: Sequence[Change]) -> list[tuple[str, ...]]:
+        return await self._feeds._database.read(lambda tx: self._judge_all(tx, some))
+
+    async def _judge_all(self, tx: Tx, some: Sequence[Change]) -> list[tuple[str, ...]]:
+        # in the unit, so that one text at a time is in memory
+        judged = []
+        for change in some:
+            failed = self._judge(change)
+            if failed is None:
+                assert isinstance(change, Filed)
+                failed = self._judge(change, await messages.text(tx, change.message.id)) or ()
+            judged.append(failed)
+        return judged
+
+
+class Feeds:
+    """All feeds of a process. ``spawn`` runs a coroutine in the background."""
+
+    def __init__(self, database: Database, bus: Bus, spawn: Spawn) -> None:
+        self._database = database
+        self._bus = bus
+        self._spawn = spawn
+        self._followed: dict[str, dict[Feed, None]] = {}
+        self._filling: set[str] = set()
+
+    def __len__(self) -> int:
+        return sum(len(feeds) for feeds in self._followed.values())
+
+    async def follow(
+        self,
+        account: str,
+        mailbox_id: str,
+        after: int | None,
+        deliver: Deliver,
+        *,
+        criteria: Criteria = ALL,
+        miss: Miss | None = None,
+        look: Look | None = None,
+        ready: Callable[[int], None] | None = None,
+    ) -> Feed:
+        """Tell ``deliver`` every change after the change number ``after`` (None: from now on), until ``stop``.
+
+        ``ready`` is called with the number where it begins, before the first delivery. ``look`` may read something in
+        the very snapshot in which the feed begins, and says where: at a number not above ``mailbox.cursor``. ``miss``
+        hears of messages that do not meet ``criteria``, with the names of those they fail.
+        Raises NotFound, CursorTooOld, Invalid (a number never given out), DatabaseUnavailable.
+        """
+        feed = Feed(self, account, mailbox_id, deliver, criteria, miss)
+
+        async def begin(tx: Tx) -> tuple[Mailbox, int]:
+            mailbox = await store.find(tx, account, mailbox_id)
+            start = after if look is None else await look(tx, mailbox)
+            return mailbox, mailbox.cursor if start is None else start
+
+        try:
+            feed._bus = await self._bus.subscribe(mailbox_id, feed._hear)
+            mailbox, start = await self._database.read(begin)
+            if feed.closed:
+                raise NotFound(f"there is no mailbox {mailbox_id}")
+            if not 0 <= start <= mailbox.cursor:
+                raise Invalid(f"after is {start}; the mailbox's last change number is {mailbox.cursor}")
+            if start < mailbox.oldest:
+                raise CursorTooOld(mailbox.oldest + 1, mailbox.cursor)
+        except BaseException:
+            feed.stop()
+            raise
+        feed._begin(start, mailbox.address, mailbox.cursor)
+        self._followed.setdefault(mailbox_id, {})[feed] = None
+        if ready is not None:
+            ready(start)
+        # what was heard between the reading and now is above start, too
+        if feed._behind:
+            self._catch_up(mailbox_id)
+        return feed
+
+    async def look(self) -> None:
+        """See whether any mailbox that is followed has moved on or is gone. Call it every two seconds. Raises
+        DatabaseUnavailable: then call it again."""
+        asked = list(self._followed)
+        if not asked:
+            return
+
+        async def stand(tx: Tx) -> tuple[int, dict[str, int]]:
+            found: dict[str, int] = {}
+            for start in range(0, len(asked), ASKED):
+                some = asked[start : start + ASKED]
+                sql = f"select id, seq from mailbox where id in ({marks(some)}) and (ends_at is null or ends_at > ?)"
+                found.update([(row[0], row[1]) for row in await tx.rows(sql, (*some, tx.now))])
+            return tx.now, found
+
+        now, found = await self._database.read(stand)
+        for mailbox in asked:
+            if mailbox not in found:
+                self._close(mailbox, now)
+                continue
+            behind = False
+            for feed in tuple(self._followed.get(mailbox, ())):
+                feed._high = max(feed._high, found[mailbox])
+                feed._work()
+                behind = behind or feed._behind
+            if behind:
+                self._catch_up(mailbox)
+
+    def _forget(self, feed: Feed) -> None:
+        feeds = self._followed.get(feed.mailbox)
+        if feeds is not None:
+            feeds.pop(feed, None)
+            if not feeds:
+                del self._followed[feed.mailbox]
+
+    def _close(self, mailbox: str, now: int) -> None:
+        for feed in tuple(self._followed.get(mailbox, ())):
+            feed._end(MailboxClosed(mailbox, feed.account, mailbox, now, feed.address))
+
+    def _catch_up(self, mailbox: str) -> None:
+        if mailbox not in self._filling:
+            self._filling.add(mailbox)
+            self._spawn(self._fill(mailbox))
+
+    async def _fill(self, mailbox: str) -> None:
+        """Read changes until no feed of this mailbox is behind. One reading serves all who miss the same."""
+        errors: list[Exception] = []
+        gone = False
+        try:
+            while behind := [feed for feed in self._followed.get(mailbox, ()) if feed._behind]:
+                account, low = behind[0].account, min(feed._at for feed in behind)
+                try:
+                    found = await self._page(account, mailbox, low)
+                except CursorTooOld as error:
+                    for feed in behind:
+                        if feed._at < error.oldest - 1:
+                            feed._end(error)
+                    continue
+                if not found or found[0].seq != low + 1:
+                    break  # what the bus told of is not there to be read yet: look() comes by again
+                for change in found:
+                    for feed in tuple(self._followed.get(mailbox, ())):
+                        try:
+                            feed._take(change)
+                        except Exception as error:  # one follower's fault must not cost another its change
+                            feed.stop()
+                            errors.append(error)
+        except NotFound:
+            gone = True
+        except (Temporary, Invalid):
+            pass  # look() comes by again
+        finally:
+            self._filling.discard(mailbox)
+        if gone:
+            await self.look()  # knows by the database's clock, and tells
+        if errors:
+            raise errors[0]
+
+    async def _page(self, account: str, mailbox: str, after: int) -> Sequence[Change]:
+        found, _ = await self._database.read(lambda tx: events.after(tx, account, mailbox, after, PAGE))
+        return found
