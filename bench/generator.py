@@ -1,0 +1,340 @@
+"""The load generator's engine: one process, one epoll loop, many SMTP sessions.
+
+A closed loop (no rate) begins the next message when a session's last was answered; the rate is then the server's. In an
+open loop messages are due at fixed times whatever the server does, and one that had to wait for a free session has
+waited: its latency counts from when it was due (no "coordinated omission").
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import ssl
+import time
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from connection import Connection
+from corpus import Mail
+from dialog import Dialog, Options, proxy_header
+
+_MOST_ERRORS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to send where. Ends after ``messages`` or ``seconds``, whichever is given. ``rate`` 0 is a closed loop.
+
+    ``label`` goes into an ``X-Load-Id`` header of each message with its number, so that a reader can count them.
+    """
+
+    host: str
+    port: int
+    options: Options = Options()
+    sessions: int = 50
+    messages: int = 0
+    seconds: float = 0.0
+    rate: float = 0.0
+    size: str = "4000"
+    seed: int = 5321
+    timeout: float = 30.0
+    label: str = ""
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of it. ``dot`` and ``whole`` are seconds, one a message; ``began`` and ``ended`` are monotonic."""
+
+    messages: int = 0
+    octets: int = 0
+    began: float = 0.0
+    ended: float = 0.0
+    cpu: float = 0.0
+    dot: array[float] = field(default_factory=lambda: array("d"))
+    whole: array[float] = field(default_factory=lambda: array("d"))
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Result) -> None:
+        """Take in what another process did at the same time."""
+        self.began = min(self.began or other.began, other.began)
+        self.ended = max(self.ended, other.ended)
+        self.messages += other.messages
+        self.octets += other.octets
+        self.cpu += other.cpu
+        self.dot.extend(other.dot)
+        self.whole.extend(other.whole)
+        self.errors.update(other.errors)
+
+    @property
+    def rate(self) -> float:
+        """Messages a second."""
+        return self.messages / max(self.ended - self.began, 1e-9)
+
+    def form(self) -> dict[str, Any]:
+        """The JSON that is printed."""
+        return {
+            "messages": self.messages,
+            "seconds": round(self.ended - self.began, 3),
+            "messages_per_second": round(self.rate, 1),
+            "mib_per_second": round(self.octets / max(self.ended - self.began, 1e-9) / 2**20, 2),
+            "dot_ms": percentiles(self.dot),
+            "whole_ms": percentiles(self.whole),
+            "generator_cpu_seconds": round(self.cpu, 3),
+            "generator_cpu_us_per_message": round(self.cpu / max(self.messages, 1) * 1e6, 1),
+            "errors": dict(self.errors.most_common(10)),
+            "errors_total": sum(self.errors.values()),
+        }
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """p50, p95, p99 and the largest, in milliseconds, by nearest rank; empty if there are none."""
+    if not seconds:
+        return {}
+    ordered = sorted(seconds)
+    last = len(ordered) - 1
+    ranks = {f"p{p}": ordered[min(last, -(-p * len(ordered) // 100) - 1)] for p in (50, 95, 99)}
+    return {name: round(value * 1000, 3) for name, value in {**ranks, "max": ordered[-1]}.items()}
+
+
+class Load:
+    """Runs a plan in this process on an epoll loop of its own."""
+
+    def __init__(self, plan: Plan, mails: Sequence[Mail]) -> None:
+        self._plan = plan
+        self._mails = mails
+        self._poll = select.epoll()
+        self._sessions: dict[int, Connection] = {}
+        self._idle: deque[Connection] = deque()
+        self._begun = 0
+        self._running = 0
+        self._result = Result()
+        self._stop_at = float("inf")
+        self._started = False
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._context.check_hostname = False  # a test server's own certificate, on this machine
+        self._context.verify_mode = ssl.CERT_NONE
+
+    def run(self, start: Callable[[], None] | None = None) -> Result:
+        """Send everything and return what came of it. ``start`` is called, and waited for, before the clock starts."""
+        plan = self._plan
+        if plan.options.kept or plan.rate:
+            self._open_all(min(plan.sessions, plan.messages or plan.sessions))
+        if start:
+            start()
+        cpu = time.process_time()
+        self._result.began = self._result.ended = time.monotonic()
+        self._started = True
+        if plan.seconds:
+            self._stop_at = self._result.began + plan.seconds
+        if plan.rate:
+            self._open_loop()
+        else:
+            self._closed_loop()
+        self._result.cpu = time.process_time() - cpu
+        for session in list(self._sessions.values()):
+            if not session.dialog.fault and session.dialog.ready:
+                session.dialog.quit()
+                self._flush(session, time.monotonic())
+            self._close(session)
+        self._poll.close()
+        return self._result
+
+    # --- loops ------------------------------------------------------------------------------------------------------
+    def _open_all(self, count: int) -> None:
+        """Connections are made, greeted and authenticated before the clock starts."""
+        deadline = time.monotonic() + self._plan.timeout
+        while len(self._idle) < count and time.monotonic() < deadline and not self._too_many_errors():
+            while len(self._sessions) < count and not self._too_many_errors():
+                self._connect()
+            self._turn(0.2)
+
+    def _closed_loop(self) -> None:
+        plan = self._plan
+        while not self._too_many_errors():
+            now = time.monotonic()
+            more = now < self._stop_at and (not plan.messages or self._begun < plan.messages)
+            if more:
+                while self._idle and (not plan.messages or self._begun < plan.messages):
+                    self._begin(self._idle.popleft(), now)
+                wanted = min(
+                    plan.sessions, plan.messages - self._begun + self._running if plan.messages else plan.sessions
+                )
+                while len(self._sessions) < wanted and not self._too_many_errors():
+                    self._connect()
+            elif not self._running:
+                return
+            self._turn(0.2)
+
+    def _open_loop(self) -> None:
+        plan, began = self._plan, self._result.began
+        due: deque[float] = deque()
+        number = 0
+        total = plan.messages or int(plan.seconds * plan.rate)
+        while not self._too_many_errors():
+            now = time.monotonic()
+            while number < total and (at := began + number / plan.rate) <= now:
+                due.append(at)
+                number += 1
+            while due and self._idle:
+                self._begin(self._idle.popleft(), now, due.popleft())
+            if number == total and not due and not self._running:
+                return
+            while len(self._sessions) < plan.sessions and not self._too_many_errors():
+                self._connect()
+            wait = min(0.2, began + number / plan.rate - now) if number < total else 0.2
+            # epoll counts milliseconds; select, asked about the one descriptor, is exact
+            if wait > 0:
+                select.select([self._poll], [], [], wait)
+            self._turn(0)
+
+    def _turn(self, wait: float) -> None:
+        now = time.monotonic()
+        events = self._poll.poll(wait)
+        if not events:
+            self._look_for_stalled(now)
+        now = time.monotonic()
+        sessions = self._sessions
+        for fd, event in events:
+            session = sessions.get(fd)
+            if session is None:
+                continue
+            if event & select.EPOLLOUT:
+                self._flush(session, now)
+            if event & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR) and session.sock.fileno() >= 0:
+                self._read(session)
+
+    # --- one session ------------------------------------------------------------------------------------------------
+    def _connect(self) -> None:
+        plan, options = self._plan, self._plan.options
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        now = time.monotonic()
+        error = sock.connect_ex((plan.host, plan.port))
+        if error not in (0, errno.EINPROGRESS):
+            sock.close()
+            self._result.errors[f"connect: {os.strerror(error)}"] += 1
+            return
+        header = b""
+        if options.source:
+            header = proxy_header(options.source, 1024 + len(self._sessions) % 60_000, (plan.host, plan.port))
+        session = Connection(Dialog(options), sock, header)
+        session.moved = session.begun = now
+        self._sessions[sock.fileno()] = session
+        session.watching = select.EPOLLIN | select.EPOLLOUT
+        self._poll.register(sock.fileno(), session.watching)
+        if options.security == "tls":
+            session.start_tls(self._context)
+
+    def _begin(self, session: Connection, now: float, due: float = 0.0) -> None:
+        mail = self._mails[self._begun % len(self._mails)]
+        wire = mail.wire
+        if self._plan.label:
+            wire = f"X-Load-Id: {self._plan.label}-{self._begun}\r\n".encode() + wire
+        self._begun += 1
+        self._running += 1
+        session.busy = True
+        session.idle = False
+        session.mail_size = len(mail.content)
+        session.dot_at = 0.0
+        # on a connection of its own a message's time includes the connection
+        session.due = due or (now if self._plan.options.kept else session.begun)
+        session.dialog.begin(wire)
+        self._flush(session, now)
+
+    def _read(self, session: Connection) -> None:
+        try:
+            data = session.receive()
+        except OSError as error:
+            self._fault(session, f"connection: {error.strerror or error}")
+            return
+        now = session.moved = time.monotonic()
+        dialog = session.dialog
+        if data is None:
+            dialog.lost()
+            if dialog.fault:
+                self._fault(session, dialog.fault)
+            else:
+                self._close(session)
+            return
+        if data:
+            dialog.received(data)
+        if dialog.accepted and session.busy and not session.dot_at:
+            dialog.fault = "the content was answered before it was sent"
+        if dialog.fault:
+            self._fault(session, dialog.fault)
+            return
+        if dialog.accepted and session.busy:
+            session.busy = False
+            self._running -= 1
+            self._count(session, now)
+        if dialog.secure and not session.handshaking:
+            session.start_tls(self._context)
+        elif dialog.finished:
+            self._close(session)
+            return
+        self._flush(session, now)
+        if dialog.ready and not session.busy and not session.idle:
+            if self._started and not self._plan.rate and self._may_begin(now):
+                self._begin(session, now)
+            else:
+                session.idle = True
+                self._idle.append(session)
+
+    def _may_begin(self, now: float) -> bool:
+        return now < self._stop_at and (not self._plan.messages or self._begun < self._plan.messages)
+
+    def _count(self, session: Connection, now: float) -> None:
+        result = self._result
+        result.messages += 1
+        result.octets += session.mail_size
+        result.ended = now
+        result.dot.append(now - session.dot_at)
+        result.whole.append(now - session.due)
+
+    def _flush(self, session: Connection, now: float) -> None:
+        before = time.monotonic()
+        try:
+            session.flush()
+        except OSError as error:
+            self._fault(session, f"connection: {error.strerror or error}")
+            return
+        if session.dialog.content_sent and not session.pending and not session.dot_at:
+            session.dot_at = before
+        wanted = select.EPOLLIN | (select.EPOLLOUT if session.pending else 0)
+        if wanted != session.watching:
+            session.watching = wanted
+            session.moved = now
+            self._poll.modify(session.sock.fileno(), wanted)
+
+    # --- ends -------------------------------------------------------------------------------------------------------
+    def _look_for_stalled(self, now: float) -> None:
+        for session in list(self._sessions.values()):
+            if not session.idle and now - session.moved > self._plan.timeout:
+                session.dialog.timed_out()
+                self._fault(session, session.dialog.fault)
+
+    def _fault(self, session: Connection, what: str) -> None:
+        self._result.errors[what] += 1
+        if session.busy:
+            session.busy = False
+            self._running -= 1
+        self._close(session)
+
+    def _close(self, session: Connection) -> None:
+        fd = session.sock.fileno()
+        if fd < 0:
+            return
+        self._sessions.pop(fd, None)
+        if session.idle:
+            self._idle.remove(session)
+        self._poll.unregister(fd)
+        session.sock.close()
+
+    def _too_many_errors(self) -> bool:
+        return sum(self._result.errors.values()) >= _MOST_ERRORS
