@@ -1,0 +1,63 @@
+"""Our trace header (RFC 5321 §4.4), with the protocol names of RFC 3848 and RFC 6531 §4.3.
+
+There is no ``for``: it would tell one recipient of another.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv6Address, ip_address
+from typing import Final
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_HELO: Final = re.compile(r"[A-Za-z0-9._-]{1,255}|\[[A-Za-z0-9.:]{1,60}\]")
+_TLS: Final = re.compile(r"[A-Za-z0-9._ -]{1,100}")
+_WORD: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
+
+
+def protocol_name(*, esmtp: bool, tls: bool, authenticated: bool, smtputf8: bool = False) -> str:
+    """The word behind ``with``: SMTP, ESMTP, ESMTPS, ESMTPSA, UTF8SMTPSA and so on (RFC 3848, RFC 6531 §4.3)."""
+    if not (esmtp or tls or authenticated or smtputf8):
+        return "SMTP"
+    return f"{'UTF8SMTP' if smtputf8 else 'ESMTP'}{'S' if tls else ''}{'A' if authenticated else ''}"
+
+
+def received(*, helo: str, client: str, by: str, protocol: str, id: str, now: int, tls: str = "") -> bytes:
+    """The header field, folded, with its line end.
+
+    ``helo`` is what the client called itself and may be anything: what does not look like a name is left out.
+    ``client`` is its IP address, or empty; ``by`` our host name; ``protocol`` see ``protocol_name``; ``id`` the spool
+    id; ``now`` microseconds since 1970; ``tls`` like ``TLSv1.3 TLS_AES_256_GCM_SHA384``, or empty.
+    """
+    name = helo if _HELO.fullmatch(helo) else "unknown"
+    where = f" ({_literal(client)})" if client else ""
+    how = f"\r\n\t({tls})" if _TLS.fullmatch(tls) else ""
+    for word in (by, protocol, id):
+        if not _WORD.fullmatch(word):
+            raise ValueError(f"{word!r} cannot stand in a trace header")
+    return (f"Received: from {name}{where}\r\n\tby {by} with {protocol} id {id}{how};\r\n\t{date(now)}\r\n").encode(
+        "ascii"
+    )
+
+
+def date(now: int) -> str:
+    """``Sat, 31 Jan 2026 12:00:00 +0000`` (RFC 5322 §3.3); ``now`` is microseconds since 1970."""
+    at = _EPOCH + timedelta(microseconds=now)
+    # not strftime: that speaks the language of the locale
+    return (
+        f"{_DAYS[at.weekday()]}, {at.day:02} {_MONTHS[at.month - 1]} {at.year:04} "
+        f"{at.hour:02}:{at.minute:02}:{at.second:02} +0000"
+    )
+
+
+def _literal(client: str) -> str:
+    try:
+        address = ip_address(client)
+    except ValueError:
+        return "[unknown]"
+    if isinstance(address, IPv6Address):
+        return f"[{address.ipv4_mapped}]" if address.ipv4_mapped else f"[IPv6:{str(address).partition('%')[0]}]"
+    return f"[{address}]"
