@@ -329,7 +329,7 @@ class AsyncFarm:
     async def _follow(self, following: Following, timeout: float | None) -> AsyncIterator[Event[AsyncMessage]]:  # noqa: ASYNC109
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = FIRST_PAUSE
-        while not following.closed:
+        while not following.ended():
             began = time.monotonic()
             if deadline is not None and began >= deadline:
                 return
@@ -350,7 +350,7 @@ class AsyncFarm:
                                 event = following.receive(data)
                                 if event is not None:
                                     yield self._event(event)
-                            if following.closed or (deadline is not None and time.monotonic() > began + STALE):
+                            if following.ended() or (deadline is not None and time.monotonic() > began + STALE):
                                 break  # the time-out of a read is fixed when a stream begins, and ours has shrunk
                     elif answer.status_code not in BUSY:
                         yield self._event(following.refused(Response(answer.status_code, await answer.aread())))
@@ -358,7 +358,7 @@ class AsyncFarm:
             except httpx.RequestError as error:
                 if not self._verbs.server.reached:
                     raise self._verbs.server.unreachable(failure_of(error)) from error
-            if following.closed:
+            if following.ended():
                 return
             await asyncio.sleep(pause if deadline is None else max(min(pause, deadline - time.monotonic()), 0.0))
             pause = min(pause * 2, LONGEST_PAUSE)

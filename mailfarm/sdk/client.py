@@ -273,7 +273,8 @@ class Farm:
     """A mailfarm at a URL.
 
     ``token`` is needed where the server asks for one. ``timeout`` is the seconds any single answer may take; waits
-    have their own. ``smtp`` says where the server takes mail, if it is not where it says. Raises ValueError for what is no URL; every method may raise CannotConnect, NotAllowed, ApiError.
+    have their own. ``smtp`` says where the server takes mail, if it does not say so itself. Raises ValueError for what
+    is no URL; every method may raise CannotConnect, NotAllowed and ApiError.
     """
 
     def __init__(
@@ -380,7 +381,7 @@ class Farm:
     def _follow(self, following: Following, timeout: float | None) -> Iterator[Event[Message]]:
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = FIRST_PAUSE
-        while not following.closed:
+        while not following.ended():
             began = time.monotonic()
             if deadline is not None and began >= deadline:
                 return
@@ -401,7 +402,7 @@ class Farm:
                                 event = following.receive(data)
                                 if event is not None:
                                     yield self._event(event)
-                            if following.closed or (deadline is not None and time.monotonic() > began + STALE):
+                            if following.ended() or (deadline is not None and time.monotonic() > began + STALE):
                                 break  # the time-out of a read is fixed when a stream begins, and ours has shrunk
                     elif answer.status_code not in BUSY:
                         yield self._event(following.refused(Response(answer.status_code, answer.read())))
@@ -409,7 +410,7 @@ class Farm:
             except httpx.RequestError as error:
                 if not self._verbs.server.reached:
                     raise self._verbs.server.unreachable(failure_of(error)) from error
-            if following.closed:
+            if following.ended():
                 return
             time.sleep(pause if deadline is None else max(min(pause, deadline - time.monotonic()), 0.0))
             pause = min(pause * 2, LONGEST_PAUSE)

@@ -55,6 +55,10 @@ class Following:
     cursor: int
     closed: bool = False
 
+    def ended(self) -> bool:
+        """Whether the mailbox is gone, so that nothing more will come."""
+        return self.closed
+
     def stream(self) -> Request:
         """The request for the event stream after the last change seen."""
         query = (*self.criteria.query(), ("after", str(self.cursor)))

@@ -1,0 +1,439 @@
+"""The Twisted client: the verbs of ``Farm``, each giving a Deferred.
+
+    farm = TwistedFarm("http://127.0.0.1:8025")
+    inbox = await farm.create_mailbox()                       # or yield, or addCallback
+    mail = await inbox.wait_for(subject="Reset", timeout=5)
+    mail.link("reset"), mail.code()                           # a message from a wait is there whole
+    await mail.attachments[0].read()                          # only bytes are fetched later
+    async for event in inbox.events():                        # over one WebSocket
+        ...
+    await farm.close()
+
+Messages from ``messages()`` and from events are summaries: ``await mail.load()`` fetches the rest. Cancelling a
+Deferred ends what it waits for, at the server too. HTTP is treq's, the WebSocket Autobahn's.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, TypeVar
+
+from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import (
+    ConnectError,
+    ConnectingCancelledError,
+    ConnectionClosed,
+    DNSLookupError,
+    UnsupportedAddressFamily,
+)
+from twisted.internet.task import deferLater
+from twisted.web import client as web
+from twisted.web._newclient import ParseError, RequestNotSent, RequestTransmissionFailed, ResponseFailed
+
+from .client import TIMEOUT, WAIT
+from .errors import CannotConnect, NoSuchMailbox
+from .events import Following
+from .message import AttachmentBase, MessageBase
+from .twisted_events import TwistedEvents
+from .values import MailboxState, Part, Refusal, Smtp
+from .verbs import Criteria, Loaded, Order, Verbs
+from .waits import Waits
+from .wire import Failure, Pause, Request, Response, Server, Steps, base_url
+
+T = TypeVar("T")
+Agent: Any = web.Agent  # these two are not typed
+HTTPConnectionPool: Any = web.HTTPConnectionPool
+NOT_SENT = (ConnectError, DNSLookupError, UnsupportedAddressFamily, RequestNotSent)
+NO_ANSWER = (
+    ConnectionClosed,
+    ResponseFailed,
+    RequestTransmissionFailed,
+    ParseError,
+    CancelledError,
+    ConnectingCancelledError,
+)
+
+
+class TwistedAttachment(AttachmentBase):
+    """An attachment. ``await attachment.read()`` fetches its content; after that ``content`` has it too."""
+
+    def __init__(self, farm: TwistedFarm, message: str, part: Part) -> None:
+        super().__init__(message, part)
+        self._farm = farm
+
+    def read(self) -> Deferred[bytes]:
+        """The decoded octets."""
+        return Deferred.fromCoroutine(self._read())
+
+    async def _read(self) -> bytes:
+        if self._content is None:
+            self._content = await self._farm._run(self._farm._verbs.octets(self.message, f"parts/{self.n}"))
+        return self._content
+
+
+class TwistedMessage(MessageBase[TwistedAttachment]):
+    """A message."""
+
+    def __init__(self, farm: TwistedFarm, loaded: Loaded) -> None:
+        super().__init__(loaded.summary, loaded.detail, loaded.headers)
+        self._farm = farm
+
+    def load(self) -> Deferred[TwistedMessage]:
+        """Fetch what a list does not hold: texts, links, codes, parts, headers. Messages from a wait have it."""
+        return Deferred.fromCoroutine(self._load())
+
+    def read_raw(self) -> Deferred[bytes]:
+        """The bytes as they were sent, with the server's Received header on top; after that ``raw`` has them too."""
+        return Deferred.fromCoroutine(self._read_raw())
+
+    def mark_seen(self, seen: bool = True) -> Deferred[None]:
+        """Mark it seen, or not seen. Fails with NoSuchMessage."""
+        return Deferred.fromCoroutine(self._mark_seen(seen))
+
+    def delete(self) -> Deferred[None]:
+        """Delete it. Fails with NoSuchMessage."""
+        return self._farm._do(self._farm._verbs.delete_message(self.id))
+
+    async def _load(self) -> TwistedMessage:
+        if self._detail is None:
+            self._detail = await self._farm._run(self._farm._verbs.detail(self.id))
+        if self._headers is None:
+            self._headers = await self._farm._run(self._farm._verbs.headers(self.id))
+        return self
+
+    async def _read_raw(self) -> bytes:
+        if self._raw is None:
+            self._raw = await self._farm._run(self._farm._verbs.octets(self.id, "raw"))
+        return self._raw
+
+    async def _mark_seen(self, seen: bool) -> None:
+        self.summary = await self._farm._run(self._farm._verbs.mark_seen(self.id, seen))
+
+    def _attachment(self, part: Part) -> TwistedAttachment:
+        return TwistedAttachment(self._farm, self.id, part)
+
+
+class TwistedInbox:
+    """A mailbox; see ``Inbox``. With ``async with`` it is deleted at the end."""
+
+    def __init__(self, farm: TwistedFarm, state: MailboxState, smtp: Smtp) -> None:
+        self.farm = farm
+        self.state = state
+        self.smtp = smtp
+        self._waits = Waits(farm._verbs, state)
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self.state.id
+
+    @property
+    def address(self) -> str:
+        """The address mail reaches it by."""
+        return self.state.address
+
+    def refresh(self) -> Deferred[MailboxState]:
+        """Ask for its state again. Fails with NoSuchMailbox."""
+        return Deferred.fromCoroutine(self._refresh())
+
+    async def _refresh(self) -> MailboxState:
+        self.state = await self.farm._run(self.farm._verbs.mailbox(self.id))
+        return self.state
+
+    def messages(
+        self,
+        *,
+        from_: str = "",
+        to: str = "",
+        subject: str = "",
+        contains: str = "",
+        seen: bool | None = None,
+        after: int | None = None,
+        before: int | None = None,
+        order: Order = "asc",
+        limit: int | None = None,
+        load: bool = False,
+    ) -> Deferred[list[TwistedMessage]]:
+        """As ``Inbox.messages``; with ``load`` each is fetched whole, which takes two requests a message."""
+        criteria = Criteria(from_, to, subject, contains)
+        steps = self.farm._verbs.messages(
+            self.id, criteria, seen=seen, after=after, before=before, order=order, limit=limit, load=load
+        )
+        return Deferred.fromCoroutine(self._shown(steps))
+
+    def wait_for(
+        self,
+        *,
+        from_: str = "",
+        to: str = "",
+        subject: str = "",
+        contains: str = "",
+        timeout: float = WAIT,
+        after: int | None = None,
+    ) -> Deferred[TwistedMessage]:
+        """As ``Inbox.wait_for``; the message is there whole."""
+        found = self.wait_for_all(
+            1, from_=from_, to=to, subject=subject, contains=contains, timeout=timeout, after=after
+        )
+        return found.addCallback(lambda messages: messages[0])
+
+    def wait_for_all(
+        self,
+        count: int,
+        *,
+        from_: str = "",
+        to: str = "",
+        subject: str = "",
+        contains: str = "",
+        timeout: float = WAIT,
+        after: int | None = None,
+        exact: bool = False,
+        load: bool = True,
+    ) -> Deferred[list[TwistedMessage]]:
+        """As ``Inbox.wait_for_all``; the messages are there whole, unless ``load`` is False."""
+        criteria = Criteria(from_, to, subject, contains)
+        steps = self._waits.wait_for_all(count, criteria, timeout, after, exact)
+
+        def whole() -> Steps[list[Loaded]]:
+            summaries = yield from steps
+            if not load:
+                return [Loaded(summary) for summary in summaries]
+            return (yield from self.farm._verbs.load_all(summaries))
+
+        return Deferred.fromCoroutine(self._shown(whole()))
+
+    def assert_none(
+        self,
+        *,
+        from_: str = "",
+        to: str = "",
+        subject: str = "",
+        contains: str = "",
+        within: float = 1.0,
+        after: int | None = None,
+    ) -> Deferred[None]:
+        """As ``Inbox.assert_none``."""
+        return self.farm._do(self._waits.assert_none(Criteria(from_, to, subject, contains), within, after))
+
+    def skip_existing(self) -> Deferred[None]:
+        """As ``Inbox.skip_existing``."""
+        return self.farm._do(self._waits.skip_existing())
+
+    def events(
+        self,
+        *,
+        from_: str = "",
+        to: str = "",
+        subject: str = "",
+        contains: str = "",
+        after: int | None = None,
+        timeout: float | None = None,
+    ) -> TwistedEvents[TwistedMessage]:
+        """As ``Inbox.events``, over a WebSocket: ``async for event in inbox.events(): …``, or ``next()`` Deferreds.
+
+        ``close()`` it when you leave the loop early.
+        """
+        criteria = Criteria(from_, to, subject, contains)
+        farm = self.farm
+        return TwistedEvents(
+            farm.reactor,
+            farm._verbs.server,
+            farm._token,
+            Following(self.id, criteria, self.state.cursor if after is None else after),
+            lambda summary: TwistedMessage(farm, Loaded(summary)),
+            timeout,
+        )
+
+    def refusals(self) -> Deferred[list[Refusal]]:
+        """As ``Inbox.refusals``."""
+        return self.farm._do(self.farm._verbs.refusals(f"/v1/mailboxes/{self.id}/refusals", ()))
+
+    def mark_all_seen(self, seen: bool = True) -> Deferred[int]:
+        """As ``Inbox.mark_all_seen``."""
+        return self.farm._do(self.farm._verbs.mark_all_seen(self.id, seen))
+
+    def clear(self) -> Deferred[int]:
+        """As ``Inbox.clear``."""
+        return self.farm._do(self.farm._verbs.clear(self.id))
+
+    def delete(self) -> Deferred[None]:
+        """As ``Inbox.delete``."""
+        return self.farm._do(self.farm._verbs.delete_mailbox(self.id))
+
+    async def _shown(self, steps: Steps[list[Loaded]]) -> list[TwistedMessage]:
+        return [TwistedMessage(self.farm, loaded) for loaded in await self.farm._run(steps)]
+
+    async def __aenter__(self) -> TwistedInbox:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(NoSuchMailbox, CannotConnect):  # it ended by itself, or everything did
+            await self.delete()
+
+    def __repr__(self) -> str:
+        return f"<TwistedInbox {self.address} {self.id}>"
+
+
+class TwistedFarm:
+    """A mailfarm at a URL; see ``Farm``. Without ``reactor`` it uses the global one."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        timeout: float = TIMEOUT,
+        smtp: Smtp | None = None,
+        reactor: Any = None,
+    ) -> None:
+        if reactor is None:
+            from twisted.internet import reactor  # importing it chooses one, so only where none was given
+        self.url = base_url(url)
+        self.reactor: Any = reactor
+        self._token = token
+        self._timeout = timeout
+        self._verbs = Verbs(Server(self.url), reactor.seconds, smtp)
+        self._pool: Any = HTTPConnectionPool(reactor)
+        self._pool.maxPersistentPerHost = 20
+        self._http = HTTPClient(Agent(reactor, connectTimeout=timeout, pool=self._pool))
+
+    def create_mailbox(
+        self,
+        address: str | None = None,
+        *,
+        kind: str | None = None,
+        lifetime: float | None = None,
+        retention: float | None = None,
+    ) -> Deferred[TwistedInbox]:
+        """As ``Farm.create_mailbox``."""
+        made = self._do(self._verbs.create_mailbox(address, kind, lifetime, retention))
+        return made.addCallback(lambda found: TwistedInbox(self, *found))
+
+    def mailbox(self, which: str) -> Deferred[TwistedInbox]:
+        """As ``Farm.mailbox``."""
+        return Deferred.fromCoroutine(self._mailbox(which))
+
+    async def _mailbox(self, which: str) -> TwistedInbox:
+        state = await self._run(self._verbs.mailbox(which))
+        return TwistedInbox(self, state, await self._run(self._verbs.where_smtp()))
+
+    def mailboxes(self) -> Deferred[list[TwistedInbox]]:
+        """As ``Farm.mailboxes``."""
+        return Deferred.fromCoroutine(self._mailboxes())
+
+    async def _mailboxes(self) -> list[TwistedInbox]:
+        smtp = await self._run(self._verbs.where_smtp())
+        return [TwistedInbox(self, state, smtp) for state in await self._run(self._verbs.mailboxes())]
+
+    def delete_mailbox(self, which: str) -> Deferred[None]:
+        """As ``Farm.delete_mailbox``."""
+        return self.mailbox(which).addCallback(lambda inbox: inbox.delete())
+
+    def message(self, id: str) -> Deferred[TwistedMessage]:
+        """As ``Farm.message``."""
+        return self._do(self._verbs.message(id)).addCallback(lambda loaded: TwistedMessage(self, loaded))
+
+    def refusals(self, address: str) -> Deferred[list[Refusal]]:
+        """As ``Farm.refusals``."""
+        return self._do(self._verbs.refusals("/v1/refusals", (("address", address),)))
+
+    def version(self) -> Deferred[dict[str, object]]:
+        """As ``Farm.version``."""
+        return self._do(self._verbs.version())
+
+    def close(self) -> Deferred[None]:
+        """Close the connections."""
+        closed: Deferred[None] = self._pool.closeCachedConnections()
+        return closed
+
+    async def __aenter__(self) -> TwistedFarm:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<TwistedFarm {self.url}>"
+
+    # I/O
+
+    def _do(self, steps: Steps[T]) -> Deferred[T]:
+        return Deferred.fromCoroutine(self._run(steps))
+
+    async def _run(self, steps: Steps[T]) -> T:
+        """Drive a verb."""
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Pause):
+                    await deferLater(self.reactor, step.seconds)
+                    step = steps.send(None)
+                    continue
+                try:
+                    response = await self._send(step)
+                except Failure as failure:
+                    step = steps.throw(failure)
+                else:
+                    step = steps.send(response)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+
+    async def _send(self, request: Request) -> Response:
+        seconds = self._timeout if request.timeout is None else request.timeout
+        answering: Deferred[Response] = Deferred.fromCoroutine(self._exchange(request))
+        late: list[bool] = []
+
+        def expire() -> None:
+            late.append(True)
+            answering.cancel()
+
+        timer = self.reactor.callLater(seconds, expire)
+        try:
+            return await answering
+        except (*NOT_SENT, *NO_ANSWER) as error:
+            if late:
+                raise Failure(f"no answer within {seconds:g} s", sent=True) from error
+            if _cancelled(error):  # by whoever waits for us: treq tells it as a lost answer
+                raise CancelledError from error
+            raise Failure(_reason(error), sent=not isinstance(error, NOT_SENT)) from error
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    async def _exchange(self, request: Request) -> Response:
+        fields: dict[bytes | str, bytes | str] = {**request.headers(self._token)}
+        answer = await self._http.request(
+            request.method,
+            self.url + request.target,
+            data=request.body,
+            headers=fields,
+            allow_redirects=False,
+        )
+        body = await answer.content()
+        names = {
+            name.decode("latin-1").lower(): values[-1].decode("latin-1")
+            for name, values in answer.headers.getAllRawHeaders()
+        }
+        return Response(answer.code, body, names)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    reasons = getattr(error, "reasons", None)
+    return _innermost(reasons[-1].value) if reasons else error
+
+
+def _cancelled(error: BaseException) -> bool:
+    return isinstance(_innermost(error), CancelledError | ConnectingCancelledError)
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in the words of the innermost error."""
+    inner = _innermost(error)
+    return str(inner) or type(inner).__name__
