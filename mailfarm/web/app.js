@@ -1,0 +1,251 @@
+// The web inbox: routes, keys, and what the server says, brought together.
+//
+//   #/mailboxes/<id>   a mailbox          #/messages/<id>   a message, and the mailbox it is in
+
+import * as api from "./api.js";
+import { Boxes } from "./boxes.js";
+import { byId, confirm, copyButton, h, icon, iconButton, many, plain, say, toast, words } from "./dom.js";
+import { emptyFilter, hostAndPort, howToSend, keys } from "./help.js";
+import { criteria, List } from "./list.js";
+import { Live } from "./live.js";
+import { Reader } from "./reader.js";
+
+let server = { host: location.hostname, port: 1025 };
+let opened = null, started = false;
+
+const live = new Live(hear);
+const boxes = new Boxes({ fail, gone: (id) => { if (list.mailbox?.id === id) leave(); } });
+const list = new List({ live, fail, open: (id) => go(`#/messages/${id}`), changed: listChanged });
+const reader = new Reader({ fail, act: { back, remove, unread } });
+
+function fail(error) {
+  if (error instanceof api.Away) { offline(true); live.now(); }
+  else if (error.name !== "AbortError") { if (!(error instanceof api.Problem)) console.error(error); toast(error); }
+}
+
+function go(hash) {
+  if (location.hash === hash) route();
+  else location.hash = hash;
+}
+
+// What the server says
+
+function hear(frame) {
+  switch (frame.type) {
+    case "up": offline(false); return begin();
+    case "down": state(false); if (started || frame.wait > 700) offline(true); return undefined;
+    case "mailbox": return boxHint(frame.mailbox);
+    case "mailbox-opened": return refreshBox(frame.mailbox);
+    case "mailbox-closed": return boxes.remove(frame.mailbox);
+    case "resync": return list.mailbox?.id === frame.mailbox ? list.show(list.mailbox, list.filter, list.active) : undefined;
+    case "problem": return live.wanted && frame.status === 404 ? leave() : toast(frame);
+    case "filed": case "seen": case "deleted": case "expired": return list.hear(frame);
+    default: return undefined;
+  }
+}
+
+function boxHint(mailbox) {
+  boxes.put(mailbox);
+  if (list.mailbox?.id === mailbox.id) { list.mailbox = mailbox; top(); }
+}
+
+/** A mailbox was opened somewhere: its form comes as a hint too, but the event may be all we hear. */
+function refreshBox(id) {
+  if (!boxes.all.has(id)) begin.soon ??= setTimeout(() => { begin.soon = null; boxes.load().catch(fail); }, 200);
+}
+
+/** After each connection: what was missed while there was none. */
+async function begin() {
+  state(true);
+  try {
+    await boxes.load();
+    if (!started) { started = true; route(); }
+    else if (list.mailbox && !boxes.all.has(list.mailbox.id)) leave();
+    else if (list.mailbox) { list.mailbox = boxes.all.get(list.mailbox.id); if (!list.loaded) list.show(list.mailbox, list.filter, list.active); top(); }
+    else route();
+  } catch (error) { fail(error); }
+}
+
+function offline(away) {
+  const banner = byId("offline");
+  if (away && banner.hidden) {
+    banner.replaceChildren(icon("warn"), h("span", null, "The server does not answer. What is shown may be old; trying again."),
+      h("button", { type: "button", onclick: () => live.now() }, "Try now"));
+  }
+  banner.hidden = !away;
+}
+
+function state(up) {
+  byId("state").classList.toggle("up", up);
+  byId("state").setAttribute("aria-label", up ? "Live" : "Not connected");
+  byId("state").title = up ? "Live: new mail appears by itself" : "Not connected";
+}
+
+// Where we are
+
+async function route() {
+  const [, kind, id] = location.hash.match(/^#\/(mailboxes|messages)\/([0-9a-z]+)$/) ?? [];
+  if (!started) return;
+  if (kind === "messages") return read(id);
+  opened = null;
+  reader.rest();
+  const mailbox = kind ? boxes.all.get(id) : boxes.sorted()[0];
+  if (kind && !mailbox) { toast({ title: "There is no such mailbox", detail: "It was deleted, or its time was over." }); return go("#/"); }
+  pane(kind ? "list" : "boxes");
+  if (mailbox) enter(mailbox);
+  return undefined;
+}
+
+function enter(mailbox, active = null) {
+  boxes.current = mailbox.id;
+  boxes.draw();
+  if (list.mailbox?.id === mailbox.id && list.loaded) { top(); return; }
+  byId("filter").value = "";
+  list.show(mailbox, {}, active);
+  top();
+}
+
+function leave() {
+  list.live.leave();
+  list.reset(null, {});
+  list.draw();
+  go("#/");
+}
+
+async function read(id) {
+  opened = id;
+  pane("reader");
+  try {
+    const message = await reader.show(id);
+    if (!message || opened !== id) return;
+    const mailbox = boxes.all.get(message.mailbox);
+    if (mailbox) enter(mailbox, id);
+    if (list.active !== id) list.choose(id, false);
+    if (!message.seen) { list.seen(id, true); await api.mark(id, true); }
+  } catch (error) {
+    if (error.status !== 404) fail(error);
+    if (!list.mailbox) { const [first] = boxes.sorted(); if (first) enter(first); }
+  }
+}
+
+function pane(name) { document.body.dataset.pane = name; }
+
+function back() {
+  if (list.mailbox) go(document.body.dataset.pane === "list" ? "#/" : `#/mailboxes/${list.mailbox.id}`);
+  if (!list.mailbox) go("#/");
+  byId("list").focus();
+}
+
+// The list's surroundings
+
+function top() {
+  const { mailbox } = list;
+  if (!mailbox) { byId("list-top").replaceChildren(); return; }
+  byId("list-top").replaceChildren(
+    iconButton("back", "Back to the mailboxes", () => go("#/"), { class: "back" }),
+    h("div.grow", null, h("h2", { title: plain(mailbox.address) }, words(mailbox.address)),
+      h("p.soft.small", null, many(mailbox.messages, "message"), mailbox.unseen > 0 && `, ${mailbox.unseen} unread`,
+        mailbox.ends_at && `, until ${new Date(mailbox.ends_at).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" })}`)),
+    copyButton(mailbox.address, "Copy address", { id: "copy-address" }),
+    iconButton("check", "Mark all read", () => api.markAll(mailbox.id).catch(fail), { disabled: !mailbox.unseen }),
+    iconButton("trash", "Delete all messages", clear, { disabled: !mailbox.messages, id: "clear" }));
+}
+
+function listChanged(gone) {
+  const empty = byId("empty"), shows = list.loaded && !list.rows.length && list.next === null;
+  if (shows && empty.hidden) empty.replaceChildren(...(list.filtered ? emptyFilter() : howToSend(list.mailbox.address, server)));
+  empty.hidden = !shows;
+  if (gone?.has(opened)) { opened = null; reader.gone(); }
+}
+
+async function remove(id) {
+  const subject = list.byId.get(id)?.subject || reader.message?.subject || "no subject";
+  if (!await confirm("Delete this message?", `\u201c${plain(subject)}\u201d goes for good.`)) return;
+  const following = list.step(1) === id ? list.step(-1) : list.step(1);
+  try {
+    await api.deleteMessage(id);
+    say("Message deleted");
+    if (opened !== id) return;
+    opened = null;
+    if (following && following !== id && document.body.dataset.pane === "reader" && wide()) go(`#/messages/${following}`);
+    else back();
+  } catch (error) { fail(error); }
+}
+
+async function clear() {
+  const { mailbox } = list;
+  if (!await confirm("Delete all messages?", `${many(mailbox.messages, "message")} of ${plain(mailbox.address)} go for good; the mailbox stays.`, "Delete all")) return;
+  try {
+    await api.deleteAll(mailbox.id);
+    if (opened) go(`#/mailboxes/${mailbox.id}`);
+  } catch (error) { fail(error); }
+}
+
+async function unread(id) {
+  try {
+    list.seen(id, false);
+    await api.mark(id, false);
+    say("Marked unread");
+  } catch (error) { fail(error); }
+}
+
+const wide = () => matchMedia("(min-width: 900px)").matches;
+
+let typing = null;
+byId("filter").addEventListener("input", (event) => {
+  clearTimeout(typing);
+  typing = setTimeout(() => {
+    byId("empty").hidden = true;
+    if (list.mailbox) list.show(list.mailbox, criteria(event.target.value), opened);
+  }, 180);
+});
+
+// Keys
+
+function move(by) {
+  const id = list.step(by);
+  if (id) list.choose(id, opened !== null && wide());
+}
+
+addEventListener("keydown", (event) => {
+  if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog")) return;
+  const field = event.target.closest("input, select, textarea");
+  if (field) {
+    if (event.key === "Escape") { if (field.value) { field.value = ""; field.dispatchEvent(new Event("input")); } else byId("list").focus(); }
+    else if (event.key === "Enter" && field.id === "filter") byId("list").focus();
+    else return;
+    event.preventDefault();
+    return;
+  }
+  const inList = event.target === byId("list") || event.target === document.body;
+  const chosen = list.active;
+  const acts = {
+    j: () => move(1), k: () => move(-1),
+    ArrowDown: inList && (() => move(1)), ArrowUp: inList && (() => move(-1)),
+    Home: inList && (() => move(-Infinity)), End: inList && (() => move(Infinity)),
+    Enter: inList && chosen && (() => list.choose(chosen, true)), o: chosen && (() => list.choose(chosen, true)),
+    Delete: chosen && (() => remove(chosen)), "#": chosen && (() => remove(chosen)),
+    u: opened && (() => unread(opened)), n: () => boxes.create(),
+    "/": () => byId("filter").focus(), "?": keys, Escape: () => back(),
+  };
+  const act = acts[event.key];
+  if (!act) return;
+  event.preventDefault();
+  act();
+});
+
+byId("skip").addEventListener("click", (event) => { event.preventDefault(); byId("list").focus(); });
+byId("help").append(icon("help"));
+byId("help").addEventListener("click", keys);
+byId("theme").append(icon("theme"));
+byId("theme").addEventListener("click", () => {
+  const root = document.documentElement;
+  const dark = (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  root.dataset.theme = dark ? "light" : "dark";
+  try { localStorage.setItem("mailfarm.theme", root.dataset.theme); } catch { /* private window */ }
+});
+addEventListener("hashchange", route);
+api.version().then((version) => {
+  byId("about").textContent = `mailfarm ${version.version ?? ""}`;
+  server = hostAndPort(version) ?? server;
+}).catch(fail);

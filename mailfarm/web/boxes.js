@@ -1,0 +1,125 @@
+// The mailboxes on the left: the oldest one (where everything without a mailbox of its own goes), then the newest first.
+
+import * as api from "./api.js";
+import { byId, confirm, copyButton, dialog, h, icon, iconButton, many, number, plain, words } from "./dom.js";
+
+const MOST_SHOWN = 300, FIND_FROM = 10;
+
+export class Boxes {
+  constructor({ fail, gone }) {
+    Object.assign(this, { fail, gone });
+    this.all = new Map();
+    this.current = null;
+    this.list = byId("boxes");
+    this.find = byId("find");
+    this.find.addEventListener("input", () => this.draw());
+    byId("create").prepend(icon("plus"));
+    byId("create").addEventListener("click", () => this.create());
+  }
+
+  async load() {
+    const all = new Map();
+    let next = "";
+    do {
+      const page = await api.mailboxes(next);
+      for (const mailbox of page.mailboxes) all.set(mailbox.id, mailbox);
+      next = page.next;
+    } while (next);
+    this.all = all;
+    this.draw();
+  }
+
+  put(mailbox) {
+    this.all.set(mailbox.id, mailbox);
+    this.soon();
+  }
+
+  remove(id) {
+    if (!this.all.delete(id)) return;
+    this.soon();
+    this.gone(id);
+  }
+
+  sorted() {
+    const [oldest, ...others] = [...this.all.values()].sort((a, b) => (a.id < b.id ? -1 : 1));
+    return oldest ? [oldest, ...others.reverse()] : [];
+  }
+
+  soon() {
+    this.timer ??= setTimeout(() => { this.timer = null; this.draw(); }, 50);
+  }
+
+  draw() {
+    byId("find-bar").hidden = this.all.size < FIND_FROM;
+    const wanted = byId("find-bar").hidden ? "" : this.find.value.trim().toLowerCase();
+    const found = this.sorted().filter((mailbox) => mailbox.address.toLowerCase().includes(wanted));
+    const held = document.activeElement?.closest?.("#boxes a")?.dataset.id;
+    this.list.replaceChildren(...found.slice(0, MOST_SHOWN).map((mailbox) => this.item(mailbox)));
+    if (found.length > MOST_SHOWN) this.list.append(h("li.note.soft", null, `and ${number(found.length - MOST_SHOWN)} more: find one by its address`));
+    if (!found.length && this.all.size) this.list.append(h("li.note.soft", null, "No mailbox has that in its address."));
+    if (held) this.list.querySelector(`a[data-id="${held}"]`)?.focus();
+    const unseen = this.all.get(this.current)?.unseen;
+    document.title = unseen ? `(${number(unseen)}) mailfarm` : "mailfarm";
+  }
+
+  item(mailbox) {
+    const [local, domain] = split(mailbox.address);
+    const label = `${plain(mailbox.address)}, ${many(mailbox.unseen, "unread message")}`;
+    return h("li.box", { class: mailbox.id === this.current ? "current" : "" },
+      h("a", { href: `#/mailboxes/${mailbox.id}`, "data-id": mailbox.id, "aria-label": label, title: plain(mailbox.address), "aria-current": mailbox.id === this.current && "page" },
+        h("span.address", null, words(local, "b"), words(domain, "span", { class: "soft" })),
+        mailbox.unseen > 0 && h("span.count", null, number(mailbox.unseen))),
+      h("span.tools", null,
+        copyButton(mailbox.address, "Copy address"),
+        iconButton("trash", `Delete mailbox ${plain(mailbox.address)}`, () => this.delete(mailbox))));
+  }
+
+  async delete(mailbox) {
+    if (!await confirm("Delete this mailbox?", `${plain(mailbox.address)} and ${many(mailbox.messages, "message")} in it go for good.`, "Delete mailbox")) return;
+    try {
+      await api.deleteMailbox(mailbox.id);
+      this.remove(mailbox.id);
+    } catch (error) { this.fail(error); }
+  }
+
+  create() {
+    const address = h("input", { type: "text", placeholder: "leave empty for a new one", autocomplete: "off", spellcheck: "false", autofocus: true });
+    const life = h("select", null, h("option", { value: "" }, "until deleted"), h("option", { value: "3600" }, "1 hour"), h("option", { value: "86400" }, "1 day"), h("option", { value: "604800" }, "1 week"));
+    const wrong = h("p.wrong", { role: "alert" });
+    const make = h("button.primary", { type: "submit" }, "Create");
+    const form = h("form", null,
+      h("label", null, "Address", address), h("label", null, "Keep it", life), wrong,
+      h("div.actions", null, h("button", { type: "button", onclick: () => box.close() }, "Cancel"), make));
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      make.disabled = true;
+      try {
+        const wanted = address.value.trim();
+        const made = await api.createMailbox({ ...(wanted && { address: wanted }), ...(life.value && { lifetime: Number(life.value) }) });
+        const { smtp, ...mailbox } = made;
+        this.put(mailbox);
+        box.close();
+        location.hash = `#/mailboxes/${mailbox.id}`;
+        if (smtp) this.welcome(mailbox, smtp);
+      } catch (error) {
+        wrong.textContent = error.title ? [error.title, error.detail].filter(Boolean).map(plain).join(": ") : "The server is away.";
+        make.disabled = false;
+      }
+    });
+    const box = dialog("New mailbox", [form]);
+  }
+
+  welcome(mailbox, smtp) {
+    const line = (name, value) => [h("dt", null, name), h("dd", null, h("code", null, plain(value)), copyButton(value, `Copy ${name.toLowerCase()}`))];
+    const box = dialog("Your new mailbox", [
+      h("dl.facts", null, line("Address", mailbox.address), line("SMTP user", smtp.user), line("SMTP password", smtp.password)),
+      h("p.soft", null, "The password is shown this once. Mail sent with it goes to this mailbox, whoever it is addressed to."),
+      h("div.actions", null, h("button.primary", { type: "button", autofocus: true, onclick: () => box.close() }, "Done")),
+    ]);
+  }
+}
+
+const split = (address) => {
+  const at = address.lastIndexOf("@");
+  return at < 0 ? [address, ""] : [address.slice(0, at), address.slice(at)];
+};

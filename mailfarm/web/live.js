@@ -1,0 +1,93 @@
+// One WebSocket for the whole page: which mailboxes there are, and every change of the mailbox that is shown.
+//
+// The page lists first and subscribes from the list's cursor, so nothing falls between. After a break it subscribes
+// from the last change it has seen; what happened meanwhile comes then. "resync" means that is no longer kept.
+
+const FIRST_WAIT = 400, LONGEST_WAIT = 10_000, PONG_WITHIN = 10_000;
+
+export class Live {
+  /** tell(event) hears each frame, "up" when a connection begins and "down" {wait} when it ended. */
+  constructor(tell) {
+    this.tell = tell;
+    this.wanted = null;
+    this.tries = 0;
+    this.asked = 0;
+    this.timers = {};
+    addEventListener("online", () => this.now());
+    document.addEventListener("visibilitychange", () => { if (!document.hidden) this.now(); });
+    this.connect();
+  }
+
+  connect() {
+    clearTimeout(this.timers.retry);
+    this.timers.retry = null;
+    const socket = this.socket = new WebSocket(`${location.origin.replace(/^http/, "ws")}/v1/events`);
+    this.ready = false;
+    socket.onmessage = (frame) => { if (socket === this.socket) this.hear(JSON.parse(frame.data)); };
+    socket.onclose = () => { if (socket === this.socket) this.lost(); };
+  }
+
+  /** Try again at once, if the next try is still ahead. */
+  now() {
+    if (this.timers.retry) this.connect();
+  }
+
+  lost() {
+    clearInterval(this.timers.beat);
+    clearTimeout(this.timers.pong);
+    const wait = Math.min(LONGEST_WAIT, FIRST_WAIT * 2 ** this.tries++) * (0.75 + Math.random() / 2);
+    this.ready = false;
+    this.timers.retry = setTimeout(() => this.connect(), wait);
+    this.tell({ type: "down", wait });
+  }
+
+  hear(frame) {
+    clearTimeout(this.timers.pong);
+    if (frame.type === "hello") {
+      this.ready = true;
+      this.tries = 0;
+      this.asked = 0;
+      const beat = Math.max(5, frame.heartbeat || 25) * 1000;
+      clearInterval(this.timers.beat);
+      this.timers.beat = setInterval(() => {
+        this.send({ op: "ping" });
+        clearTimeout(this.timers.pong);
+        this.timers.pong = setTimeout(() => { this.socket.close(); }, PONG_WITHIN);
+      }, beat);
+      this.send({ op: "watch" });
+      this.tell({ type: "up" });
+      if (this.wanted) this.ask();
+      return;
+    }
+    if (frame.type === "pong" || frame.type === "watching") return;
+    if (frame.type === "subscribed") this.asked--;
+    if (frame.type === "problem") this.asked = 0;
+    // What was under way for an earlier filter, before this subscription was confirmed.
+    if (frame.seq !== undefined && (this.asked > 0 || frame.mailbox !== this.wanted?.mailbox)) return;
+    if (this.wanted?.mailbox === frame.mailbox && frame.seq > this.wanted.after) this.wanted.after = frame.seq;
+    this.tell(frame);
+  }
+
+  send(frame) {
+    if (this.ready && this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(frame));
+  }
+
+  ask() {
+    const { mailbox, after, filter } = this.wanted;
+    if (!this.ready) return;
+    this.asked++;
+    this.send({ op: "subscribe", mailbox, after, ...(Object.keys(filter).length ? { filter } : {}) });
+  }
+
+  /** Follow one mailbox after a change number, in place of the one followed before. */
+  follow(mailbox, after, filter) {
+    this.leave();
+    this.wanted = { mailbox, after, filter };
+    this.ask();
+  }
+
+  leave() {
+    if (this.wanted) this.send({ op: "unsubscribe", mailbox: this.wanted.mailbox });
+    this.wanted = null;
+  }
+}

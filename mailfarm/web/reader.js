@@ -1,0 +1,212 @@
+// One message: who, what and when, and behind tabs everything that is known of it.
+
+import * as api from "./api.js";
+import { byId, called, copyButton, fullTime, h, hue, icon, iconButton, many, plain, size, words } from "./dom.js";
+
+const RAW_SHOWN = 400_000;
+const REMOTE = /(?:\ssrc|\sbackground)\s*=\s*["']?\s*(?:https?:)?\/\/|url\(\s*["']?\s*(?:https?:)?\/\//i;
+let preferred = null, narrow = false;
+
+export class Reader {
+  /** act: back, remove(id), unread(id); fail(error). */
+  constructor({ act, fail }) {
+    Object.assign(this, { act, fail });
+    this.place = byId("reader");
+    this.message = null;
+    this.rest();
+  }
+
+  rest() {
+    this.abort?.abort();
+    this.message = null;
+    this.place.replaceChildren(h("div.rest.soft", null, icon("open"), h("p", null, "Choose a message to read it here.")));
+  }
+
+  gone() {
+    this.rest();
+    this.place.replaceChildren(h("div.rest.soft", null, icon("trash"), h("p", null, "This message is not there any more.")));
+  }
+
+  async show(id) {
+    this.abort?.abort();
+    const { signal } = this.abort = new AbortController();
+    const slow = setTimeout(() => this.place.replaceChildren(h("div.rest.soft", null, h("span.spin"), h("p", null, "Loading"))), 300);
+    try {
+      const message = await api.message(id, signal);
+      if (signal.aborted) return null;
+      this.draw(message);
+      return message;
+    } catch (error) {
+      if (error.name === "AbortError" || signal.aborted) return null;
+      if (error.status === 404) this.gone();
+      else this.rest();
+      throw error;
+    } finally { clearTimeout(slow); }
+  }
+
+  draw(message) {
+    this.message = message;
+    const links = message.links.length + message.codes.length;
+    const files = message.parts.filter((part) => part.attachment);
+    this.tabs = [
+      message.html && ["html", "HTML", () => this.html(message)],
+      ["text", "Text", () => this.text(message)],
+      ["links", "Links & codes", () => this.links(message), links],
+      ["files", "Attachments", () => this.files(message, files), files.length],
+      ["headers", "Headers", () => this.headers(message)],
+      ["raw", "Raw", () => this.raw(message)],
+    ].filter(Boolean);
+    this.panel = h("div.panel", { role: "tabpanel", id: "panel", tabindex: "0" });
+    const bar = h("div.tabs", { role: "tablist", "aria-label": "Views of this message" }, this.tabs.map(([name, label, , count]) =>
+      h("button", { type: "button", role: "tab", id: `tab-${name}`, "aria-controls": "panel", onclick: () => { preferred = name; this.view(name); } },
+        label, count > 0 && h("span.count", null, String(count)))));
+    bar.addEventListener("keydown", (event) => this.turn(event));
+    this.place.replaceChildren(this.head(message), bar, this.panel);
+    this.place.scrollTop = 0;
+    this.view(this.tabs.some(([name]) => name === preferred) ? preferred : this.tabs[0][0]);
+  }
+
+  head(message) {
+    const from = message.from ?? { name: "", address: message.sender };
+    const people = (label, list) => list.length > 0 && h("div.people", null, h("span.soft", null, label), list.slice(0, 20).map((person) => this.person(person)), list.length > 20 && h("span.soft", null, `+${list.length - 20}`));
+    return h("header.head", null,
+      h("div.tools", null,
+        iconButton("back", "Back to the list", () => this.act.back(), { class: "back" }),
+        h("span.grow"),
+        iconButton("mail", "Mark unread (u)", () => this.act.unread(message.id)),
+        h("a.icon", { href: api.rawPath(message.id), download: `${message.id}.eml`, title: "Download as .eml", "aria-label": "Download as .eml" }, icon("download")),
+        iconButton("trash", "Delete message (Del)", () => this.act.remove(message.id), { id: "remove" })),
+      h("h2.subject", { dir: "auto" }, message.subject ? plain(message.subject) : h("i.soft", null, "no subject")),
+      h("div.from", null,
+        h("span.avatar.big", { class: hue(from.address), "aria-hidden": "true" }, [...plain(called(from))][0]?.toUpperCase() ?? "?"),
+        h("div.grow", null,
+          h("div.sender", null, words(called(from), "b"), from.name && words(`<${from.address}>`, "span", { class: "soft" })),
+          people("to", message.to), people("cc", message.cc), people("reply to", message.reply_to ?? [])),
+        h("div.when.soft", null, h("time", { datetime: message.received_at }, fullTime(message.received_at)), h("span", null, size(message.size)))),
+      message.codes.length > 0 && h("div.code", null, h("span.soft", null, "Code"), h("code", null, plain(message.codes[0])), copyButton(message.codes[0], "Copy code", { id: "copy-code" })),
+      message.duplicate_of && h("p.warn", null, icon("warn"), h("span", null, "A copy of a message that is here already.")),
+      message.findings.length > 0 && h("details.warn", null, h("summary", null, icon("warn"), many(message.findings.length, "oddity", "oddities"), " in how this message is built"), h("ul", null, message.findings.map((text) => h("li", null, plain(text))))));
+  }
+
+  person(person) {
+    const address = plain(person.address);
+    return h("button.person", { type: "button", title: `Copy ${address}`, onclick: () => navigator.clipboard?.writeText(person.address).catch(() => {}) }, words(person.name ? `${person.name} <${person.address}>` : person.address));
+  }
+
+  /** Arrow keys between tabs, as WAI-ARIA has it. */
+  turn(event) {
+    const by = { ArrowRight: 1, ArrowLeft: -1, Home: -99, End: 99 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    const at = this.tabs.findIndex(([name]) => name === this.current);
+    const last = this.tabs.length - 1;
+    const to = Math.abs(by) === 1 ? (at + by + last + 1) % (last + 1) : by < 0 ? 0 : last;
+    preferred = this.tabs[to][0];
+    this.view(preferred);
+    byId(`tab-${preferred}`).focus();
+  }
+
+  view(name) {
+    this.current = name;
+    for (const [other] of this.tabs) {
+      const tab = byId(`tab-${other}`);
+      tab.setAttribute("aria-selected", other === name);
+      tab.tabIndex = other === name ? 0 : -1;
+    }
+    this.panel.setAttribute("aria-labelledby", `tab-${name}`);
+    this.panel.className = `panel ${name}`;
+    this.panel.replaceChildren(...[this.tabs.find(([other]) => other === name)[2]()].flat().filter(Boolean));
+  }
+
+  html(message) {
+    let remote = false;
+    const frame = () => h("iframe", { sandbox: "", referrerpolicy: "no-referrer", title: "The message as HTML", src: api.htmlPath(message.id, remote) });
+    const stage = h("div.stage", { class: narrow ? "narrow" : "" }, frame());
+    const width = (label, name, value) => h("button", { type: "button", title: label, "aria-label": label, "aria-pressed": String(narrow === value), onclick: (event) => {
+      narrow = value;
+      stage.classList.toggle("narrow", value);
+      for (const button of event.currentTarget.parentNode.children) button.setAttribute("aria-pressed", button === event.currentTarget);
+    } }, icon(name));
+    const load = REMOTE.test(message.html) && h("span.blocked", null, icon("image"), "Remote images are not loaded.", h("button.link", { type: "button", id: "load-images", onclick: () => {
+      remote = true;
+      stage.replaceChildren(frame());
+      load.remove();
+    } }, "Load them"));
+    return [
+      h("div.toolbar", null, load, h("span.grow"), message.html_truncated && h("span.soft", null, "cut short"),
+        h("span.switch", { role: "group", "aria-label": "Width" }, width("Desktop width", "monitor", false), width("Phone width", "phone", true))),
+      stage,
+    ];
+  }
+
+  text(message) {
+    if (!message.text) return h("p.none.soft", null, message.html ? "There is no text part; see HTML." : "This message has no text.");
+    return [
+      h("pre.text", { dir: "auto" }, plain(message.text)),
+      message.text_truncated && h("p.soft", null, "Cut short. ", h("a", { href: api.textPath(message.id), target: "_blank", rel: "noopener" }, "The whole text")),
+    ];
+  }
+
+  links(message) {
+    if (!message.links.length && !message.codes.length) return h("p.none.soft", null, "No links and no one-time codes were found.");
+    return [
+      message.codes.length > 0 && [h("h3", null, "One-time codes"), h("ul.codes", null, message.codes.map((code) => h("li", null, h("code", null, plain(code)), copyButton(code, `Copy code ${plain(code)}`))))],
+      message.links.length > 0 && [h("h3", null, "Links"), h("ul.links", null, message.links.map((link) => h("li", null, icon("link"),
+        h("div.grow", null, link.text && link.text !== link.url && words(link.text, "b"), this.anchor(link.url)), copyButton(link.url, "Copy link"))))],
+    ].flat(2);
+  }
+
+  /** A link that opens, if it is one a browser should open from here. */
+  anchor(url) {
+    const safe = /^https?:\/\//i.test(url);
+    return h(safe ? "a" : "span", safe ? { href: url, target: "_blank", rel: "noopener noreferrer nofollow", dir: "ltr" } : { dir: "ltr" }, plain(url));
+  }
+
+  files(message, files) {
+    const depth = new Map();
+    for (const part of message.parts) depth.set(part.n, part.parent === null ? 0 : Math.min(12, (depth.get(part.parent) ?? 0) + 1));
+    return [
+      files.length === 0 ? h("p.none.soft", null, "Nothing is attached.") : h("ul.files", null, files.map((part) => h("li", null, icon("attach"),
+        h("div.grow", null, words(part.filename || `part ${part.n}`, "b"), h("span.soft", null, `${plain(part.content_type)}, ${size(part.size)}`)),
+        h("a.button", { href: api.partPath(message.id, part.n), download: part.filename || `part-${part.n}` }, icon("download"), "Download")))),
+      h("details.parts", null, h("summary", null, `Structure: ${many(message.parts.length, "part")}`),
+        h("ul", null, message.parts.slice(0, 500).map((part) => h("li", { class: `in${depth.get(part.n)}` }, h("code", null, `${part.n} ${plain(part.content_type)}`),
+          h("span.soft", null, [part.charset, part.encoding, part.disposition, part.filename, part.size === null ? "" : size(part.size)].filter(Boolean).map(plain).join(", ")))))),
+    ];
+  }
+
+  headers(message) {
+    const place = h("div", null, h("p.soft", null, "Loading"));
+    this.later(api.headers(message.id, this.abort.signal), place, ({ headers }) =>
+      h("dl.table", null, headers.map(([name, value]) => [h("dt", null, plain(name)), h("dd", { dir: "auto" }, plain(value))])));
+    const { envelope, origin } = message;
+    const fact = (name, value) => value && [h("dt", null, name), h("dd", { dir: "auto" }, plain(value))];
+    return [
+      h("h3", null, "Envelope"),
+      h("dl.table", null,
+        fact("MAIL FROM", `<${envelope.sender}>`), envelope.recipients.slice(0, 200).map((one) => fact("RCPT TO", `<${one.address}>`)),
+        fact("From host", [origin.client, origin.port].filter(Boolean).join(" port ")), fact("Said it was", origin.helo),
+        fact("Came by", [origin.service, origin.protocol].filter(Boolean).join(", ")), fact("TLS", origin.tls), fact("Message-ID", message.message_id)),
+      h("h3", null, "Headers"), place,
+    ];
+  }
+
+  raw(message) {
+    const place = h("div", null, h("p.soft", null, "Loading"));
+    this.later(api.rawStart(message.id, RAW_SHOWN, this.abort.signal), place, ({ text, whole }) => [
+      h("pre.raw", { dir: "ltr" }, plain(text.replaceAll("\r\n", "\n"))),
+      !whole && h("p.soft", null, `The first ${size(RAW_SHOWN)} of ${size(message.size)}. `, h("a", { href: api.rawPath(message.id), download: `${message.id}.eml` }, "Download all of it")),
+    ]);
+    return place;
+  }
+
+  async later(promise, place, make) {
+    try {
+      place.replaceChildren(...[make(await promise)].flat().filter(Boolean));
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      place.replaceChildren(h("p.wrong", null, "This could not be loaded."));
+      this.fail(error);
+    }
+  }
+}
