@@ -15,7 +15,7 @@ too many sessions                            421 4.3.2 above ``max_sessions``; f
 the disk is full while content is coming     452 4.3.1 for that transaction; the session goes on
 ===========================================  =======================================================================
 
-Deadlines are looked at by one sweep a second and factory, so an idle connection owns no timer.
+Deadlines are looked at by one sweep a second for all sessions of a factory: an idle connection owns no timer.
 The replies to a pipelined batch leave in one write (RFC 2920 §3.2), also when decisions on the way take time.
 """
 
@@ -46,7 +46,6 @@ from .smtp_session import Answer, Connection, Session
 from .tls import ServerTls, describe
 
 READ_AHEAD: Final = 64 * 1024
-SWEEP: Final = 1.0
 _REFUSED_AT_ONCE: Final = 100  # connections above the cap that still get their 421
 
 FULL: Final = Reply(421, "4.3.2", "Too many connections; try again later", close=True)
@@ -59,9 +58,10 @@ NO_TLS: Final = Reply(454, "4.7.0", "TLS is not available now; try again later")
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """``max_sessions`` of a listener; the rest in seconds."""
+    """``max_sessions`` of a listener; the rest in seconds. ``sweep`` is how often deadlines are looked at."""
 
     max_sessions: int = 10_000
+    sweep: float = 1.0
     handshake: float = 30.0
     unread: float = 180.0
     decision: float = 240.0
@@ -138,7 +138,7 @@ class SMTPFactory(ServerFactory):
         self.open.add(protocol)
         self.metrics.open.inc()
         if not self._sweep.running:
-            self._sweep.start(SWEEP, now=False).addErrback(self._sweep_failed)
+            self._sweep.start(self.caps.sweep, now=False).addErrback(self._sweep_failed)
         return len(self.open) <= self.caps.max_sessions
 
     def went(self, protocol: SMTPProtocol) -> None:

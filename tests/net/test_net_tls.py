@@ -1,4 +1,4 @@
-"""Certificates: made for dev, used again, changed without a restart; a broken one never takes the place of a good one."""
+"""Certificates: made for dev, used again, changed without a restart; a broken one never replaces a good one."""
 
 from __future__ import annotations
 
