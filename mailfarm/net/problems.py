@@ -58,7 +58,7 @@ class Problem(Exception):
     """Raised to answer with a problem. ``members`` go into the document, ``headers`` into the HTTP answer."""
 
     def __init__(
-        self, name: str, detail: str, *, headers: Mapping[str, str] | None = None, status: int = 0, **members: Any
+        self, name: str, detail: str, /, *, headers: Mapping[str, str] | None = None, status: int = 0, **members: Any
     ) -> None:
         super().__init__(detail)
         self.kind = KINDS[name]

@@ -1,0 +1,38 @@
+"""
+NAME
+    api - REST and the web inbox
+
+DESCRIPTION
+    Serves the REST resources below /v1 (OpenAPI at /v1/openapi.json), the web inbox at /, and /healthz, /readyz and
+    /metrics. Where `live` runs in the same process, its WebSocket is at /v1/events.
+
+    Every request must name a Host of ours, and an Origin, if there is one, must be the page we served: a web page that
+    somebody visits cannot use a farm on that person's machine. There is no CORS. Bodies are application/json, up to
+    1 MiB.
+
+    Where nobody has to sign in (auth none) everything belongs to one account. With auth token each request below /v1
+    needs `Authorization: Bearer <token>`, and each route a scope; what belongs to another account is not found.
+
+    A wait is a request that is answered late; how many waits and event streams may be open at once has a cap.
+
+SETTINGS
+    MAILFARM_API_LISTEN       where to serve HTTP
+    MAILFARM_API_HOSTS        names besides localhost by which browsers and clients may reach it
+    MAILFARM_API_AUTH         none or token
+    MAILFARM_API_FIRST_TOKEN  a token made valid at start, with every scope
+    MAILFARM_API_MAX_WAITS    waits and event streams open at once
+
+DIAGNOSTICS
+    Incident <id>: <method> <path> failed
+        A mistake of ours. The client was told the id and nothing else. Please report it with the traceback.
+    The database does not answer: <reason>
+        The client was told 503 and to try again.
+    421 wrong-host in a browser
+        Add the name it uses to MAILFARM_API_HOSTS. Health checks by address need their Host header set, too.
+    mailfarm_api_requests_total, mailfarm_api_request_seconds, mailfarm_api_open_waits, mailfarm_api_open_streams
+        Metrics. A status of 499 is a client that went before it was answered.
+"""
+
+from .service import Api
+
+__all__ = ["Api"]

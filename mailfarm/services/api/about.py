@@ -1,0 +1,66 @@
+"""GET /v1/health, /v1/version, /v1/openapi.json, /v1/problems, /v1/problems/{name}: the service about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from klein import Klein
+
+from mailfarm.net.problems import KINDS, Kind, Problem
+
+from .access import Access
+from .answering import REVALIDATE, Answer, tag_of
+from .routes import Ask, Gives, Resource, route
+
+
+class About(Resource):
+    """What anybody may ask, token or not."""
+
+    app = Klein()
+
+    def __init__(self, access: Access, version: str, stopping: Callable[[], bool]) -> None:
+        super().__init__(access)
+        self._version = version
+        self._stopping = stopping
+        self.document: dict[str, Any] = {}
+
+    @route(app, "GET", "/v1/health", "Is it alive", gives=Gives(200, "Health"))
+    async def health(self, ask: Ask) -> Answer:
+        """Answers as long as the process does. `/readyz` says whether its database and queue answer too."""
+        return Answer({"status": "stopping" if self._stopping() else "ok"})
+
+    @route(app, "GET", "/v1/version", "Which version is it", gives=Gives(200, "Version"))
+    async def version(self, ask: Ask) -> Answer:
+        """The name and version of the program."""
+        return Answer({"name": "mailfarm", "version": self._version})
+
+    @route(app, "GET", "/v1/openapi.json", "Read this document", gives=Gives(200, "OpenApi"))
+    async def openapi(self, ask: Ask) -> Answer:
+        """OpenAPI 3.1."""
+        return Answer(self.document, cache=REVALIDATE, etag=tag_of(orjson.dumps(self.document)))
+
+    @route(app, "GET", "/v1/problems", "List the kinds of problems", gives=Gives(200, "ProblemKinds"))
+    async def problems(self, ask: Ask) -> Answer:
+        """Every `type` a problem can have."""
+        return Answer({"problems": [_form(kind) for kind in KINDS.values()]}, cache=REVALIDATE)
+
+    @route(
+        app,
+        "GET",
+        "/v1/problems/<name>",
+        "Read about a kind of problem",
+        gives=Gives(200, "ProblemKind"),
+        problems=("not-found",),
+    )
+    async def problem(self, ask: Ask) -> Answer:
+        """What the `type` of a problem links to."""
+        kind = KINDS.get(ask.path["name"])
+        if kind is None:
+            raise Problem("not-found", "there is no such kind of problem; /v1/problems lists them")
+        return Answer(_form(kind), cache=REVALIDATE)
+
+
+def _form(kind: Kind) -> dict[str, Any]:
+    return {"type": f"/v1/problems/{kind.name}", "title": kind.title, "status": kind.status, "advice": kind.advice}

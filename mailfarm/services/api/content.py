@@ -1,0 +1,258 @@
+"""GET /v1/messages/{id}/raw, /html, /text, /headers, /parts/{n}: what is in a message.
+
+Everything here was written by a stranger. So nothing of it becomes an HTTP header as it is: a part's type is one of a
+short list or ``application/octet-stream``, its name is made safe; everything is an attachment but four kinds of
+pictures; HTML is sanitised and, like everything here, sandboxed by its Content-Security-Policy.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from klein import Klein
+from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.threads import deferToThreadPool
+from twisted.web.server import Request
+
+from mailfarm.mailboxes import html, messages
+from mailfarm.mailboxes.content import Part, StoredMessage
+from mailfarm.net.problems import Problem
+from mailfarm.ports import Database
+
+from .access import Access
+from .answering import IMMUTABLE, Answer, attachment, matches, tag_of
+from .asking import Field
+from .routes import Ask, Gives, Resource, route
+from .streaming import send
+
+T = TypeVar("T")
+
+SANDBOX = "sandbox; default-src 'none'"
+PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+TYPES = (
+    *PICTURES,
+    "application/pdf",
+    "application/zip",
+    "application/gzip",
+    "application/json",
+    "application/msword",
+    "application/vnd.ms-excel",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    "audio/mpeg",
+    "audio/wav",
+    "message/rfc822",
+    "text/calendar",
+    "text/csv",
+    "text/plain",
+    "text/vcard",
+    "video/mp4",
+)
+UNKNOWN = "application/octet-stream"
+MAX_HEAD = 1 << 20
+MAX_FIELDS = 5000
+AT_ONCE = 2
+"""Messages whose parts are taken apart at once: each may be 50 MB, and stands in memory whole."""
+
+
+class Contents(Resource):
+    """The content of a message, whole or in pieces."""
+
+    app = Klein()
+
+    def __init__(self, access: Access, database: Database, reactor: Any) -> None:
+        super().__init__(access)
+        self._database = database
+        self._reactor = reactor
+        self._turn = DeferredSemaphore(AT_ONCE)
+
+    async def _find(self, ask: Ask) -> StoredMessage:
+        return await self._database.read(lambda tx: messages.find(tx, ask.account, ask.id))
+
+    async def _chunk(self, content: str, number: int) -> bytes | None:
+        return await self._database.read(lambda tx: messages.read_chunk(tx, content, number))
+
+    @route(
+        app,
+        "GET",
+        "/v1/messages/<id>/raw",
+        "Read a message as it came",
+        gives=Gives(200, types=("message/rfc822",)),
+        scope="messages:read",
+        query=(Field("trace", "boolean", "Whether our own Received header stands on top.", default=True),),
+    )
+    async def raw(self, ask: Ask) -> Answer | None:
+        """Byte for byte. With `trace=false` exactly what was sent after DATA."""
+        message = await self._find(ask)
+        trace = message.trace if ask.query["trace"] else b""
+        request = ask.request
+        tag = f"{message.sha256.hex()}-{tag_of(trace)[:8] if trace else 'bare'}"
+        request.setHeader("Cache-Control", IMMUTABLE)
+        request.setHeader("ETag", f'"{tag}"')
+        if matches(request.getHeader("if-none-match"), tag):
+            request.setResponseCode(304)
+            return None
+        request.setHeader("Content-Type", "message/rfc822")
+        request.setHeader("Content-Security-Policy", SANDBOX)
+        request.setHeader("Content-Disposition", attachment(f"{ask.id}.eml"))
+        await send(
+            request,
+            self._reactor,
+            len(trace) + message.summary.size,
+            trace,
+            lambda number: self._chunk(message.content, number),
+        )
+        return None
+
+    @route(
+        app,
+        "GET",
+        "/v1/messages/<id>/text",
+        "Read a message's text",
+        gives=Gives(200, types=("text/plain",)),
+        scope="messages:read",
+    )
+    async def text(self, ask: Ask) -> Answer:
+        """The text part, decoded; empty if there is none."""
+        message = await self._find(ask)
+        return self._immutable(ask.request, message.text.encode("utf-8", "replace"), "text/plain; charset=utf-8")
+
+    @route(
+        app,
+        "GET",
+        "/v1/messages/<id>/html",
+        "Show a message's HTML",
+        gives=Gives(200, types=("text/html",)),
+        scope="messages:read",
+        query=(Field("remote", "boolean", "Let pictures from the web in.", default=False),),
+    )
+    async def html(self, ask: Ask) -> Answer:
+        """A whole page, sanitised, for a frame with `sandbox` and no permissions. 404 if the message has no HTML."""
+        message = await self._find(ask)
+        if not message.html:
+            raise Problem("not-found", "the message has no HTML part")
+        remote = ask.query["remote"]
+        wanted = {part.content_id: part for part in message.parts if _inline(part)}
+        data = b""
+        if wanted and "cid:" in message.html.lower():
+            page = await self._apart(message, lambda data: _page(message, remote, wanted, data))
+        else:
+            page = await self._in_thread(lambda: _page(message, remote, {}, data))
+        ask.request.setHeader("Content-Security-Policy", html.policy(remote))
+        return self._immutable(ask.request, page.encode("utf-8", "replace"), "text/html; charset=utf-8", policy=False)
+
+    @route(
+        app,
+        "GET",
+        "/v1/messages/<id>/headers",
+        "Read a message's headers",
+        gives=Gives(200, "Headers"),
+        scope="messages:read",
+    )
+    async def headers(self, ask: Ask) -> Answer:
+        """In order, unfolded, encoded words as they came; our own Received header first. The first MB of them, at most
+        5,000."""
+        message = await self._find(ask)
+        head = bytearray(message.trace)
+        number = 0
+        while len(head) < MAX_HEAD and b"\r\n\r\n" not in head[-(256 * 1024 + 4) :]:
+            chunk = await self._chunk(message.content, number)
+            if chunk is None:
+                break
+            head += chunk
+            number += 1
+        return Answer({"headers": unfolded(bytes(head[:MAX_HEAD]))}, cache=IMMUTABLE, etag=message.sha256.hex())
+
+    @route(
+        app,
+        "GET",
+        "/v1/messages/<id>/parts/<int:n>",
+        "Read a part of a message, decoded",
+        gives=Gives(200, types=(*TYPES, UNKNOWN)),
+        scope="messages:read",
+    )
+    async def part(self, ask: Ask) -> Answer:
+        """Always an attachment, but for PNG, JPEG, GIF and WebP."""
+        n = ask.path["n"]
+        message = await self._find(ask)
+        part = next((part for part in message.parts if part.n == n), None)
+        if part is None or part.size is None:
+            raise Problem("not-found", f"the message has no part {n} with content of its own")
+        data = await self._apart(message, lambda content: part_content(content, message.head.parser, n))
+        kind = part.content_type.lower()
+        kind = kind if kind in TYPES else UNKNOWN
+        name = part.filename or f"part-{n}"
+        ask.request.setHeader("Content-Disposition", attachment(name, inline=kind in PICTURES))
+        return self._immutable(ask.request, data, kind)
+
+    async def _apart(self, message: StoredMessage, work: Callable[[bytes], T]) -> T:
+        """Do ``work`` on the whole content, in a thread."""
+        await self._turn.acquire()
+        try:
+            pieces = []
+            while (chunk := await self._chunk(message.content, len(pieces))) is not None:
+                pieces.append(chunk)
+            content = b"".join(pieces)
+            pieces.clear()
+            return await self._in_thread(lambda: work(content))
+        finally:
+            self._turn.release()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        found: T = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
+        return found
+
+    def _immutable(self, request: Request, body: bytes, kind: str, *, policy: bool = True) -> Answer:
+        if policy:
+            request.setHeader("Content-Security-Policy", SANDBOX)
+        return Answer(body, type=kind, cache=IMMUTABLE, etag=tag_of(body))
+
+
+def part_content(content: bytes, parser: str, n: int) -> bytes:
+    """The decoded content of part ``n``."""
+    from mailfarm.inbound.parse import part_content as read
+
+    return read(content, parser, n)
+
+
+def _inline(part: Part) -> bool:
+    return bool(part.content_id) and part.content_type.lower() in PICTURES and part.size is not None
+
+
+def _page(message: StoredMessage, remote: bool, wanted: dict[str, Part], content: bytes) -> str:
+    def cid(name: str) -> str | None:
+        part = wanted.get(name.strip("<>"))
+        if part is None:
+            return None
+        try:
+            data = part_content(content, message.head.parser, part.n)
+        except (LookupError, ValueError):
+            return None
+        return f"data:{part.content_type.lower()};base64,{base64.b64encode(data).decode()}"
+
+    return html.sanitise(message.html, remote=remote, cid=cid)
+
+
+def unfolded(head: bytes) -> list[list[str]]:
+    """The header fields of a message up to its empty line, unfolded (RFC 5322 §2.2.3). What is no field is left out."""
+    found: list[tuple[str, list[str]]] = []
+    for line in head.partition(b"\r\n\r\n")[0].split(b"\r\n"):
+        if line[:1] in (b" ", b"\t"):
+            if found:
+                found[-1][1].append(_text(line))
+            continue
+        name, colon, value = line.partition(b":")
+        if colon and name.strip():
+            if len(found) == MAX_FIELDS:
+                break
+            found.append((_text(name), [_text(value)]))
+    return [[name, " ".join(pieces)] for name, pieces in found]
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8").strip(" \t")
+    except UnicodeDecodeError:
+        return data.decode("latin-1").strip(" \t")

@@ -1,0 +1,193 @@
+"""GET, PATCH, DELETE /v1/mailboxes/{id}/messages; GET, PATCH, DELETE /v1/messages/{id}."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from klein import Klein
+
+from mailfarm.events import Change, summary_form
+from mailfarm.ids import Ids
+from mailfarm.mailboxes import messages, store
+from mailfarm.mailboxes.match import LONGEST, Criteria
+from mailfarm.net.problems import Problem
+from mailfarm.ports import Database, Tx
+
+from .access import Access
+from .announce import Announce
+from .answering import Answer
+from .asking import LARGEST, Body, Field
+from .forms import message_form
+from .routes import Ask, Gives, Resource, route
+
+FILTER = (
+    Field("from", "text", "A whole address, or a part of `name <address>`.", default="", most=LONGEST),
+    Field("to", "text", "The same, of the recipients in header or envelope.", default="", most=LONGEST),
+    Field("subject", "text", "A part of the subject; case does not matter.", default="", most=LONGEST),
+    Field("contains", "text", "A part of the subject, the text or the visible HTML.", default="", most=LONGEST),
+)
+_PAGE = (
+    *FILTER,
+    Field("seen", "boolean", "Only messages seen, or only those not seen."),
+    Field("after", "integer", "Only messages filed after this change.", default=0, most=LARGEST),
+    Field("before", "integer", "Only messages filed before this change.", most=LARGEST),
+    Field("order", "text", "By change number.", default="asc", choices=("asc", "desc")),
+    Field("limit", "integer", "How many at most.", default=50, least=1, most=1000),
+)
+_WHICH = (
+    Field("ids", "ids", "These messages."),
+    Field("all", "boolean", "True: all messages of the mailbox. Give this or `ids`."),
+)
+_SEEN = Field("seen", "boolean", "Whether they are seen.")
+_BATCH = 500
+
+
+def criteria(query: Any) -> Criteria:
+    """What the filter parameters ask for."""
+    return Criteria(query["from"], query["to"], query["subject"], query["contains"])
+
+
+class Messages(Resource):
+    """The messages of a mailbox, and one message by its id."""
+
+    app = Klein()
+
+    def __init__(self, access: Access, database: Database, announce: Announce, ids: Ids) -> None:
+        super().__init__(access)
+        self._database = database
+        self._announce = announce
+        self._ids = ids
+
+    @route(
+        app,
+        "GET",
+        "/v1/mailboxes/<id>/messages",
+        "List messages",
+        gives=Gives(200, "MessagePage"),
+        scope="messages:read",
+        query=_PAGE,
+    )
+    async def list(self, ask: Ask) -> Answer:
+        """`next` is null on the last page; else give it as `after` (order asc) or `before` (desc). `cursor` is the last
+        change this answer takes into account."""
+        query = ask.query
+
+        async def work(tx: Tx) -> Any:
+            return await messages.list_(
+                tx,
+                ask.account,
+                ask.id,
+                criteria(query),
+                seen=query["seen"],
+                after=query["after"],
+                before=query["before"],
+                order=query["order"],
+                limit=query["limit"],
+            )
+
+        page = await self._database.read(work)
+        return Answer(
+            {"messages": [summary_form(one) for one in page.messages], "cursor": page.cursor, "next": page.next}
+        )
+
+    @route(
+        app,
+        "PATCH",
+        "/v1/mailboxes/<id>/messages",
+        "Mark messages seen, or not seen",
+        gives=Gives(200, "Changed"),
+        scope="messages:write",
+        body=Body((*_WHICH, _SEEN), required=("seen",)),
+    )
+    async def mark_many(self, ask: Ask) -> Answer:
+        """Messages that are so already, or are not there, are passed over."""
+        which, seen = _which(ask.body), ask.body["seen"]
+
+        def mark(tx: Tx) -> Awaitable[Sequence[Change]]:
+            return messages.mark(tx, self._ids, ask.account, ask.id, which, seen)
+
+        changed, cursor = await self._again(ask, mark, which is None)
+        return Answer({"changed": changed, "cursor": cursor})
+
+    @route(
+        app,
+        "DELETE",
+        "/v1/mailboxes/<id>/messages",
+        "Delete messages",
+        gives=Gives(200, "Gone"),
+        scope="messages:write",
+        body=Body(_WHICH),
+    )
+    async def delete_many(self, ask: Ask) -> Answer:
+        """Needs a body, so that nobody deletes everything by leaving something out. What is not there is passed
+        over."""
+        which = _which(ask.body)
+
+        def delete(tx: Tx) -> Awaitable[Sequence[Change]]:
+            return messages.delete(tx, self._ids, ask.account, ask.id, which)
+
+        deleted, cursor = await self._again(ask, delete, which is None)
+        return Answer({"deleted": deleted, "cursor": cursor})
+
+    async def _again(
+        self, ask: Ask, work: Callable[[Tx], Awaitable[Sequence[Change]]], until_done: bool
+    ) -> tuple[int, int]:
+        """Run ``work`` in units of a bounded size until nothing is left. The number changed, and the cursor then."""
+        changed = 0
+        cursor: int | None = None
+        while True:
+            changes = await self._database.unit(work)
+            self._announce(changes)
+            changed += sum(len(change.messages) for change in changes if hasattr(change, "messages"))
+            cursor = changes[-1].seq if changes else cursor
+            if not changes or not until_done:
+                break
+        if cursor is None:
+            cursor = (await self._database.read(lambda tx: store.find(tx, ask.account, ask.id))).cursor
+        return changed, cursor
+
+    @route(app, "GET", "/v1/messages/<id>", "Read a message", gives=Gives(200, "Message"), scope="messages:read")
+    async def read(self, ask: Ask) -> Answer:
+        """Texts, parts, links, one-time codes, envelope and origin. The HTML is as it came; `/html` has it fit to
+        show."""
+        return Answer(message_form(await self._database.read(lambda tx: messages.find(tx, ask.account, ask.id))))
+
+    @route(
+        app,
+        "PATCH",
+        "/v1/messages/<id>",
+        "Mark a message seen, or not seen",
+        gives=Gives(200, "Summary"),
+        scope="messages:write",
+        body=Body((_SEEN,), required=("seen",)),
+    )
+    async def mark(self, ask: Ask) -> Answer:
+        """No change if it is so already."""
+
+        async def work(tx: Tx) -> Any:
+            found = await messages.find(tx, ask.account, ask.id)
+            changes = await messages.mark(tx, self._ids, ask.account, found.summary.mailbox, [ask.id], ask.body["seen"])
+            return changes, (await messages.find(tx, ask.account, ask.id)).summary
+
+        changes, summary = await self._database.unit(work)
+        self._announce(changes)
+        return Answer(summary_form(summary))
+
+    @route(app, "DELETE", "/v1/messages/<id>", "Delete a message", gives=Gives(204), scope="messages:write")
+    async def delete(self, ask: Ask) -> Answer:
+        """It does not come back, also if a copy of it is delivered again."""
+
+        async def work(tx: Tx) -> Any:
+            found = await messages.find(tx, ask.account, ask.id)
+            return await messages.delete(tx, self._ids, ask.account, found.summary.mailbox, [ask.id])
+
+        self._announce(await self._database.unit(work))
+        return Answer(status=204)
+
+
+def _which(body: Any) -> Sequence[str] | None:
+    """The ids given, or None for all. Raises Problem unless exactly one of both is said."""
+    if ("ids" in body) == (body.get("all") is True):
+        raise Problem("invalid-value", 'give "ids": [...] or "all": true', name="ids")
+    return body.get("ids")

@@ -1,0 +1,162 @@
+"""One declaration for each route: it routes, checks and reads the request, and is its part of the OpenAPI document.
+
+class Mailboxes(Resource):
+    app = Klein()
+
+    @route(app, "GET", "/v1/mailboxes/<id>", "Read a mailbox", gives=Gives(200, "Mailbox"), scope="mailboxes:read")
+    async def read(self, ask: Ask) -> Answer: ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from klein import Klein
+from twisted.web.server import Request
+
+from mailfarm.ids import is_id
+from mailfarm.net.problems import Problem
+
+from .access import Access, Caller
+from .answering import Answer, write
+from .asking import Body, Field, read_body, read_query
+
+MAX_BODY = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request, checked. ``query`` and ``path`` hold every declared name, ``body`` the members that were given."""
+
+    request: Request
+    caller: Caller
+    path: Mapping[str, Any]
+    query: Mapping[str, Any]
+    body: Mapping[str, Any]
+
+    @property
+    def account(self) -> str:
+        """The caller's account."""
+        return self.caller.account
+
+    @property
+    def id(self) -> str:
+        """The id in the path."""
+        found: str = self.path["id"]
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Gives:
+    """One good answer: a status with a schema by name, or with other media types."""
+
+    status: int
+    schema: str = ""
+    types: tuple[str, ...] = ()
+    about: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A route as the document shows it."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    about: str
+    gives: tuple[Gives, ...]
+    scope: str
+    query: tuple[Field, ...]
+    body: Body | None
+    problems: tuple[str, ...]
+
+    @property
+    def template(self) -> str:
+        """The path as OpenAPI writes it: ``/v1/mailboxes/{id}``."""
+        return re.sub(r"<(?:[a-z]+:)?([a-z]+)>", r"{\1}", self.path)
+
+
+class Resource:
+    """The base of the REST resources: what `route` needs of them."""
+
+    app: Klein
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+
+Handler = Callable[[Any, Ask], Awaitable[Answer | None]]
+
+
+def route(
+    app: Klein,
+    method: str,
+    path: str,
+    summary: str,
+    *,
+    gives: Gives | tuple[Gives, ...],
+    scope: str = "",
+    query: tuple[Field, ...] = (),
+    body: Body | None = None,
+    problems: tuple[str, ...] = (),
+) -> Callable[[Handler], Handler]:
+    """Make a coroutine method a route. A scope of ``""`` needs no token.
+
+    The method returns an Answer, or None when it has written one itself; it never finishes the request.
+    """
+
+    def declare(function: Handler) -> Handler:
+        operation = Operation(
+            method,
+            path,
+            function.__qualname__.replace(".", "_").lower(),
+            summary,
+            " ".join((function.__doc__ or "").split()),
+            gives if isinstance(gives, tuple) else (gives,),
+            scope,
+            query,
+            body,
+            problems,
+        )
+
+        async def handle(self: Resource, request: Request, **path: Any) -> None:
+            caller = await self._access.admit(request, scope) if scope else Caller("", frozenset())
+            values = read_query(request.uri.partition(b"?")[2], query)
+            members = _members(request, body)
+            if "id" in path and not is_id(path["id"]):
+                raise Problem("not-found", "there is no such id")
+            answer = await function(self, Ask(request, caller, path, values, members))
+            if answer is not None:
+                write(request, answer)
+
+        handle.operation = operation  # type: ignore[attr-defined]
+        app.route(path, methods=[method], endpoint=f"{method} {path}")(handle)
+        return function
+
+    return declare
+
+
+def _members(request: Request, body: Body | None) -> Mapping[str, Any]:
+    """The body of the request. Only ``application/json`` is taken, which no form can send and no page of another
+    origin without asking first."""
+    if request.method in (b"GET", b"HEAD"):
+        return {}
+    raw = request.content.read()
+    if body is None:
+        if raw:
+            raise Problem("invalid-value", "this takes no body")
+        return {}
+    kind, _, parameters = (request.getHeader("content-type") or "").lower().partition(";")
+    charset = parameters.replace(" ", "").replace('"', "").strip()
+    if kind.strip() != "application/json" or charset not in ("", "charset=utf-8"):
+        raise Problem("not-json", "the body must be application/json, in UTF-8", headers={"Accept": "application/json"})
+    return read_body(raw, body)
+
+
+def operations(resources: Iterable[type[Resource] | Resource]) -> list[Operation]:
+    """Every declared route of these resources."""
+    return [handler.operation for resource in resources for handler in resource.app.endpoints.values()]  # type: ignore[attr-defined]

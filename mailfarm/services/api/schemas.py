@@ -1,0 +1,206 @@
+"""The JSON forms the API answers with, as JSON Schema (draft 2020-12), by name.
+
+The tests check every answer they get against these.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Schema = dict[str, Any]
+
+TEXT: Schema = {"type": "string"}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+FLAG: Schema = {"type": "boolean"}
+MOMENT: Schema = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00.000000Z"]}
+ID: Schema = {"type": "string", "pattern": "^[0-9a-z]{26}$", "examples": ["01kf7w2m9xq4t6z8b0c2d4e6f8"]}
+CURSOR: Schema = {**COUNT, "description": "The last change considered for this answer: give it as `after`."}
+
+
+def named(name: str) -> Schema:
+    """A reference to a schema by its name."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def maybe(schema: Schema) -> Schema:
+    """This, or null."""
+    if isinstance(schema.get("type"), str):
+        return {**schema, "type": [schema["type"], "null"]}
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def many(schema: Schema) -> Schema:
+    """A list of these."""
+    return {"type": "array", "items": schema}
+
+
+def thing(about: str = "", /, *, optional: tuple[str, ...] = (), more: bool = False, **members: Schema) -> Schema:
+    """An object with these members, all of them unless they are optional. A final ``_`` is dropped from names."""
+    names = {name.rstrip("_"): schema for name, schema in members.items()}
+    found: Schema = {"type": "object", "properties": names}
+    found["required"] = [name for name in names if name not in optional]
+    if not more:
+        found["additionalProperties"] = False
+    if about:
+        found["description"] = about
+    return found
+
+
+def joined(first: Schema, about: str, **members: Schema) -> Schema:
+    """``first`` with more members."""
+    second = thing(about, **members)
+    return {
+        **second,
+        "properties": {**first["properties"], **second["properties"]},
+        "required": [*first["required"], *second["required"]],
+    }
+
+
+_PERSON = thing("A name, perhaps empty, and an address, as a header gives them.", name=TEXT, address=TEXT)
+
+_SUMMARY = thing(
+    "What a list shows of a message. `sender` and `recipients` are the envelope's, the rest the headers'.",
+    id=ID,
+    mailbox=ID,
+    seq={**COUNT, "description": "The change number at which it was filed."},
+    received_at=MOMENT,
+    sender=TEXT,
+    recipients=many(TEXT),
+    from_=maybe(named("Person")),
+    to=many(named("Person")),
+    cc=many(named("Person")),
+    subject=TEXT,
+    snippet=TEXT,
+    message_id=TEXT,
+    size={**COUNT, "description": "Octets of the content as it was sent."},
+    attachments=COUNT,
+    seen=FLAG,
+    duplicate_of=maybe(ID),
+)
+
+_MAILBOX = thing(
+    "Where messages are kept.",
+    id=ID,
+    address=TEXT,
+    kind={"type": "string", "enum": ["sandbox", "disposable", "permanent"]},
+    cursor={**COUNT, "description": "The last change number given out."},
+    messages=COUNT,
+    unseen=COUNT,
+    created_at=MOMENT,
+    starts_at=MOMENT,
+    ends_at=maybe(MOMENT),
+    retention=maybe({**COUNT, "description": "Seconds a message is kept; null: as long as the mailbox."}),
+)
+
+_REFUSED = thing(
+    "A recipient or message that was refused, with the SMTP lines that led to it. Sampled, not durable.",
+    type={"const": "refused"},
+    id=ID,
+    account=TEXT,
+    at=MOMENT,
+    service=TEXT,
+    client=TEXT,
+    address=TEXT,
+    sender=TEXT,
+    code={"type": "integer"},
+    enhanced=TEXT,
+    text=TEXT,
+    lines=many(TEXT),
+)
+
+_PART = thing(
+    "A MIME part. `n` is its number in `/v1/messages/{id}/parts/{n}`.",
+    optional=("encoding",),
+    n=COUNT,
+    parent=maybe(COUNT),
+    content_type=TEXT,
+    charset=TEXT,
+    filename=TEXT,
+    disposition=TEXT,
+    content_id=TEXT,
+    encoding=TEXT,
+    size=maybe(COUNT),
+    attachment=FLAG,
+)
+
+_ENVELOPE = thing(
+    "Sender and recipients as SMTP said them.",
+    sender=TEXT,
+    recipients=many(thing(address=TEXT, notify=many(TEXT), orcpt=maybe(TEXT))),
+    body={"type": "string", "enum": ["7BIT", "8BITMIME", "BINARYMIME"]},
+    smtputf8=FLAG,
+    ret=maybe(TEXT),
+    envid=maybe(TEXT),
+)
+
+_ORIGIN = thing(
+    "Where the message came from.",
+    service=TEXT,
+    client=TEXT,
+    port=COUNT,
+    helo=TEXT,
+    protocol=TEXT,
+    tls=TEXT,
+    credential=TEXT,
+)
+
+_CHANGE = {"id": ID, "account": TEXT, "mailbox": ID, "seq": COUNT, "at": MOMENT}
+
+_PROBLEM = thing(
+    "A problem (RFC 9457). `type` is a page that says more.",
+    more=True,
+    type=TEXT,
+    title=TEXT,
+    status={"type": "integer", "minimum": 400, "maximum": 599},
+    detail=TEXT,
+)
+
+SCHEMAS: dict[str, Schema] = {
+    "Person": _PERSON,
+    "Summary": _SUMMARY,
+    "Mailbox": _MAILBOX,
+    "NewMailbox": joined(
+        _MAILBOX,
+        "A mailbox just made, with its own SMTP user and password. The password is shown this once.",
+        smtp=thing(user=TEXT, password=TEXT),
+    ),
+    "MailboxPage": thing(mailboxes=many(named("Mailbox")), next=maybe(ID)),
+    "MessagePage": thing(messages=many(named("Summary")), cursor=CURSOR, next=maybe(COUNT)),
+    "Message": joined(
+        _SUMMARY,
+        "A message with its texts, parts, links, codes, envelope and origin.",
+        reply_to=many(named("Person")),
+        date=maybe(TEXT),
+        text=TEXT,
+        html={**TEXT, "description": "As it came: never show it unsanitised."},
+        text_truncated=FLAG,
+        html_truncated=FLAG,
+        links=many(thing(url=TEXT, text=TEXT)),
+        codes=many(TEXT),
+        parts=many(named("Part")),
+        envelope=named("Envelope"),
+        origin=named("Origin"),
+        findings=many(TEXT),
+    ),
+    "Part": _PART,
+    "Envelope": _ENVELOPE,
+    "Origin": _ORIGIN,
+    "Headers": thing(headers=many({"type": "array", "items": TEXT, "minItems": 2, "maxItems": 2})),
+    "Changed": thing(changed=COUNT, cursor=CURSOR),
+    "Gone": thing(deleted=COUNT, cursor=CURSOR),
+    "Filed": thing(type={"const": "filed"}, message=named("Summary"), **_CHANGE),
+    "Seen": thing(type={"const": "seen"}, messages=many(ID), seen=FLAG, **_CHANGE),
+    "Deleted": thing(type={"const": "deleted"}, messages=many(ID), **_CHANGE),
+    "Expired": thing(type={"const": "expired"}, messages=many(ID), **_CHANGE),
+    "Event": {"oneOf": [named("Filed"), named("Seen"), named("Deleted"), named("Expired")]},
+    "EventPage": thing(events=many(named("Event")), cursor=CURSOR),
+    "Found": thing(messages=many(named("Summary")), cursor=CURSOR),
+    "Refused": _REFUSED,
+    "Refusals": thing(refusals=many(named("Refused"))),
+    "Health": thing(status={"type": "string", "enum": ["ok", "stopping"]}),
+    "Version": thing(name=TEXT, version=TEXT),
+    "ProblemKind": thing(type=TEXT, title=TEXT, status={"type": "integer"}, advice=TEXT),
+    "ProblemKinds": thing(problems=many(named("ProblemKind"))),
+    "OpenApi": thing("This document.", more=True, openapi=TEXT, info={"type": "object"}, paths={"type": "object"}),
+    "Problem": _PROBLEM,
+}

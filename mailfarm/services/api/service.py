@@ -1,0 +1,116 @@
+"""The service: the Site of the API, where it listens, and how it stops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.web.resource import IResource
+
+from mailfarm.ids import Ids
+from mailfarm.mailboxes.addresses import Domains
+from mailfarm.mailboxes.feed import Feeds, Spawn
+from mailfarm.net.hosts import Hosts
+from mailfarm.net.http import Status
+from mailfarm.ports import Bus, Database
+
+from .about import About
+from .access import Access
+from .announce import announcer
+from .content import Contents
+from .counting import Counts
+from .events import Events
+from .guard import guarded_site
+from .mailboxes import Mailboxes
+from .messages import Messages
+from .openapi import document
+from .refusals import RefusalLog, Refusals
+from .routes import Resource, operations
+from .site import Root, put_together
+from .slots import Slots
+from .sse import Streams
+from .static import Static
+from .wait import Waits
+
+RESOURCES: tuple[type[Resource], ...] = (About, Mailboxes, Messages, Contents, Events, Waits, Refusals)
+
+
+class Api:
+    """REST and the web inbox.
+
+    ``account`` is whose everything is where nobody signs in; None asks for a token. ``hosts`` are names besides the
+    loopback ones. ``websocket`` is mounted at ``/v1/events``; ``web`` is the folder of the inbox. ``random`` gives
+    random bytes (``os.urandom``), ``spawn`` runs a coroutine in the background. Calling ``feeds.look`` is others' job.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoints: Sequence[IStreamServerEndpoint],
+        database: Database,
+        bus: Bus,
+        feeds: Feeds,
+        spawn: Spawn,
+        ids: Ids,
+        domains: Domains,
+        random: Callable[[int], bytes],
+        account: str | None,
+        reactor: Any,
+        version: str,
+        hosts: Sequence[str] = (),
+        max_waits: int = 10_000,
+        grace: float = 5.0,
+        registry: CollectorRegistry | None = None,
+        status: Status | None = None,
+        websocket: IResource | None = None,
+        web: Path | None = None,
+    ) -> None:
+        self.listening: list[Any] = []
+        self._endpoints = endpoints
+        self._ports: list[IListeningPort] = []
+        self._reactor = reactor
+        self._grace = grace
+        self._slots = Slots(max_waits)
+        self._refusals = RefusalLog(bus)
+        counts = Counts(registry or CollectorRegistry())
+        access = Access(database, account)
+        announce = announcer(bus)
+        about = About(access, version, lambda: self._slots.stopping)
+        resources = (
+            about,
+            Mailboxes(access, database, announce, ids, domains, random),
+            Messages(access, database, announce, ids),
+            Contents(access, database, reactor),
+            Events(access, database, Streams(feeds, self._slots, counts, reactor)),
+            Waits(access, database, feeds, spawn, self._refusals, self._slots, counts, reactor),
+            Refusals(access, database, self._refusals),
+        )
+        self.document = about.document = document(operations(resources), version)
+        pages = {} if status is None else {b"/" + name: page for name, page in status.children.items()}
+        root = Root(
+            put_together(resources, counts, ids.new),
+            None if web is None else put_together((Static(web),), counts, ids.new),
+            websocket,
+            pages,
+        )
+        self.site = guarded_site(root, Hosts(hosts), lambda: self._slots.stopping, reactor)
+
+    async def start(self) -> None:
+        """Listen. Raises twisted's CannotListenError."""
+        await self._refusals.start()
+        for endpoint in self._endpoints:
+            port = await endpoint.listen(self.site)
+            self._ports.append(port)
+            self.listening.append(port.getHost())
+
+    async def stop(self) -> None:
+        """Listen no more, end waits and streams, let other requests finish within the grace, then close."""
+        for port in self._ports:
+            await port.stopListening()
+        self._ports.clear()
+        self._slots.stop()
+        await self.site.drain(self._grace)
+        self._refusals.stop()

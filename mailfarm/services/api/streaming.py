@@ -1,0 +1,84 @@
+"""Sending what is too large to hold: one chunk is read when the one before has left.
+
+The request's producer is told to pause when the client is slower than we are; a client that takes nothing at all for
+``STALLED`` seconds is given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.web.server import Request
+from zope.interface import implementer
+
+STALLED = 120.0
+
+Read = Callable[[int], Awaitable[bytes | None]]
+
+
+@implementer(IPushProducer)
+class Flow:
+    """A push producer that a coroutine asks whether it may go on."""
+
+    def __init__(self) -> None:
+        self._open: Deferred[None] | None = None
+        self.stopped = False
+        self.resumed: Callable[[], None] = lambda: None
+        """Called when more may be written."""
+
+    def pauseProducing(self) -> None:
+        if self._open is None:
+            self._open = Deferred()
+
+    def resumeProducing(self) -> None:
+        waiting, self._open = self._open, None
+        if waiting is not None and not waiting.called:
+            waiting.callback(None)
+            self.resumed()
+
+    def stopProducing(self) -> None:
+        self.stopped = True
+        self.resumeProducing()
+
+    @property
+    def paused(self) -> bool:
+        """Whether what was written has not left yet."""
+        return self._open is not None
+
+    async def clear(self, reactor: Any) -> None:
+        """Return when more may be written. Raises twisted's TimeoutError when that takes too long."""
+        if self._open is not None:
+            await self._open.addTimeout(STALLED, reactor)
+
+
+async def send(request: Request, reactor: Any, size: int, first: bytes, read: Read) -> None:
+    """Write ``first`` and then the chunks that ``read`` gives by number, ``size`` octets in all."""
+    request.setHeader("Content-Length", str(size))
+    flow = Flow()
+    request.registerProducer(flow, True)
+    try:
+        request.write(first)
+        left = size - len(first)
+        number = 0
+        # HEAD is answered with the headers alone
+        while left > 0 and request.method != b"HEAD":
+            await flow.clear(reactor)
+            chunk = await read(number)
+            if flow.stopped:
+                return
+            if not chunk:
+                # deleted while it was read: end the connection, so that nobody takes half for whole
+                request.loseConnection()
+                return
+            request.write(chunk)
+            left -= len(chunk)
+            number += 1
+    except Exception:
+        if flow.stopped:
+            return
+        raise
+    finally:
+        request.unregisterProducer()
