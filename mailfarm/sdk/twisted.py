@@ -31,6 +31,7 @@ from twisted.internet.error import (
 from twisted.internet.task import deferLater
 from twisted.web import client as web
 from twisted.web._newclient import ParseError, RequestNotSent, RequestTransmissionFailed, ResponseFailed
+from twisted.web.http_headers import Headers as Fields
 
 from .client import TIMEOUT, WAIT
 from .errors import CannotConnect, NoSuchMailbox
@@ -408,7 +409,7 @@ class TwistedFarm:
                 timer.cancel()
 
     async def _exchange(self, request: Request) -> Response:
-        fields: dict[bytes | str, bytes | str] = {**request.headers(self._token)}
+        fields = Fields({name: [value] for name, value in request.headers(self._token).items()})
         answer = await self._http.request(
             request.method,
             self.url + request.target,
