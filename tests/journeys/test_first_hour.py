@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import smtplib
 import ssl
 import subprocess
 import sys
+from collections.abc import Callable
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -18,13 +18,7 @@ from running import Running
 
 from mailfarm.sdk import Farm
 
-
-def component(name: str) -> str:
-    """The path of a program the journey needs. Missing is a failure in CI and a skip elsewhere."""
-    path = shutil.which(name)
-    if path is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is not installed")
-    return path
+Component = Callable[[str], Path]
 
 
 def a_mail(to: str, subject: str = "Your reset link", **headers: str) -> EmailMessage:
@@ -108,12 +102,11 @@ def test_mail_for_nobody_in_particular_is_in_the_default_mailbox(running: Runnin
     assert mail.recipients == ("stranger@nowhere.example",)
 
 
-def test_swaks(running: Running, client: Farm) -> None:
+def test_swaks(running: Running, client: Farm, component: Component) -> None:
     inbox = client.create_mailbox()
-    swaks = component("swaks")
     done = subprocess.run(
         [
-            *(swaks, "--server", "127.0.0.1", "--port", str(running.port("smtp", "capture"))),
+            *(component("swaks"), "--server", "127.0.0.1", "--port", str(running.port("smtp", "capture"))),
             *("--to", inbox.address, "--header", "Subject: from swaks", "--pipeline"),
         ],
         capture_output=True,
@@ -125,13 +118,8 @@ def test_swaks(running: Running, client: Farm) -> None:
     assert inbox.wait_for(subject="from swaks", timeout=5).from_ is not None
 
 
-NODE = Path(__file__).parents[2] / ".make" / "node"
-
-
-def test_nodemailer_with_its_defaults(running: Running, client: Farm) -> None:
-    node = component("node")
-    if not (NODE / "node_modules" / "nodemailer").is_dir():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("nodemailer is not installed; make test installs it")
+def test_nodemailer_with_its_defaults(running: Running, client: Farm, component: Component) -> None:
+    nodemailer = component("nodemailer")
     inbox = client.create_mailbox()
     script = """
         const mailer = require('nodemailer').createTransport({host: '127.0.0.1', port: Number(process.argv[1])});
@@ -141,8 +129,8 @@ def test_nodemailer_with_its_defaults(running: Running, client: Farm) -> None:
           .then(info => console.log(JSON.stringify(info.accepted)));
     """
     done = subprocess.run(
-        [node, "-e", script, str(running.port("smtp", "capture")), inbox.address],
-        cwd=NODE,
+        [component("node"), "-e", script, str(running.port("smtp", "capture")), inbox.address],
+        cwd=nodemailer.parents[1],
         capture_output=True,
         text=True,
         timeout=30,
