@@ -67,6 +67,10 @@ class AsyncMessage(MessageBase[AsyncAttachment]):
             self._raw = await self._farm._run(self._farm._verbs.octets(self.id, "raw"))
         return self._raw
 
+    async def read_part(self, n: int) -> bytes:
+        """The decoded octets of the part with this number, attachment or not. Raises NoSuchMessage."""
+        return await self._farm._run(self._farm._verbs.octets(self.id, f"parts/{n}"))
+
     async def mark_seen(self, seen: bool = True) -> None:
         """Mark it seen, or not seen. Raises NoSuchMessage."""
         self.summary = await self._farm._run(self._farm._verbs.mark_seen(self.id, seen))

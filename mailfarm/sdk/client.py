@@ -86,6 +86,10 @@ class Message(MessageBase[Attachment]):
             self._raw = self._farm._run(self._farm._verbs.octets(self.id, "raw"))
         return self._raw
 
+    def read_part(self, n: int) -> bytes:
+        """The decoded octets of the part with this number, attachment or not. Raises NoSuchMessage."""
+        return self._farm._run(self._farm._verbs.octets(self.id, f"parts/{n}"))
+
     def load(self) -> Message:
         """Fetch detail and headers now."""
         _ = self.detail, self.headers

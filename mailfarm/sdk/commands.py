@@ -1,10 +1,438 @@
-"""The client's verbs on the command line: ``send``, ``wait``, ``list`` and ``show``."""
+"""The client's verbs on the command line: ``send``, ``wait``, ``list`` and ``show``.
+
+They read MAILFARM_URL (default http://127.0.0.1:8025), MAILFARM_TOKEN or MAILFARM_TOKEN_FILE, and MAILFARM_SMTP
+(default smtp://127.0.0.1:1025). Exit codes: 0 done, 1 refused, failed or not found, 2 wrong usage, 3 cannot connect,
+4 a wait timed out. What goes wrong is said in one line on standard error; an SMTP refusal and a wait in vain take a
+few. What strangers wrote is shown with its control characters escaped; octets go out as they are only where the output
+is no terminal.
+"""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import json
+import os
+import secrets
+import smtplib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import parseaddr
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from . import sending
+from .errors import ApiError, CannotConnect, FarmError, NoSuchMessage, WaitTimeout
+from .plain import line, plain, plain_lines, quoted
+from .showing import body, message_form, print_message, print_table, write_octets
+from .values import form_of
+
+if TYPE_CHECKING:
+    from .client import Farm, Message
+
+URL: Final = "http://127.0.0.1:8025"
+MAILBOX: Final = "inbox@mailfarm.test"
+DONE, FAILED, USAGE, UNREACHABLE, TIMED_OUT = 0, 1, 2, 3, 4
+
+ENVIRONMENT: Final = """\
+environment:
+  MAILFARM_URL         the server (http://127.0.0.1:8025)
+  MAILFARM_TOKEN       its token, where it asks for one; MAILFARM_TOKEN_FILE names a file that holds it
+exit codes:
+  0 done · 1 failed, refused or not found · 2 wrong usage · 3 cannot connect · 4 timed out
+"""
+SEND: Final = """\
+Send a test mail through SMTP. Without options: one with text, HTML, a link, a one-time code and an attachment, to the
+default mailbox of a `mailfarm dev` on this machine.
+
+examples:
+  mailfarm send
+  mailfarm send --to alice@mailfarm.test --subject "Hello" --text "How are you?"
+  mailfarm send --html page.html --attach report.pdf
+  mailfarm send --eml saved.eml --to alice@mailfarm.test
+  mailfarm send --smtp smtps://127.0.0.1:1465 --insecure --user 01k… --password-file secret
+
+environment:
+  MAILFARM_SMTP        where to send to (smtp://127.0.0.1:1025)
+exit codes:
+  0 accepted · 1 refused by the server, in whole or in part · 2 wrong usage · 3 cannot connect
+"""
+WAIT: Final = f"""\
+Wait for a message and show it. A message that is there already answers at once; --new looks only at what comes from
+now on. Criteria are parts of the text, whatever the case; a full address must be equal.
+
+examples:
+  mailfarm wait --subject reset
+  mailfarm wait alice@mailfarm.test --from app@example.org --timeout 60
+  code=$(mailfarm wait --subject "Your code" --code)
+  curl "$(mailfarm wait --subject confirm --link confirm)"
+
+{ENVIRONMENT}"""
+LIST: Final = f"""\
+List the mailboxes, or the messages of one, the newest last.
+
+examples:
+  mailfarm list
+  mailfarm list inbox@mailfarm.test --unseen
+  mailfarm list alice@mailfarm.test --subject reset --limit 5 --json
+
+{ENVIRONMENT}"""
+SHOW: Final = f"""\
+Show a message: by id, or the latest one of a mailbox.
+
+examples:
+  mailfarm show latest
+  mailfarm show latest --mailbox alice@mailfarm.test --html > page.html
+  mailfarm show 01kf7w2m9xq4t6z8b0c2d4e6f8 --headers
+  mailfarm show latest --part 3 > report.pdf
+
+{ENVIRONMENT}"""
 
 
 def add_parsers(subparsers: argparse._SubParsersAction[Any]) -> None:
     """Add a parser for each verb; each sets ``run``, a callable from the parsed arguments to the exit code."""
+    _send_parser(_parser(subparsers, "send", "send a test mail", SEND, _send))
+    _wait_parser(_parser(subparsers, "wait", "wait for a message and show it", WAIT, _wait))
+    _list_parser(_parser(subparsers, "list", "list mailboxes, or the messages of one", LIST, _list))
+    _show_parser(_parser(subparsers, "show", "show a message", SHOW, _show))
+
+
+def _parser(
+    subparsers: argparse._SubParsersAction[Any],
+    word: str,
+    help: str,
+    description: str,
+    work: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        word, help=help, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(run=_guarded(word, work))
+    return parser
+
+
+def _guarded(word: str, work: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """``work`` with its errors told and made exit codes."""
+
+    def run(args: argparse.Namespace) -> int:
+        try:
+            return work(args)
+        except WaitTimeout as error:
+            return _tell(word, str(error), TIMED_OUT)
+        except CannotConnect as error:
+            return _tell(word, f"{error}; or set MAILFARM_URL", UNREACHABLE)
+        except (FarmError, sending.Unusable) as error:
+            usage = isinstance(error, sending.Unusable) or (isinstance(error, ApiError) and error.status == 400)
+            return _tell(word, str(error), USAGE if usage else FAILED)
+
+    return run
+
+
+def _tell(word: str, text: str, code: int) -> int:
+    print(f"mailfarm {word}: {plain_lines(text)}", file=sys.stderr)
+    return code
+
+
+# send
+
+
+def _send_parser(parser: argparse.ArgumentParser) -> None:
+    mail = parser.add_argument_group("the mail")
+    mail.add_argument("--to", action="append", metavar="ADDRESS", help=f"a recipient; may be repeated ({MAILBOX})")
+    mail.add_argument(
+        "--from", dest="from_", default="Example App <app@example.org>", metavar="ADDRESS", help="the sender"
+    )
+    mail.add_argument("--subject", default="Reset your password", help="the subject")
+    mail.add_argument("--text", metavar="TEXT", help="the text; @FILE reads it from a file")
+    mail.add_argument("--html", metavar="FILE", type=Path, help="a file with the HTML")
+    mail.add_argument(
+        "--attach", metavar="FILE", type=Path, action="append", default=[], help="attach a file; may be repeated"
+    )
+    mail.add_argument("--eml", metavar="FILE", type=Path, help="send this file as it is instead")
+    mail.add_argument("--count", type=_positive, default=1, metavar="N", help="send so many")
+    where = parser.add_argument_group("the server")
+    where.add_argument("--smtp", metavar="URL", help="smtp://, smtp+starttls:// or smtps:// with host and port")
+    where.add_argument("--host", help="its host only")
+    where.add_argument("--port", type=int, help="its port only")
+    where.add_argument("--user", help="sign in as this user")
+    where.add_argument("--password-file", metavar="FILE", type=Path, help="a file that holds the password")
+    where.add_argument("--insecure", action="store_true", help="trust any certificate, such as the one dev makes")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a mail")
+
+
+def _send(args: argparse.Namespace) -> int:
+    where = _where(args)
+    to = args.to or [MAILBOX]
+    try:
+        smtp = sending.connect(where)
+    except smtplib.SMTPException as error:
+        return _tell("send", f"{where} refuses: {'; '.join(map(line, sending.refusal_lines(error)))}", FAILED)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return _tell(
+            "send", f"cannot connect to {where} ({reason}): is `mailfarm dev` running? or set MAILFARM_SMTP", 3
+        )
+    failed = 0
+    with smtp:
+        for number in range(1, args.count + 1):
+            refused = _send_one(smtp, args, to, number)
+            failed += bool(refused)
+            for said in refused:
+                _tell("send", f"refused: {said}", FAILED)
+    if failed and args.count > 1:
+        _tell("send", f"{failed} of {args.count} mails were refused", FAILED)
+    return FAILED if failed else DONE
+
+
+def _send_one(smtp: smtplib.SMTP, args: argparse.Namespace, to: Sequence[str], number: int) -> list[str]:
+    """Send one mail, say so, and return what was refused of it."""
+    subject = args.subject if args.count == 1 else f"{args.subject} ({number} of {args.count})"
+    refused: dict[str, tuple[int, bytes]] = {}
+    said: list[str] = []
+    message_id = ""
+    try:
+        if args.eml is not None:
+            sender = parseaddr(args.from_)[1]
+            content = sending.with_crlf(sending.read(args.eml))
+            refused = smtp.sendmail(sender, [parseaddr(each)[1] for each in to], content)
+            subject = args.eml.name
+        else:
+            mail = sending.compose(
+                to=to,
+                from_=args.from_,
+                subject=subject,
+                text=_text(args.text),
+                html=None if args.html is None else sending.read_text(args.html),
+                attach=args.attach,
+                code=f"{secrets.randbelow(1_000_000):06d}",
+                now=datetime.now(UTC),
+                number=number,
+            )
+            message_id = str(mail["Message-ID"])
+            refused = smtp.send_message(mail)
+    except smtplib.SMTPException as error:
+        said = sending.refusal_lines(error)
+    except UnicodeEncodeError:
+        raise sending.Unusable("the server does not take addresses outside ASCII (SMTPUTF8)") from None
+    except OSError as error:
+        said = [f"the connection was lost: {error.strerror or error}"]
+    else:
+        said = [f"{address}: {sending.reply(*answer)}" for address, answer in refused.items()]
+    accepted = [each for each in to if parseaddr(each)[1] not in refused] if not said or refused else []
+    if args.json:
+        print(json.dumps({"message_id": message_id, "subject": subject, "accepted": accepted, "refused": said}))
+    elif accepted:
+        print(f"sent {quoted(subject)} to {line(', '.join(accepted))}")
+    return said
+
+
+def _where(args: argparse.Namespace) -> sending.Server:
+    where = sending.server(args.smtp or os.environ.get("MAILFARM_SMTP") or sending.CAPTURE)
+    if args.host:
+        where = replace(where, host=args.host)
+    if args.port:
+        where = replace(where, port=args.port)
+    if args.user:
+        where = replace(where, user=args.user)
+    if args.password_file:
+        where = replace(where, password=sending.read_text(args.password_file).rstrip("\r\n"))
+    if where.user and not where.password:
+        raise sending.Unusable("--user needs --password-file")
+    return replace(where, verify=not args.insecure)
+
+
+def _text(given: str | None) -> str | None:
+    return sending.read_text(Path(given[1:])) if given is not None and given.startswith("@") else given
+
+
+# wait
+
+
+def _criteria(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("criteria")
+    group.add_argument("--from", dest="from_", default="", metavar="TEXT", help="a sender's address, or part of it")
+    group.add_argument("--to", default="", metavar="TEXT", help="a recipient's address, or part of it")
+    group.add_argument("--subject", default="", metavar="TEXT", help="part of the subject")
+    group.add_argument("--contains", default="", metavar="TEXT", help="part of the subject or the text")
+
+
+def _wait_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("mailbox", nargs="?", default=MAILBOX, help=f"its address or id ({MAILBOX})")
+    _criteria(parser)
+    parser.add_argument("--timeout", type=_span, default=30.0, metavar="SECONDS", help="give up after so long (30)")
+    parser.add_argument("--count", type=_positive, default=1, metavar="N", help="wait for so many (1)")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--new", action="store_true", help="only messages that come from now on")
+    start.add_argument("--after", type=int, default=0, metavar="SEQ", help="only messages after this change number")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--link", nargs="?", const="", metavar="WORD", help="print only the link that contains WORD")
+    output.add_argument("--code", action="store_true", help="print only the one-time code")
+    output.add_argument("--id", action="store_true", help="print only the id")
+    output.add_argument("--json", action="store_true", help="print one JSON object: messages and cursor")
+
+
+def _wait(args: argparse.Namespace) -> int:
+    with _farm() as farm:
+        inbox = farm.mailbox(args.mailbox)
+        found = inbox.wait_for_all(
+            args.count,
+            from_=args.from_,
+            to=args.to,
+            subject=args.subject,
+            contains=args.contains,
+            timeout=args.timeout,
+            after=inbox.state.cursor if args.new else args.after,
+        )
+        if args.json:
+            print(json.dumps({"messages": [message_form(mail) for mail in found], "cursor": found[-1].seq}))
+            return DONE
+        for number, mail in enumerate(found):
+            if args.link is not None:
+                print(plain(mail.link(args.link)))
+            elif args.code:
+                print(plain(mail.code()))
+            elif args.id:
+                print(mail.id)
+            else:
+                print("\n" if number else "", end="")
+                print_message(mail)
+    return DONE
+
+
+# list
+
+
+def _list_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("mailbox", nargs="?", help="its address or id; without it the mailboxes are listed")
+    _criteria(parser)
+    seen = parser.add_mutually_exclusive_group()
+    seen.add_argument("--seen", dest="seen", action="store_true", default=None, help="only those seen")
+    seen.add_argument("--unseen", dest="seen", action="store_false", help="only those not seen")
+    parser.add_argument("--limit", type=_positive, default=50, metavar="N", help="at most so many, the newest (50)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _list(args: argparse.Namespace) -> int:
+    with _farm() as farm:
+        if args.mailbox is None:
+            if args.from_ or args.to or args.subject or args.contains or args.seen is not None:
+                raise sending.Unusable(f"criteria are for messages: name a mailbox, such as {MAILBOX}")
+            return _list_mailboxes(farm, args.json)
+        inbox = farm.mailbox(args.mailbox)
+        found = inbox.messages(
+            from_=args.from_,
+            to=args.to,
+            subject=args.subject,
+            contains=args.contains,
+            seen=args.seen,
+            order="desc",
+            limit=args.limit,
+        )
+    found.reverse()
+    if args.json:
+        print(json.dumps({"messages": [form_of(mail.summary) for mail in found]}))
+        return DONE
+    rows = [
+        (
+            mail.id,
+            mail.received_at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+            " " if mail.seen else "*",
+            line(str(mail.from_ or mail.sender or "<>"), 36),
+            line(mail.subject, 60) + (f"  [{mail.summary.attachments}]" if mail.summary.attachments else ""),
+        )
+        for mail in found
+    ]
+    print_table(("ID", "RECEIVED", " ", "FROM", "SUBJECT"), rows, f"no messages in {inbox.address}")
+    return DONE
+
+
+def _list_mailboxes(farm: Farm, as_json: bool) -> int:
+    inboxes = farm.mailboxes()
+    if as_json:
+        print(json.dumps({"mailboxes": [form_of(inbox.state) for inbox in inboxes]}))
+        return DONE
+    rows = [
+        (inbox.id, str(inbox.state.messages), str(inbox.state.unseen), inbox.state.kind, line(inbox.address))
+        for inbox in inboxes
+    ]
+    print_table(("ID", "MESSAGES", "UNSEEN", "KIND", "ADDRESS"), rows, "no mailboxes")
+    return DONE
+
+
+# show
+
+
+def _show_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("message", help="its id, or: latest")
+    parser.add_argument("--mailbox", default=MAILBOX, help=f"where to look for the latest ({MAILBOX})")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--text", action="store_true", help="only the text")
+    what.add_argument("--html", action="store_true", help="only the HTML, as its sender wrote it")
+    what.add_argument("--headers", action="store_true", help="only the header fields")
+    what.add_argument("--raw", action="store_true", help="the octets as they were sent, with the trace header")
+    what.add_argument("--part", type=int, metavar="N", help="the octets of a part, decoded")
+    what.add_argument("--json", action="store_true", help="everything as one JSON object")
+
+
+def _show(args: argparse.Namespace) -> int:
+    with _farm() as farm:
+        mail = _the_message(farm, args)
+        if args.json:
+            print(json.dumps(message_form(mail)))
+        elif args.raw:
+            write_octets(mail.raw)
+        elif args.part is not None:
+            write_octets(mail.read_part(args.part))
+        elif args.headers:
+            for name, value in mail.headers.fields:
+                print(f"{plain(name)}: {plain_lines(value)}")
+        elif args.html:
+            print(body(mail.html))
+        elif args.text:
+            print(body(mail.text))
+        else:
+            print_message(mail)
+    return DONE
+
+
+def _the_message(farm: Farm, args: argparse.Namespace) -> Message:
+    if args.message != "latest":
+        return farm.message(args.message)
+    inbox = farm.mailbox(args.mailbox)
+    for mail in inbox.messages(order="desc", limit=1):
+        return mail
+    raise NoSuchMessage(
+        f"{inbox.address} is empty; send one with: mailfarm send --to {inbox.address}", status=404, problem={}
+    )
+
+
+# What all of them use
+
+
+def _farm() -> Farm:
+    from .client import Farm  # late: --help needs no HTTP
+
+    token = os.environ.get("MAILFARM_TOKEN")
+    if path := os.environ.get("MAILFARM_TOKEN_FILE"):
+        token = sending.read_text(Path(path)).strip()
+    try:
+        return Farm(os.environ.get("MAILFARM_URL") or URL, token)
+    except ValueError as error:
+        raise sending.Unusable(f"MAILFARM_URL: {error}") from None
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
+    return int(text)
+
+
+def _span(text: str) -> float:
+    try:
+        span = float(text)
+    except ValueError:
+        span = -1.0
+    if not 0 <= span < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return span

@@ -89,6 +89,10 @@ class TwistedMessage(MessageBase[TwistedAttachment]):
         """The bytes as they were sent, with the server's Received header on top; after that ``raw`` has them too."""
         return Deferred.fromCoroutine(self._read_raw())
 
+    def read_part(self, n: int) -> Deferred[bytes]:
+        """The decoded octets of the part with this number, attachment or not. Fails with NoSuchMessage."""
+        return self._farm._do(self._farm._verbs.octets(self.id, f"parts/{n}"))
+
     def mark_seen(self, seen: bool = True) -> Deferred[None]:
         """Mark it seen, or not seen. Fails with NoSuchMessage."""
         return Deferred.fromCoroutine(self._mark_seen(seen))

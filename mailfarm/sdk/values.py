@@ -7,8 +7,8 @@ server may add are passed over, optional members an older one may lack have a de
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from .plain import line, quoted
@@ -28,6 +28,19 @@ def moment_or_none(text: str | None) -> datetime | None:
         return None if not text else moment(text)
     except ValueError:
         return None
+
+
+def form_of(value: Any) -> Any:
+    """A value of this module as the JSON it came from: the inverse of each ``of``."""
+    if isinstance(value, Link):
+        return {"url": value.url, "text": value.text}
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name.rstrip("_"): form_of(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, tuple | list):
+        return [form_of(each) for each in value]
+    return value
 
 
 @dataclass(frozen=True, slots=True)
