@@ -1,0 +1,1 @@
+"""What the RFCs say about mail itself. Pure: no I/O, no clock."""

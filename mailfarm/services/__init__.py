@@ -1,0 +1,1 @@
+"""What listens or loops: one module a service, under its word."""
