@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import tempfile
 import time
 from hashlib import sha256
@@ -68,10 +69,11 @@ class Meter:
         cpu = time.process_time() - self._cpu
         waits = sorted(self._waits)
         n = len(waits)
+        jobs, groups = self._engine.jobs - self._jobs, self._engine.groups - self._groups
+        middle, most = waits[n // 2] * 1e3, waits[n * 99 // 100] * 1e3
         print(
-            f"{self._name:24} {n / took:8.0f}/s   p50 {waits[n // 2] * 1e3:6.1f} ms   p99 {waits[n * 99 // 100] * 1e3:6.1f} ms"
-            f"   max {waits[-1] * 1e3:6.1f} ms   {(self._engine.jobs - self._jobs) / max(1, self._engine.groups - self._groups):5.1f} jobs a commit"
-            f"   {cpu / n * 1e6:5.0f} us CPU each",
+            f"{self._name:24} {n / took:8.0f}/s   p50 {middle:6.1f} ms  p99 {most:6.1f} ms  max {waits[-1] * 1e3:6.1f}"
+            f" ms  {jobs / max(1, groups):5.1f} jobs a commit   {cpu / n * 1e6:5.0f} us CPU each",
             flush=True,
         )
 
@@ -100,9 +102,37 @@ async def work(queue: Queue, database: Database, total: int) -> None:
             await tx.insert("filed", ["spool", "filed_at"], [(a.spooled.id, tx.now) for a in attempts], ignore=True)
             await tx.insert(
                 "content",
-                ["id", "account", "size", "sha256", "trace", "envelope", "origin", "head", "parts", "body", "html", "visible", "stored_at"],
                 [
-                    (s.id, "account", s.content.size, s.sha256, s.trace, "{}" * 50, "{}" * 50, "{}" * 50, "{}", "", "", "", tx.now)
+                    "id",
+                    "account",
+                    "size",
+                    "sha256",
+                    "trace",
+                    "envelope",
+                    "origin",
+                    "head",
+                    "parts",
+                    "body",
+                    "html",
+                    "visible",
+                    "stored_at",
+                ],
+                [
+                    (
+                        s.id,
+                        "account",
+                        s.content.size,
+                        s.sha256,
+                        s.trace,
+                        "{}" * 50,
+                        "{}" * 50,
+                        "{}" * 50,
+                        "{}",
+                        "",
+                        "",
+                        "",
+                        tx.now,
+                    )
                     for s in [a.spooled for a in attempts]
                 ],
             )
@@ -132,7 +162,7 @@ async def main(options: argparse.Namespace) -> None:
         await tx.execute("INSERT INTO account VALUES ('account', 'bench', 0)")
 
     await database.unit(account)
-    for round in range(options.rounds):
+    for _ in range(options.rounds):
         mails = [mail(options.size) for _ in range(options.messages)]
         meter = Meter(engine, "put")
         await put_all(queue, mails, options.flight, meter)
@@ -151,9 +181,7 @@ async def main(options: argparse.Namespace) -> None:
     log = folder / "bench.sqlite-wal"
     print(f"log {log.stat().st_size >> 20} MiB, database {engine.path.stat().st_size >> 20} MiB")
     await engine.close()
-    for file in folder.iterdir():
-        file.unlink()
-    folder.rmdir()
+    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

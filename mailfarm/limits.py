@@ -11,7 +11,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """``count`` units per ``period`` seconds, all of which may come at once."""
+    """``count`` units per ``period`` seconds, all of which may come at once.
+
+    A unit is given back every ``period / count`` seconds. So a span of ``s`` seconds sees at most
+    ``count * (1 + s / period)`` units: the burst, and what was given back meanwhile.
+    """
 
     count: int
     period: float
@@ -26,12 +30,18 @@ def gcra(tat: float, now: float, limit: Limit, cost: int = 1) -> tuple[float, fl
 
     Returns (wait, new tat): a wait of 0 means allowed and the new tat is to be kept; otherwise nothing is charged, the
     tat is unchanged and the wait is the seconds until the same charge would be allowed (infinite if it never would).
-    A cost of 0 asks whether one unit would be allowed and charges nothing.
+    A cost of 0 asks whether one unit would be allowed and charges nothing. Raises ValueError for a cost below 0.
     """
+    if cost < 0:
+        raise ValueError("a cost below 0 would give units back")
+    units = cost or 1
+    if units > limit.count:
+        return float("inf"), tat
     step = limit.period / limit.count
-    start = tat if tat > now else now
-    after = start + step * (cost or 1)
-    wait = after - limit.period - now
-    if wait > 1e-9:
-        return (wait if (cost or 1) <= limit.count else float("inf")), tat
-    return 0.0, (after if cost else tat)
+    debt = tat - now if tat > now else 0.0
+    wait = debt + step * units - limit.period
+    # Seconds since 1970 have steps of a quarter of a microsecond in a float, and each unit charged alone is rounded to
+    # one. That much is forgiven, and a thousandth of a step; it stays charged, so it never adds up.
+    if wait > step * 1e-3 + limit.count * (now + debt) * 2.3e-16:
+        return wait, tat
+    return 0.0, (now + debt + step * cost if cost else tat)

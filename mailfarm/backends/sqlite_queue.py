@@ -123,6 +123,8 @@ class Queue:
 
     async def _put(self, spooled: Spooled) -> None:
         size = spooled.content.size
+        if not self._begun:
+            await self._write(lambda _: None)  # behind the job that counts what is there from before
         self._check_backlog(size)
         form = to_form(spooled)
         if size > CHUNK:

@@ -1,0 +1,237 @@
+"""What every implementation of the Database port keeps.
+
+A subclass gives ``open_store(folder)``: an object with ``database``, ``await restart()`` and ``await close()``. The
+schema is mailfarm's own; the tests use ``account`` and ``filed`` of it, and SQL that every engine shares.
+"""
+
+from __future__ import annotations
+
+import pytest
+import pytest_twisted
+from spooled_samples import clock, soon
+from twisted.internet.defer import Deferred, gatherResults
+
+
+def start(work):
+    async def wait():
+        return await work
+
+    return Deferred.fromCoroutine(wait())
+
+
+async def count(tx):
+    return (await tx.row("SELECT count(*) FROM filed"))[0]
+
+
+def file(*spools):
+    async def work(tx):
+        return await tx.insert("filed", ["spool", "filed_at"], [(spool, tx.now) for spool in spools])
+
+    return work
+
+
+class DatabaseContract:
+    async def open_store(self, folder):
+        raise NotImplementedError
+
+    @pytest_twisted.async_yield_fixture
+    async def store(self, tmp_path):
+        store = await self.open_store(tmp_path)
+        yield store
+        await store.close()
+
+    @pytest.fixture
+    def database(self, store):
+        return store.database
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_unit_returns_its_result_and_is_read_afterwards(self, database):
+        assert await database.unit(file("a", "b")) == 2
+        assert await database.read(count) == 2
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_unit_that_raises_leaves_nothing_and_raises_the_same(self, database):
+        error = LookupError("no such thing")
+
+        async def work(tx):
+            await file("a")(tx)
+            raise error
+
+        with pytest.raises(LookupError) as caught:
+            await database.unit(work)
+        assert caught.value is error
+        assert await database.read(count) == 0
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_read_that_raises_raises_the_same(self, database):
+        async def work(tx):
+            raise LookupError("no such thing")
+
+        with pytest.raises(LookupError, match="no such thing"):
+            await database.read(work)
+        assert await database.read(count) == 0
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_unit_sees_its_own_changes(self, database):
+        async def work(tx):
+            await file("a")(tx)
+            return await count(tx)
+
+        assert await database.unit(work) == 1
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_failing_unit_does_not_touch_its_neighbours(self, database):
+        async def bad(tx):
+            await file("bad")(tx)
+            raise ValueError("bad")
+
+        works = [start(database.unit(bad if n % 3 == 1 else file(str(n)))) for n in range(30)]
+        failed = 0
+        for work in works:
+            try:
+                await work
+            except ValueError:
+                failed += 1
+        assert failed == 10
+        assert await database.read(count) == 20
+
+    @pytest_twisted.ensureDeferred
+    async def test_units_do_not_run_into_each_other(self, database):
+        async def work(tx):
+            row = await tx.row("SELECT filed_at FROM filed WHERE spool = ?", ("counter",))
+            return await tx.execute("UPDATE filed SET filed_at = ? WHERE spool = ?", (row[0] + 1, "counter"))
+
+        async def begin(tx):
+            await tx.insert("filed", ["spool", "filed_at"], [("counter", 0)])
+
+        async def end(tx):
+            return await tx.row("SELECT filed_at FROM filed WHERE spool = ?", ("counter",))
+
+        await database.unit(begin)
+        # where writers are not one at a time this is what a unit run again is for
+        await soon(gatherResults([start(database.unit(work)) for _ in range(100)]))
+        assert await database.read(end) == (100,)
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_read_cannot_write(self, database):
+        with pytest.raises(Exception, match=r".+"):
+            await database.read(file("a"))
+        assert await database.read(count) == 0
+        assert await database.unit(file("a")) == 1
+
+    @pytest_twisted.ensureDeferred
+    async def test_rows_row_and_execute(self, database):
+        await database.unit(file("a", "b", "c"))
+
+        async def work(tx):
+            assert [tuple(r) for r in await tx.rows("SELECT spool FROM filed ORDER BY spool DESC")] == [
+                ("c",),
+                ("b",),
+                ("a",),
+            ]
+            assert tuple(await tx.row("SELECT spool FROM filed ORDER BY spool")) == ("a",)
+            assert await tx.row("SELECT spool FROM filed WHERE spool = ?", ("x",)) is None
+            assert list(await tx.rows("SELECT spool FROM filed WHERE spool = ?", ("x",))) == []
+            assert await tx.execute("UPDATE filed SET filed_at = 7 WHERE spool <> ?", ("a",)) == 2
+            assert await tx.execute("DELETE FROM filed WHERE spool = ?", ("x",)) == 0
+            deleted = await tx.rows("DELETE FROM filed WHERE filed_at = ? RETURNING spool", (7,))
+            assert sorted(r[0] for r in deleted) == ["b", "c"]
+            return await count(tx)
+
+        assert await database.unit(work) == 1
+
+    @pytest.mark.parametrize("many", [0, 1, 2, 127, 128, 129, 1000, 2500])
+    @pytest_twisted.ensureDeferred
+    async def test_insert_takes_any_number_of_rows(self, database, many):
+        assert await database.unit(file(*[str(n) for n in range(many)])) == many
+        assert await database.read(count) == many
+
+    @pytest_twisted.ensureDeferred
+    async def test_insert_passes_over_what_is_there_if_told_so(self, database):
+        await database.unit(file("1", "5"))
+
+        async def work(tx):
+            rows = [(str(n), tx.now) for n in (*range(10), 3)]
+            return await tx.insert("filed", ["spool", "filed_at"], rows, ignore=True)
+
+        assert await database.unit(work) == 8
+        assert await database.read(count) == 10
+
+    @pytest_twisted.ensureDeferred
+    async def test_insert_of_what_is_there_fails_whole(self, database):
+        await database.unit(file("5"))
+        with pytest.raises(Exception, match=r".+"):
+            await database.unit(file(*[str(n) for n in range(300)]))
+        assert await database.read(count) == 1
+
+    @pytest_twisted.ensureDeferred
+    async def test_values_come_back_as_they_were(self, database):
+        big = 2**62
+        values = ("id", "bytes", b"\x00\xff" * 500, "çağrı 🐘 '; drop table token; --", big, None)
+
+        async def work(tx):
+            await tx.insert("account", ["id", "name", "created_at"], [("a", "bytes", 1)])
+            columns = ["id", "account", "name", "secret_sha256", "scopes", "created_at", "expires_at"]
+            await tx.insert("token", columns, [("id", "a", "bytes", values[2], values[3], big, None)])
+            return await tx.row("SELECT id, name, secret_sha256, scopes, created_at, expires_at FROM token")
+
+        assert tuple(await database.unit(work)) == values
+
+    @pytest_twisted.ensureDeferred
+    async def test_foreign_keys_hold(self, database):
+        async def orphan(tx):
+            columns = ["id", "account", "name", "secret_sha256", "scopes", "created_at"]
+            await tx.insert("token", columns, [("id", "nobody", "x", b"", "", 1)])
+
+        with pytest.raises(Exception, match=r".+"):
+            await database.unit(orphan)
+
+    @pytest_twisted.ensureDeferred
+    async def test_now_is_one_moment_of_the_databases_clock(self, database):
+        async def work(tx):
+            first = tx.now
+            await count(tx)
+            return first, tx.now
+
+        before = clock()
+        first, second = await database.unit(work)
+        assert first == second
+        # a database on another machine may have another idea of the time, but not by an hour
+        assert abs(first - before) < 3_600_000_000
+        again, _ = await database.read(work)
+        assert again >= first
+
+    @pytest_twisted.ensureDeferred
+    async def test_lock_takes_any_ids(self, database):
+        async def work(tx):
+            await tx.lock("mailbox", [])
+            await tx.lock("mailbox", ["nobody", "nothing"])
+            return await count(tx)
+
+        assert await database.unit(work) == 0
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_tx_ends_with_its_unit(self, database):
+        kept = []
+
+        async def work(tx):
+            kept.append(tx)
+
+        await database.unit(work)
+        with pytest.raises(Exception, match=r".+"):
+            await kept[0].execute("DELETE FROM filed")
+
+    @pytest_twisted.ensureDeferred
+    async def test_many_reads_and_units_at_once(self, database):
+        units = [start(database.unit(file(f"{n}"))) for n in range(50)]
+        reads = [start(database.read(count)) for _ in range(100)]
+        await soon(gatherResults(units))
+        assert all(0 <= n <= 50 for n in await soon(gatherResults(reads)))
+        assert await database.read(count) == 50
+
+    @pytest_twisted.ensureDeferred
+    async def test_everything_is_there_after_a_restart(self, store):
+        await store.database.unit(file("a", "b"))
+        await store.restart()
+        assert await store.database.read(count) == 2
+        assert await store.database.unit(file("c")) == 1
