@@ -39,7 +39,9 @@ class Listener:
         if factory.implicit_tls:
             if factory.tls is None:
                 raise ConfigurationError([f"{setting}: implicit TLS needs a certificate"])
-            self._outermost = TLSMemoryBIOFactory(factory.tls, False, factory, factory.reactor)
+            tls: Any = factory.tls
+            inner: Any = factory
+            self._outermost = TLSMemoryBIOFactory(tls, False, inner, factory.reactor)
         networks = tuple(proxy_from)
         if networks:
             self._proxy = ProxyFactory(self._outermost, networks, factory.reactor, v1=proxy_v1)

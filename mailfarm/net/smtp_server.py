@@ -22,7 +22,7 @@ The replies to a pipelined batch leave in one write (RFC 2920 §3.2), also when 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Any, Final
@@ -66,6 +66,10 @@ class Caps:
     unread: float = 180.0
     decision: float = 240.0
     leave: float = 10.0
+
+    def with_sessions(self, most: int) -> Caps:
+        """The same with another cap on sessions."""
+        return replace(self, max_sessions=most)
 
 
 class SMTPFactory(ServerFactory):

@@ -11,7 +11,9 @@ from collections.abc import Awaitable
 from typing import Protocol
 
 from mailfarm.mail.envelope import Envelope
+from mailfarm.mail.received import protocol_name
 from mailfarm.mail.reply import Reply
+from mailfarm.ports import Origin
 from mailfarm.smtp.requests import Auth, Discarded, Hello, Mail, Rcpt
 
 from .content import SpillContent
@@ -74,3 +76,12 @@ class Session(Protocol):
 
     def lost(self) -> None:
         """The connection is gone. A decision under way still ends, its answer goes nowhere."""
+
+
+def origin_of(connection: Connection, service: str, *, credential: str = "", smtputf8: bool = False) -> Origin:
+    """Where this transaction comes from. ``credential`` is the id of the one that AUTH proved, or empty."""
+    tls = connection.tls
+    protocol = protocol_name(
+        esmtp=connection.extended, tls=bool(tls), authenticated=bool(credential), smtputf8=smtputf8
+    )
+    return Origin(service, connection.client, connection.port, connection.helo, protocol, tls, credential)

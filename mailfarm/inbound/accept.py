@@ -1,0 +1,97 @@
+"""Taking responsibility: content that is complete becomes a queue entry, and only then is 250 said.
+
+RFC 5321 §6.1: with 250 after the final dot the mail is ours, and neither a crash nor a shortage that could be foreseen
+may lose it. So the queue confirms first. What it does not confirm is answered with 4yz; the client sends it again, and
+if it had been stored all the same it comes twice (RFC 1047), which the spool id cannot know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from mailfarm.errors import QueueFull
+from mailfarm.ids import Ids
+from mailfarm.mail.envelope import Envelope
+from mailfarm.mail.received import received
+from mailfarm.mail.reply import Reply
+from mailfarm.ports import Content, Origin, Queue, Spooled
+
+NO_ROOM = Reply(452, "4.3.1", "There is no room for this message now; try again later")
+UNCONFIRMED = Reply(451, "4.3.0", "The message could not be stored safely; send it again later")
+NOT_NOW = Reply(451, "4.3.0", "Mail cannot be stored now; try again later")
+
+
+class HashedContent(Content, Protocol):
+    """Content that knows its SHA-256, 32 octets."""
+
+    @property
+    def sha256(self) -> bytes: ...
+
+
+class Accept:
+    """The last step of a transaction, for one service.
+
+    ``hostname`` is ours, for the trace header; ``clock`` gives microseconds; ``trouble`` is told what the client is
+    not: which error stood behind a 4yz. Raises ValueError for a host name that cannot stand in a header.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        ids: Ids,
+        clock: Callable[[], int],
+        hostname: str,
+        trouble: Callable[[str, Exception], None],
+    ) -> None:
+        self._queue = queue
+        self._ids = ids
+        self._clock = clock
+        self._hostname = hostname
+        self._trouble = trouble
+        # a name that cannot stand in a header is found now, not with the first mail
+        received(helo="", client="", by=hostname, protocol="ESMTP", id="0", now=0)
+
+    async def room(self, size: int) -> Reply | None:
+        """Before content comes: None if ``size`` octets (0: unknown) would find room, else what to say."""
+        try:
+            await self._queue.admit(size)
+        except QueueFull as error:
+            self._trouble("mail is refused before its content", error)
+            return NO_ROOM
+        except Exception as error:
+            self._trouble("mail is refused before its content", error)
+            return NOT_NOW
+        return None
+
+    async def take(
+        self, envelope: Envelope, content: HashedContent, origin: Origin, account: str, mailboxes: Sequence[str]
+    ) -> Reply:
+        """Put the mail into the queue; ``mailboxes`` are those of the envelope's recipients, in order.
+
+        250 only when the queue has confirmed. ``content`` is closed, whatever happens. Raises nothing.
+        """
+        id = self._ids.new()
+        now = self._clock()
+        try:
+            trace = received(
+                helo=origin.helo,
+                client=origin.client,
+                by=self._hostname,
+                protocol=origin.protocol,
+                id=id,
+                now=now,
+                tls=origin.tls,
+            )
+            await self._queue.put(
+                Spooled(id, account, now, envelope, origin, tuple(mailboxes), trace, content.sha256, content)
+            )
+        except QueueFull as error:
+            self._trouble(f"message {id} found no room", error)
+            return NO_ROOM
+        except Exception as error:  # unknown means temporary: it may or may not be stored
+            self._trouble(f"message {id} was not confirmed", error)
+            return UNCONFIRMED
+        finally:
+            content.close()
+        return Reply(250, "2.0.0", f"spooled as {id}")

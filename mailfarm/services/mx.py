@@ -1,0 +1,303 @@
+"""NAME
+    mx - take mail from the internet for our mailboxes
+
+SYNOPSIS
+    mailfarm mx
+
+DESCRIPTION
+    Listens for SMTP (RFC 5321) and takes mail for mailboxes that live now; nothing else. It never relays, and offers
+    no AUTH: those with a credential come to submission.
+
+    A recipient is looked up at RCPT, before any content:
+
+        a mailbox that lives                                    250 2.1.5
+        an address of ours without one, or one that has ended   550 5.1.1
+        a domain that is none of ours, an address literal       550 5.7.1
+        user%remote@ours, remote!user@ours, "user@remote"@ours  553 5.7.1
+        a mailbox of another account than the one before        452 4.5.3, once more in another transaction
+        the database does not answer                            451 4.3.0
+
+    A mailbox that lived once is answered like one that never did. One transaction is spooled for one account, hence the
+    452: senders take it as "too many recipients" (RFC 5321 §4.5.3.1.10) and send the rest in a transaction of its own.
+    The database's clock decides what lives.
+
+    Before content is let in the queue is asked for room (452 4.3.1); after its end 250 is said when the queue has
+    confirmed, never earlier. What is refused is told to the account whose address it is ("refusals"), sampled.
+
+    On SIGTERM: the port is closed, idle sessions hear 421 4.3.2, running transactions finish within MAILFARM_GRACE.
+    On SIGHUP: the certificate is read again, for new connections.
+
+SETTINGS
+    MAILFARM_MX_LISTEN           where to listen, or off
+    MAILFARM_MX_STARTTLS         offer STARTTLS
+    MAILFARM_MX_PROXY_FROM       networks whose connections begin with a PROXY header
+    MAILFARM_MX_PROXY_V1         also understand version 1 of it
+    MAILFARM_MX_MAX_CONNECTIONS  open sessions; above it 421 4.3.2
+    MAILFARM_MX_MAX_RECIPIENTS   recipients a transaction; past it 452 4.5.3
+    MAILFARM_HOSTNAME, MAILFARM_DOMAINS, MAILFARM_MAX_SIZE, MAILFARM_CERTIFICATE, MAILFARM_KEY, MAILFARM_GRACE
+
+    A client (an IPv4 address, an IPv6 /64) may begin 600 connections a minute; then 421 4.7.0. Loopback is not counted.
+
+DIAGNOSTICS
+    cannot listen on ...         the port is in use or not ours to take; the line names the setting
+    mail is refused before its content, message ... found no room
+                                 the disk is at its reserve or the queue at its cap: make room, or look why inbound is
+                                 behind
+    message ... was not confirmed
+                                 the queue did not answer; the sender tries again
+    Rcpt of ... failed           a look-up failed; the line has the reason
+    PROXY header of ... refused  a listed proxy sends no header, or a damaged one
+    metrics mailfarm_mx_...      sessions, sessions_open, recipients, messages, content_octets, timeouts, aborted
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry
+from twisted.logger import Logger
+
+from mailfarm.config import Address as ListenAddress
+from mailfarm.config import MxSettings
+from mailfarm.ids import Ids
+from mailfarm.inbound.accept import Accept
+from mailfarm.inbound.refusals import Refusals
+from mailfarm.limits import Limit
+from mailfarm.mail.address import Address, domain_key
+from mailfarm.mail.envelope import Envelope
+from mailfarm.mail.reply import Reply
+from mailfarm.mailboxes import store
+from mailfarm.mailboxes.addresses import Domains
+from mailfarm.mailboxes.mailbox import Mailbox
+from mailfarm.net.clients import CONNECTIONS, Door
+from mailfarm.net.content import SpillContent
+from mailfarm.net.gather import Gather
+from mailfarm.net.smtp_listener import Listener
+from mailfarm.net.smtp_metrics import SMTPMetrics
+from mailfarm.net.smtp_server import Caps, SMTPFactory
+from mailfarm.net.smtp_session import Answer, Connection, origin_of
+from mailfarm.net.tls import ServerTls
+from mailfarm.ports import Bus, Database, Limiter, Queue, Tx
+from mailfarm.smtp.requests import Auth, Discarded, Hello, Mail, Rcpt
+from mailfarm.smtp.server import Deadlines, ServerConfig
+
+SERVICE: Final = "mx"
+
+HELLO: Final = Reply(250, "", "")
+SENDER_OK: Final = Reply(250, "2.1.0", "Ok")
+RECIPIENT_OK: Final = Reply(250, "2.1.5", "Ok")
+GO_AHEAD: Final = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
+NO_AUTH: Final = Reply(535, "5.7.8", "There is no AUTH here; submit mail on the submission port")
+ANOTHER_ACCOUNT: Final = Reply(
+    452, "4.5.3", "Too many recipients for one transaction; send to this one in a transaction of its own"
+)
+
+
+class Mx:
+    """The service. ``domains`` are ours; ``owner`` gives the account that owns a domain, or empty: it may see what was
+    refused for addresses there. ``clock`` gives microseconds; ``folder`` takes large content while it comes in."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        *,
+        settings: MxSettings,
+        hostname: str,
+        max_size: int,
+        domains: Domains,
+        owner: Callable[[str], str],
+        queue: Queue,
+        database: Database,
+        bus: Bus,
+        limiter: Limiter,
+        ids: Ids,
+        clock: Callable[[], int],
+        reactor: Any,
+        registry: CollectorRegistry,
+        tls: ServerTls | None = None,
+        folder: Path | None = None,
+        connections: Limit = CONNECTIONS,
+        deadlines: Deadlines = Deadlines(),  # noqa: B008 - frozen
+        caps: Caps = Caps(),  # noqa: B008 - frozen
+    ) -> None:
+        self.owner = owner
+        self.domains = frozenset(domain_key(name) for name in domains.names)
+        self.default_domain = domains.default
+        self.accept = Accept(queue, ids, clock, hostname, self._trouble)
+        self.refusals = Refusals(bus, ids, clock, SERVICE)
+        self.door = Door(SERVICE, hostname, limiter, connections)
+        self.directory: Gather[str, tuple[Mailbox | None, bool]] = Gather(self._look)
+        self._database = database
+        self._listener: Listener | None = None
+        if settings.listen is None:
+            return
+        factory = SMTPFactory(
+            ServerConfig(
+                hostname=hostname,
+                max_size=max_size,
+                max_recipients=settings.max_recipients,
+                starttls=settings.starttls and tls is not None,
+                deadlines=deadlines,
+            ),
+            lambda connection: MxSession(self, connection),
+            reactor,
+            SMTPMetrics(registry, SERVICE),
+            caps=caps.with_sessions(settings.max_connections),
+            tls=tls,
+            folder=folder,
+        )
+        self._listener = Listener(
+            settings.listen,
+            factory,
+            setting="MAILFARM_MX_LISTEN",
+            proxy_from=settings.proxy_from,
+            proxy_v1=settings.proxy_v1,
+        )
+
+    @property
+    def listening(self) -> list[ListenAddress]:
+        """Where it listens, once started."""
+        return [] if self._listener is None else [self._listener.address]
+
+    async def start(self) -> None:
+        """Listen. Raises ConfigurationError."""
+        if self._listener is not None:
+            await self._listener.start()
+
+    async def stop(self, grace: float = 25.0) -> None:
+        """Drain: running transactions have ``grace`` seconds."""
+        if self._listener is not None:
+            await self._listener.stop(grace)
+
+    def ours(self, domain: str) -> bool:
+        """Whether mailboxes may be at ``domain``, so that an address there is unknown rather than elsewhere."""
+        return domain_key(domain) in self.domains
+
+    async def _look(self, addresses: Sequence[str]) -> Mapping[str, tuple[Mailbox | None, bool]]:
+        """The mailbox of each address, and whether it lives, by the database's clock."""
+
+        async def look(tx: Tx) -> dict[str, tuple[Mailbox | None, bool]]:
+            found: dict[str, tuple[Mailbox | None, bool]] = {}
+            for address in addresses:
+                mailbox = await store.by_address(tx, address)
+                found[address] = (mailbox, mailbox is not None and mailbox.live(tx.now))
+            return found
+
+        return await self._database.read(look)
+
+    def _trouble(self, what: str, error: Exception) -> None:
+        self.log.error("{what}: {error!r}", what=what, error=error)
+
+
+class _Transaction:
+    """What is known of MAIL, RCPT, DATA."""
+
+    __slots__ = ("account", "mailboxes", "sender", "smtputf8")
+
+    def __init__(self, request: Mail) -> None:
+        self.sender = request.sender
+        self.smtputf8 = request.smtputf8
+        self.account = ""
+        # By address, not by position: a look-up that was given up may still end after the next one.
+        self.mailboxes: dict[str, str] = {}
+
+
+class MxSession:
+    """One session's decisions."""
+
+    __slots__ = ("_connection", "_mx", "_transaction")
+
+    def __init__(self, mx: Mx, connection: Connection) -> None:
+        self._mx = mx
+        self._connection = connection
+        self._transaction: _Transaction | None = None
+
+    def connected(self) -> Answer:
+        return self._mx.door.answer(self._connection.client)
+
+    def hello(self, request: Hello) -> Answer:
+        return HELLO
+
+    def authenticate(self, request: Auth) -> Answer:
+        return NO_AUTH
+
+    def mail(self, request: Mail) -> Answer:
+        self._transaction = _Transaction(request)
+        return self._room_at_mail(request.size) if request.size else SENDER_OK
+
+    async def _room_at_mail(self, size: int) -> Reply:
+        return await self._mx.accept.room(size) or SENDER_OK  # RFC 1870 §6.1
+
+    async def rcpt(self, request: Rcpt) -> Reply:
+        transaction = self._transaction
+        assert transaction is not None
+        mx = self._mx
+        said = request.recipient.address
+        # RFC 5321 §4.5.1: postmaster needs no domain
+        address = said if "@" in said else f"{said}@{mx.default_domain}"
+        mailbox, live = await mx.directory.get(address)
+        if mailbox is None or not live:
+            reply = self._unknown(address, said)
+            self._refused(transaction, said, mailbox.account if mailbox else mx.owner(_domain(address)), reply)
+            return reply
+        if transaction.account and transaction.account != mailbox.account:
+            return ANOTHER_ACCOUNT
+        transaction.account = mailbox.account
+        transaction.mailboxes[said] = mailbox.id
+        return RECIPIENT_OK
+
+    def _unknown(self, address: str, said: str) -> Reply:
+        if not self._mx.ours(_domain(address)):
+            return Reply(550, "5.7.1", f"<{said}>: we do not relay; this is no domain of ours")
+        if any(mark in _local(address) for mark in "%!@"):
+            # what other relays took for a route to elsewhere
+            return Reply(553, "5.7.1", f"<{said}>: we do not relay; routes in an address are not followed")
+        return Reply(550, "5.1.1", f"<{said}>: there is no such mailbox")
+
+    async def data(self, envelope: Envelope) -> Reply:
+        refused = await self._mx.accept.room(envelope.size or 0)
+        if refused is not None:
+            self._all_refused(envelope, refused)
+        return refused or GO_AHEAD
+
+    async def content(self, envelope: Envelope, content: SpillContent) -> Reply:
+        transaction, self._transaction = self._transaction, None
+        assert transaction is not None
+        mailboxes = [transaction.mailboxes[recipient.address] for recipient in envelope.recipients]
+        origin = origin_of(self._connection, SERVICE, smtputf8=transaction.smtputf8)
+        return await self._mx.accept.take(envelope, content, origin, transaction.account, mailboxes)
+
+    def discarded(self, request: Discarded) -> None:
+        if request.reply is not None:
+            self._all_refused(request.envelope, request.reply)
+        self._transaction = None
+
+    def lost(self) -> None:
+        self._transaction = None
+
+    def _all_refused(self, envelope: Envelope, reply: Reply) -> None:
+        """The message was refused, not one recipient: tell each of its mailboxes' account."""
+        if self._transaction is not None:
+            for recipient in envelope.recipients[:10]:
+                self._refused(self._transaction, recipient.address, self._transaction.account, reply)
+
+    def _refused(self, transaction: _Transaction, address: str, account: str, reply: Reply) -> None:
+        lines = self._connection.transcript
+        last = f"S: {reply}"
+        if lines[-1:] != (last,):
+            lines = (*lines, last)
+        self._mx.refusals.tell(account, address, transaction.sender, origin_of(self._connection, SERVICE), reply, lines)
+
+
+def _domain(address: str) -> str:
+    return address.rpartition("@")[2]
+
+
+def _local(address: str) -> str:
+    try:
+        return Address.parse(address).local
+    except ValueError:
+        return address.rpartition("@")[0]
