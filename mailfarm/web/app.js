@@ -38,7 +38,7 @@ function hear(frame) {
     case "mailbox-opened": return refreshBox(frame.mailbox);
     case "mailbox-closed": return boxes.remove(frame.mailbox);
     case "resync": return list.mailbox?.id === frame.mailbox ? list.show(list.mailbox, list.filter, list.active) : undefined;
-    case "problem": return live.wanted && frame.status === 404 ? leave() : toast(frame);
+    case "problem": return frame.op === "subscribe" && frame.status === 404 ? leave() : frame.status < 500 && toast(frame);
     case "filed": case "seen": case "deleted": case "expired": return list.hear(frame);
     default: return undefined;
   }
@@ -61,7 +61,7 @@ async function begin() {
     await boxes.load();
     if (!started) { started = true; route(); }
     else if (list.mailbox && !boxes.all.has(list.mailbox.id)) leave();
-    else if (list.mailbox) { list.mailbox = boxes.all.get(list.mailbox.id); if (!list.loaded) list.show(list.mailbox, list.filter, list.active); top(); }
+    else if (list.mailbox) { list.mailbox = boxes.all.get(list.mailbox.id); if (!list.loaded && !list.busy) list.show(list.mailbox, list.filter, list.active); top(); }
     else route();
   } catch (error) { fail(error); }
 }
@@ -69,8 +69,8 @@ async function begin() {
 function offline(away) {
   const banner = byId("offline");
   if (away && banner.hidden) {
-    banner.replaceChildren(icon("warn"), h("span", null, "The server does not answer. What is shown may be old; trying again."),
-      h("button", { type: "button", onclick: () => live.now() }, "Try now"));
+    banner.replaceChildren(icon("warn"), h("span", "The server does not answer. What is shown may be old; trying again."),
+      h("button", { onclick: () => live.now() }, "Try now"));
   }
   banner.hidden = !away;
 }
@@ -143,8 +143,8 @@ function top() {
   if (!mailbox) { byId("list-top").replaceChildren(); return; }
   byId("list-top").replaceChildren(
     iconButton("back", "Back to the mailboxes", () => go("#/"), { class: "back" }),
-    h("div.grow", null, h("h2", { title: plain(mailbox.address) }, words(mailbox.address)),
-      h("p.soft.small", null, many(mailbox.messages, "message"), mailbox.unseen > 0 && `, ${mailbox.unseen} unread`,
+    h("div.grow", h("h2", { title: plain(mailbox.address) }, words(mailbox.address)),
+      h("p.soft.small", many(mailbox.messages, "message"), mailbox.unseen > 0 && `, ${mailbox.unseen} unread`,
         mailbox.ends_at && `, until ${new Date(mailbox.ends_at).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" })}`)),
     copyButton(mailbox.address, "Copy address", { id: "copy-address" }),
     iconButton("check", "Mark all read", () => api.markAll(mailbox.id).catch(fail), { disabled: !mailbox.unseen }),
@@ -235,7 +235,6 @@ addEventListener("keydown", (event) => {
 });
 
 byId("skip").addEventListener("click", (event) => { event.preventDefault(); byId("list").focus(); });
-byId("help").append(icon("help"));
 byId("help").addEventListener("click", keys);
 byId("theme").append(icon("theme"));
 byId("theme").addEventListener("click", () => {
@@ -249,3 +248,4 @@ api.version().then((version) => {
   byId("about").textContent = `mailfarm ${version.version ?? ""}`;
   server = hostAndPort(version) ?? server;
 }).catch(fail);
+begin();

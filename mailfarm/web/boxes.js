@@ -1,7 +1,7 @@
 // The mailboxes on the left: the oldest one (where everything without a mailbox of its own goes), then the newest first.
 
 import * as api from "./api.js";
-import { byId, confirm, copyButton, dialog, h, icon, iconButton, many, number, plain, words } from "./dom.js";
+import { byId, confirm, copyButton, dialog, h, iconButton, many, number, plain, words } from "./dom.js";
 
 const MOST_SHOWN = 300, FIND_FROM = 10;
 
@@ -13,7 +13,6 @@ export class Boxes {
     this.list = byId("boxes");
     this.find = byId("find");
     this.find.addEventListener("input", () => this.draw());
-    byId("create").prepend(icon("plus"));
     byId("create").addEventListener("click", () => this.create());
   }
 
@@ -55,8 +54,8 @@ export class Boxes {
     const found = this.sorted().filter((mailbox) => mailbox.address.toLowerCase().includes(wanted));
     const held = document.activeElement?.closest?.("#boxes a")?.dataset.id;
     this.list.replaceChildren(...found.slice(0, MOST_SHOWN).map((mailbox) => this.item(mailbox)));
-    if (found.length > MOST_SHOWN) this.list.append(h("li.note.soft", null, `and ${number(found.length - MOST_SHOWN)} more: find one by its address`));
-    if (!found.length && this.all.size) this.list.append(h("li.note.soft", null, "No mailbox has that in its address."));
+    if (found.length > MOST_SHOWN) this.list.append(h("li.note.soft.small", `and ${number(found.length - MOST_SHOWN)} more: find one by its address`));
+    if (!found.length && this.all.size) this.list.append(h("li.note.soft.small", "No mailbox has that in its address."));
     if (held) this.list.querySelector(`a[data-id="${held}"]`)?.focus();
     const unseen = this.all.get(this.current)?.unseen;
     document.title = unseen ? `(${number(unseen)}) mailfarm` : "mailfarm";
@@ -67,9 +66,9 @@ export class Boxes {
     const label = `${plain(mailbox.address)}, ${many(mailbox.unseen, "unread message")}`;
     return h("li.box", { class: mailbox.id === this.current ? "current" : "" },
       h("a", { href: `#/mailboxes/${mailbox.id}`, "data-id": mailbox.id, "aria-label": label, title: plain(mailbox.address), "aria-current": mailbox.id === this.current && "page" },
-        h("span.address", null, words(local, "b"), words(domain, "span", { class: "soft" })),
-        mailbox.unseen > 0 && h("span.count", null, number(mailbox.unseen))),
-      h("span.tools", null,
+        h("span.address", words(local, "b"), words(domain, "span", { class: "soft" })),
+        mailbox.unseen > 0 && h("span.count", number(mailbox.unseen))),
+      h("span.tools",
         copyButton(mailbox.address, "Copy address"),
         iconButton("trash", `Delete mailbox ${plain(mailbox.address)}`, () => this.delete(mailbox))));
   }
@@ -84,12 +83,12 @@ export class Boxes {
 
   create() {
     const address = h("input", { type: "text", placeholder: "leave empty for a new one", autocomplete: "off", spellcheck: "false", autofocus: true });
-    const life = h("select", null, h("option", { value: "" }, "until deleted"), h("option", { value: "3600" }, "1 hour"), h("option", { value: "86400" }, "1 day"), h("option", { value: "604800" }, "1 week"));
+    const life = h("select", h("option", { value: "" }, "until deleted"), h("option", { value: "3600" }, "1 hour"), h("option", { value: "86400" }, "1 day"), h("option", { value: "604800" }, "1 week"));
     const wrong = h("p.wrong", { role: "alert" });
     const make = h("button.primary", { type: "submit" }, "Create");
-    const form = h("form", null,
-      h("label", null, "Address", address), h("label", null, "Keep it", life), wrong,
-      h("div.actions", null, h("button", { type: "button", onclick: () => box.close() }, "Cancel"), make));
+    const form = h("form",
+      h("label", "Address", address), h("label", "Keep it", life), wrong,
+      h("div.actions", h("button", { onclick: () => box.close() }, "Cancel"), make));
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
       make.disabled = true;
@@ -110,11 +109,11 @@ export class Boxes {
   }
 
   welcome(mailbox, smtp) {
-    const line = (name, value) => [h("dt", null, name), h("dd", null, h("code", null, plain(value)), copyButton(value, `Copy ${name.toLowerCase()}`))];
+    const line = (name, value) => [h("dt", name), h("dd", h("code", plain(value)), copyButton(value, `Copy ${name.toLowerCase()}`))];
     const box = dialog("Your new mailbox", [
-      h("dl.facts", null, line("Address", mailbox.address), line("SMTP user", smtp.user), line("SMTP password", smtp.password)),
-      h("p.soft", null, "The password is shown this once. Mail sent with it goes to this mailbox, whoever it is addressed to."),
-      h("div.actions", null, h("button.primary", { type: "button", autofocus: true, onclick: () => box.close() }, "Done")),
+      h("dl.facts", line("Address", mailbox.address), line("SMTP user", smtp.user), line("SMTP password", smtp.password)),
+      h("p.soft", "The password is shown this once. Mail sent with it goes to this mailbox, whoever it is addressed to."),
+      h("div.actions", h("button.primary", { autofocus: true, onclick: () => box.close() }, "Done")),
     ]);
   }
 }

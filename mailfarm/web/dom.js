@@ -5,34 +5,31 @@ const PATHS = {
   attach: "M20 11.5l-8.2 8.2a5.3 5.3 0 0 1-7.5-7.5L12.7 4a3.5 3.5 0 0 1 5 5l-8.2 8.2a1.8 1.8 0 0 1-2.5-2.5L14.5 7",
   back: "M15 5l-7 7 7 7",
   check: "M4 12.5l5 5L20 6.5",
-  close: "M5 5l14 14M19 5L5 19",
   copy: "M9 9h10v11H9zM5 15V4h10",
   download: "M12 4v11m-5-4.5l5 5 5-5M5 20h14",
-  help: "M9 9a3 3 0 1 1 4.5 2.6c-1 .6-1.5 1.2-1.5 2.4M12 17.5v.5",
-  image: "M4 5h16v14H4zM4 16l5-5 4 4 2.5-2.5L20 17",
   link: "M10 14l4-4M8.5 11l-3 3a3.5 3.5 0 0 0 5 5l3-3M15.5 13l3-3a3.5 3.5 0 0 0-5-5l-3 3",
   mail: "M3.5 6h17v12.5h-17zM4 7l8 6.5L20 7",
-  monitor: "M3.5 5h17v11h-17zM9 20h6M12 16v4",
   open: "M3.5 10v9.5h17V10L12 4zM4 10.5l8 5 8-5",
-  phone: "M7.5 3h9v18h-9zM11 18h2",
-  plus: "M12 5v14M5 12h14",
   theme: "M12 4a8 8 0 1 0 0 16zM12 4a8 8 0 0 1 0 16",
   trash: "M5 7h14M10 7V4.5h4V7M7 7l1 13h8l1-13M10.5 11v5.5M13.5 11v5.5",
   warn: "M12 4l9 16H3zM12 10v4.5M12 17v.5",
 };
 
-/** An element: h("button.primary", {onclick}, "Text", otherElement). A property of null or false is left out. */
+/** An element: h("button.primary", {onclick}, "Text", otherElement); properties may be left out, those of null or false
+ *  and such children are. */
 export function h(tag, props, ...children) {
   const [name, ...classes] = tag.split(".");
   const made = document.createElement(name);
+  if (name === "button") made.type = "button";
+  if (props?.constructor !== Object) { children.unshift(props); props = {}; }
   if (classes.length) made.className = classes.join(" ");
-  for (const [key, value] of Object.entries(props ?? {})) {
+  for (const [key, value] of Object.entries(props)) {
     if (value === null || value === undefined || value === false) continue;
     if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
     else if (key === "class") made.classList.add(...value.split(" ").filter(Boolean));
     else made.setAttribute(key, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  made.append(...children.flat(9).filter((child) => child || child === 0));
   return made;
 }
 
@@ -49,31 +46,28 @@ export function icon(name) {
 export const byId = (id) => document.getElementById(id);
 
 export function iconButton(name, label, onclick, props) {
-  return h("button.icon", { type: "button", title: label, "aria-label": label, onclick, ...props }, icon(name));
+  return h("button.icon", { title: label, "aria-label": label, onclick, ...props }, icon(name));
 }
 
 /** A button that copies and says so. */
 export function copyButton(text, label = "Copy", props = {}) {
-  const button = h("button.icon.copy", { type: "button", title: label, "aria-label": label, ...props }, icon("copy"));
-  button.addEventListener("click", async (event) => {
-    event.stopPropagation();
+  const button = iconButton("copy", label, async () => {
     const done = await copy(text);
-    button.replaceChildren(icon(done ? "check" : "close"));
+    button.replaceChildren(done ? icon("check") : "\u00d7");
     button.classList.toggle("done", done);
     say(done ? "Copied" : "The browser does not let this page copy");
     setTimeout(() => { button.replaceChildren(icon("copy")); button.classList.remove("done"); }, 1400);
-  });
+  }, props);
   return button;
 }
 
-export async function copy(text) {
+async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
-  } catch {
-    const area = h("textarea.unseen", { readonly: true });
-    area.value = text;
-    document.body.append(area);
+  } catch { // not over HTTPS and not on loopback
+    const area = h("textarea.unseen", { readonly: true }, text);
+    (document.querySelector("dialog") ?? document.body).append(area);
     area.select();
     const done = document.execCommand("copy");
     area.remove();
@@ -105,7 +99,7 @@ export function size(octets) {
 const TIME = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 const DAY = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 const YEAR = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric" });
-const FULL = new Intl.DateTimeFormat("en-GB", { dateStyle: "full", timeStyle: "medium" });
+const FULL = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 
 /** 14:05 today, 3 Mar this year, 3 Mar 2024 otherwise. */
 export function shortTime(text) {
@@ -129,10 +123,10 @@ export function hue(text) {
 export function confirm(title, detail, action = "Delete") {
   return new Promise((resolve) => {
     const box = dialog(title, [
-      h("p", null, detail),
-      h("div.actions", null,
-        h("button", { type: "button", onclick: () => box.close() }, "Cancel"),
-        h("button.danger", { type: "button", autofocus: true, onclick: () => box.close("yes") }, action)),
+      h("p", detail),
+      h("div.actions",
+        h("button", { onclick: () => box.close() }, "Cancel"),
+        h("button.danger", { autofocus: true, onclick: () => box.close("yes") }, action)),
     ]);
     box.addEventListener("close", () => resolve(box.returnValue === "yes"));
   });
@@ -140,7 +134,7 @@ export function confirm(title, detail, action = "Delete") {
 
 /** A modal dialog, shown at once and gone when it closes. */
 export function dialog(title, content) {
-  const box = h("dialog", { "aria-label": title }, h("h2", null, title), content);
+  const box = h("dialog", { "aria-label": title }, h("h2", title), content);
   box.addEventListener("close", () => box.remove());
   box.addEventListener("click", (event) => { if (event.target === box) box.close(); });
   document.body.append(box);
@@ -150,8 +144,8 @@ export function dialog(title, content) {
 
 /** Say what went wrong, with a problem document's own words. */
 export function toast(problem) {
-  const card = h("div.toast", null, h("div", null, h("strong", null, plain(problem.title ?? "Something went wrong")),
-    problem.detail && h("p", null, plain(problem.detail))), iconButton("close", "Dismiss", () => card.remove()));
+  const card = h("div.toast", h("div", h("strong", plain(problem.title ?? "Something went wrong")),
+    problem.detail && h("p", plain(problem.detail))), h("button.icon", { "aria-label": "Dismiss", onclick: () => card.remove() }, "\u00d7"));
   const all = byId("toasts");
   all.append(card);
   while (all.children.length > 3) all.firstChild.remove();

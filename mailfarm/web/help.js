@@ -9,23 +9,23 @@ export function hostAndPort(version) {
 }
 
 export function howToSend(address, { host, port }) {
-  const way = (name, text) => h("div.way", null, h("div.name", null, h("b", null, name), copyButton(text, `Copy ${name}`)), h("pre", { tabindex: "0" }, text));
+  const way = (name, text) => h("div.way", h("b", name, copyButton(text, `Copy ${name}`)), h("pre", { tabindex: "0" }, text));
   return [
-    icon("mail"), h("h3", null, "Nothing here yet"),
-    h("p", null, "Send a mail to ", h("code", null, address), " and it appears by itself."),
+    icon("mail"), h("h3", "Nothing here yet"),
+    h("p", "Send a mail to ", h("code", address), " and it appears by itself."),
     way("swaks", `swaks --server ${host}:${port} --to ${address}`),
-    way("Python", `import smtplib\nwith smtplib.SMTP("${host}", ${port}) as smtp:\n    smtp.sendmail("app@example.org", "${address}",\n                  "Subject: Hello\\r\\n\\r\\nIt works.")`),
-    way("Settings", `host ${host}   port ${port}   no TLS, no password`),
+    way("Python", `import smtplib\nwith smtplib.SMTP("${host}", ${port}) as smtp:\n    smtp.sendmail("app@example.org", "${address}", "Subject: Hello\\r\\n\\r\\nIt works.")`),
+    way("Settings", `SMTP host ${host}, port ${port}, no TLS, no password`),
   ];
 }
 
-export const emptyFilter = () => [icon("close"), h("h3", null, "No message matches"), h("p.soft", null, "The filter looks in subject and text. from:, to: and subject: look there alone.")];
+export const emptyFilter = () => [h("h3", "No message matches"), h("p.soft", "The filter looks in subject and text. from:, to: and subject: look there alone.")];
 
 export function keys() {
-  const line = (names, what) => [h("dt", null, names.map((name) => h("kbd", null, name))), h("dd", null, what)];
+  const line = (names, what) => [h("dt", names.map((name) => h("kbd", name))), h("dd", what)];
   const box = dialog("Keys", [
-    h("dl.keys", null, line(["j", "k"], "next, previous message"), line(["Enter"], "open it"), line(["Delete"], "delete it"), line(["u"], "mark unread"),
+    h("dl.keys", line(["j", "k"], "next, previous message"), line(["Enter"], "open it"), line(["Delete"], "delete it"), line(["u"], "mark unread"),
       line(["/"], "filter"), line(["n"], "new mailbox"), line(["Esc"], "back"), line(["?"], "this list")),
-    h("div.actions", null, h("button.primary", { type: "button", autofocus: true, onclick: () => box.close() }, "Close")),
+    h("div.actions", h("button.primary", { autofocus: true, onclick: () => box.close() }, "Close")),
   ]);
 }

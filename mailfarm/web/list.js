@@ -186,13 +186,12 @@ export class List {
     const from = called(summary.from, summary.sender);
     const other = summary.recipients.filter((address) => address.toLowerCase() !== this.mailbox.address.toLowerCase());
     return h(`div.row${summary.seen ? "" : ".new"}`, { role: "option", id: `m-${summary.id}`, "data-id": summary.id, "aria-selected": "false" },
-      h("span.dot", { "aria-hidden": "true" }),
       h("span.avatar", { class: hue(summary.from?.address || summary.sender), "aria-hidden": "true" }, [...plain(from)][0]?.toUpperCase() ?? "?"),
-      h("span.line.who", null, words(from), !summary.seen && h("span.unseen", null, ", not read"),
+      h("span.line.who", words(from), !summary.seen && h("span.unseen", ", not read"),
         h("time.soft", { datetime: summary.received_at, title: fullTime(summary.received_at) }, shortTime(summary.received_at))),
-      h("span.line.what", null, summary.subject ? words(summary.subject) : h("i.soft", null, "no subject"),
-        summary.attachments > 0 && h("span.clip.soft", { title: many(summary.attachments, "attachment") }, icon("attach"), h("span.unseen", null, many(summary.attachments, "attachment")))),
-      h("span.line.snippet.soft", null, other.length > 0 && h("span.to", null, words(`to ${other[0]}${other.length > 1 ? ` +${other.length - 1}` : ""}`)), words(summary.snippet)));
+      h("span.line.what", summary.subject ? words(summary.subject) : h("i.soft", "no subject"),
+        summary.attachments > 0 && h("span.clip.soft", { title: many(summary.attachments, "attachment") }, icon("attach"), h("span.unseen", many(summary.attachments, "attachment")))),
+      h("span.line.snippet.soft", other.length > 0 && h("span.to", words(`to ${other[0]}${other.length > 1 ? ` +${other.length - 1}` : ""}`)), words(summary.snippet)));
   }
 
   /** Make a message the active one, bring it into view, and open it if asked. */

@@ -59,9 +59,8 @@ export class Live {
       if (this.wanted) this.ask();
       return;
     }
-    if (frame.type === "pong" || frame.type === "watching") return;
-    if (frame.type === "subscribed") this.asked--;
-    if (frame.type === "problem") this.asked = 0;
+    if (/^(pong|watching|unsubscribed)$/.test(frame.type)) return;
+    if (/^(subscribed|resync|problem)$/.test(frame.type) && this.asked) this.asked--;
     // What was under way for an earlier filter, before this subscription was confirmed.
     if (frame.seq !== undefined && (this.asked > 0 || frame.mailbox !== this.wanted?.mailbox)) return;
     if (this.wanted?.mailbox === frame.mailbox && frame.seq > this.wanted.after) this.wanted.after = frame.seq;

@@ -19,18 +19,18 @@ export class Reader {
   rest() {
     this.abort?.abort();
     this.message = null;
-    this.place.replaceChildren(h("div.rest.soft", null, icon("open"), h("p", null, "Choose a message to read it here.")));
+    this.place.replaceChildren(h("div.rest.soft", icon("open"), h("p", "Choose a message to read it here.")));
   }
 
   gone() {
     this.rest();
-    this.place.replaceChildren(h("div.rest.soft", null, icon("trash"), h("p", null, "This message is not there any more.")));
+    this.place.replaceChildren(h("div.rest.soft", icon("trash"), h("p", "This message is not there any more.")));
   }
 
   async show(id) {
     this.abort?.abort();
     const { signal } = this.abort = new AbortController();
-    const slow = setTimeout(() => this.place.replaceChildren(h("div.rest.soft", null, h("span.spin"), h("p", null, "Loading"))), 300);
+    const slow = setTimeout(() => this.place.replaceChildren(h("div.rest.soft", h("p", "Loading"))), 300);
     try {
       const message = await api.message(id, signal);
       if (signal.aborted) return null;
@@ -58,8 +58,8 @@ export class Reader {
     ].filter(Boolean);
     this.panel = h("div.panel", { role: "tabpanel", id: "panel", tabindex: "0" });
     const bar = h("div.tabs", { role: "tablist", "aria-label": "Views of this message" }, this.tabs.map(([name, label, , count]) =>
-      h("button", { type: "button", role: "tab", id: `tab-${name}`, "aria-controls": "panel", onclick: () => { preferred = name; this.view(name); } },
-        label, count > 0 && h("span.count", null, String(count)))));
+      h("button", { role: "tab", id: `tab-${name}`, "aria-controls": "panel", onclick: () => { preferred = name; this.view(name); } },
+        label, count > 0 && h("span.count", String(count)))));
     bar.addEventListener("keydown", (event) => this.turn(event));
     this.place.replaceChildren(this.head(message), bar, this.panel);
     this.place.scrollTop = 0;
@@ -68,29 +68,24 @@ export class Reader {
 
   head(message) {
     const from = message.from ?? { name: "", address: message.sender };
-    const people = (label, list) => list.length > 0 && h("div.people", null, h("span.soft", null, label), list.slice(0, 20).map((person) => this.person(person)), list.length > 20 && h("span.soft", null, `+${list.length - 20}`));
-    return h("header.head", null,
-      h("div.tools", null,
+    const people = (label, list) => list.length > 0 && h("div.people", h("span.soft", label), list.slice(0, 20).map((person) => words(person.name ? `${person.name} <${person.address}>` : person.address)), list.length > 20 && h("span.soft", `+${list.length - 20}`));
+    return h("header.head",
+      h("div.tools",
         iconButton("back", "Back to the list", () => this.act.back(), { class: "back" }),
         h("span.grow"),
         iconButton("mail", "Mark unread (u)", () => this.act.unread(message.id)),
         h("a.icon", { href: api.rawPath(message.id), download: `${message.id}.eml`, title: "Download as .eml", "aria-label": "Download as .eml" }, icon("download")),
         iconButton("trash", "Delete message (Del)", () => this.act.remove(message.id), { id: "remove" })),
-      h("h2.subject", { dir: "auto" }, message.subject ? plain(message.subject) : h("i.soft", null, "no subject")),
-      h("div.from", null,
+      h("h2.subject", { dir: "auto" }, message.subject ? plain(message.subject) : h("i.soft", "no subject")),
+      h("div.from",
         h("span.avatar.big", { class: hue(from.address), "aria-hidden": "true" }, [...plain(called(from))][0]?.toUpperCase() ?? "?"),
-        h("div.grow", null,
-          h("div.sender", null, words(called(from), "b"), from.name && words(`<${from.address}>`, "span", { class: "soft" })),
+        h("div.grow",
+          h("div.people", words(called(from), "b"), from.name && words(`<${from.address}>`, "span", { class: "soft" })),
           people("to", message.to), people("cc", message.cc), people("reply to", message.reply_to ?? [])),
-        h("div.when.soft", null, h("time", { datetime: message.received_at }, fullTime(message.received_at)), h("span", null, size(message.size)))),
-      message.codes.length > 0 && h("div.code", null, h("span.soft", null, "Code"), h("code", null, plain(message.codes[0])), copyButton(message.codes[0], "Copy code", { id: "copy-code" })),
-      message.duplicate_of && h("p.warn", null, icon("warn"), h("span", null, "A copy of a message that is here already.")),
-      message.findings.length > 0 && h("details.warn", null, h("summary", null, icon("warn"), many(message.findings.length, "oddity", "oddities"), " in how this message is built"), h("ul", null, message.findings.map((text) => h("li", null, plain(text))))));
-  }
-
-  person(person) {
-    const address = plain(person.address);
-    return h("button.person", { type: "button", title: `Copy ${address}`, onclick: () => navigator.clipboard?.writeText(person.address).catch(() => {}) }, words(person.name ? `${person.name} <${person.address}>` : person.address));
+        h("div.when.soft", h("time", { datetime: message.received_at }, fullTime(message.received_at)), h("span", size(message.size)))),
+      message.codes.length > 0 && h("div.code", h("span.soft", "Code"), h("code", plain(message.codes[0])), copyButton(message.codes[0], "Copy code", { id: "copy-code" })),
+      message.duplicate_of && h("p.warn", icon("warn"), h("span", "A copy of a message that is here already.")),
+      message.findings.length > 0 && h("details.warn", h("summary", icon("warn"), many(message.findings.length, "oddity", "oddities"), " in how this message is built"), h("ul", message.findings.map((text) => h("li", plain(text))))));
   }
 
   /** Arrow keys between tabs, as WAI-ARIA has it. */
@@ -114,45 +109,45 @@ export class Reader {
       tab.tabIndex = other === name ? 0 : -1;
     }
     this.panel.setAttribute("aria-labelledby", `tab-${name}`);
-    this.panel.className = `panel ${name}`;
-    this.panel.replaceChildren(...[this.tabs.find(([other]) => other === name)[2]()].flat().filter(Boolean));
+    this.panel.className = `panel view-${name}`;
+    this.panel.replaceChildren(...[this.tabs.find(([other]) => other === name)[2]()].flat(9).filter(Boolean));
   }
 
   html(message) {
     let remote = false;
     const frame = () => h("iframe", { sandbox: "", referrerpolicy: "no-referrer", title: "The message as HTML", src: api.htmlPath(message.id, remote) });
     const stage = h("div.stage", { class: narrow ? "narrow" : "" }, frame());
-    const width = (label, name, value) => h("button", { type: "button", title: label, "aria-label": label, "aria-pressed": String(narrow === value), onclick: (event) => {
+    const width = (label, value) => h("button", { "aria-pressed": String(narrow === value), onclick: ({ target }) => {
       narrow = value;
       stage.classList.toggle("narrow", value);
-      for (const button of event.currentTarget.parentNode.children) button.setAttribute("aria-pressed", button === event.currentTarget);
-    } }, icon(name));
-    const load = REMOTE.test(message.html) && h("span.blocked", null, icon("image"), "Remote images are not loaded.", h("button.link", { type: "button", id: "load-images", onclick: () => {
+      for (const button of target.parentNode.children) button.setAttribute("aria-pressed", button === target);
+    } }, label);
+    const load = REMOTE.test(message.html) && h("span.soft", "Remote images are not loaded.", h("button.link", { id: "load-images", onclick: () => {
       remote = true;
       stage.replaceChildren(frame());
       load.remove();
     } }, "Load them"));
     return [
-      h("div.toolbar", null, load, h("span.grow"), message.html_truncated && h("span.soft", null, "cut short"),
-        h("span.switch", { role: "group", "aria-label": "Width" }, width("Desktop width", "monitor", false), width("Phone width", "phone", true))),
+      h("div.toolbar", load, h("span.grow"), message.html_truncated && h("span.soft", "cut short"),
+        h("span.switch", { role: "group", "aria-label": "Width" }, width("Desktop", false), width("Phone", true))),
       stage,
     ];
   }
 
   text(message) {
-    if (!message.text) return h("p.none.soft", null, message.html ? "There is no text part; see HTML." : "This message has no text.");
+    if (!message.text) return h("p.soft", message.html ? "There is no text part; see HTML." : "This message has no text.");
     return [
       h("pre.text", { dir: "auto" }, plain(message.text)),
-      message.text_truncated && h("p.soft", null, "Cut short. ", h("a", { href: api.textPath(message.id), target: "_blank", rel: "noopener" }, "The whole text")),
+      message.text_truncated && h("p.soft", "Cut short. ", h("a", { href: api.textPath(message.id), target: "_blank", rel: "noopener" }, "The whole text")),
     ];
   }
 
   links(message) {
-    if (!message.links.length && !message.codes.length) return h("p.none.soft", null, "No links and no one-time codes were found.");
+    if (!message.links.length && !message.codes.length) return h("p.soft", "No links and no one-time codes were found.");
     return [
-      message.codes.length > 0 && [h("h3", null, "One-time codes"), h("ul.codes", null, message.codes.map((code) => h("li", null, h("code", null, plain(code)), copyButton(code, `Copy code ${plain(code)}`))))],
-      message.links.length > 0 && [h("h3", null, "Links"), h("ul.links", null, message.links.map((link) => h("li", null, icon("link"),
-        h("div.grow", null, link.text && link.text !== link.url && words(link.text, "b"), this.anchor(link.url)), copyButton(link.url, "Copy link"))))],
+      message.codes.length > 0 && [h("h3", "One-time codes"), h("ul.codes", message.codes.map((code) => h("li", h("code", plain(code)), copyButton(code, `Copy code ${plain(code)}`))))],
+      message.links.length > 0 && [h("h3", "Links"), h("ul.links", message.links.map((link) => h("li", icon("link"),
+        h("div.grow", link.text && link.text !== link.url && words(link.text, "b"), this.anchor(link.url)), copyButton(link.url, "Copy link"))))],
     ].flat(2);
   }
 
@@ -164,38 +159,40 @@ export class Reader {
 
   files(message, files) {
     const depth = new Map();
-    for (const part of message.parts) depth.set(part.n, part.parent === null ? 0 : Math.min(12, (depth.get(part.parent) ?? 0) + 1));
+    const tree = message.parts.slice(0, 500).map((part) => {
+      depth.set(part.n, Math.min(12, (depth.get(part.parent) ?? -1) + 1));
+      return "  ".repeat(depth.get(part.n)) + [part.n, part.content_type, part.charset, part.encoding, part.disposition, part.filename, part.size !== null && size(part.size)].filter(Boolean).map(plain).join("  ");
+    });
     return [
-      files.length === 0 ? h("p.none.soft", null, "Nothing is attached.") : h("ul.files", null, files.map((part) => h("li", null, icon("attach"),
-        h("div.grow", null, words(part.filename || `part ${part.n}`, "b"), h("span.soft", null, `${plain(part.content_type)}, ${size(part.size)}`)),
+      files.length === 0 ? h("p.soft", "Nothing is attached.") : h("ul.links", files.map((part) => h("li", icon("attach"),
+        h("div.grow", words(part.filename || `part ${part.n}`, "b"), h("span.soft", `${plain(part.content_type)}, ${size(part.size)}`)),
         h("a.button", { href: api.partPath(message.id, part.n), download: part.filename || `part-${part.n}` }, icon("download"), "Download")))),
-      h("details.parts", null, h("summary", null, `Structure: ${many(message.parts.length, "part")}`),
-        h("ul", null, message.parts.slice(0, 500).map((part) => h("li", { class: `in${depth.get(part.n)}` }, h("code", null, `${part.n} ${plain(part.content_type)}`),
-          h("span.soft", null, [part.charset, part.encoding, part.disposition, part.filename, part.size === null ? "" : size(part.size)].filter(Boolean).map(plain).join(", ")))))),
+      h("details.parts", h("summary", `Structure: ${many(message.parts.length, "part")}`),
+        h("pre", tree.join("\n"))),
     ];
   }
 
   headers(message) {
-    const place = h("div", null, h("p.soft", null, "Loading"));
+    const place = h("div", h("p.soft", "Loading"));
     this.later(api.headers(message.id, this.abort.signal), place, ({ headers }) =>
-      h("dl.table", null, headers.map(([name, value]) => [h("dt", null, plain(name)), h("dd", { dir: "auto" }, plain(value))])));
+      h("dl.table", headers.map(([name, value]) => [h("dt", plain(name)), h("dd", { dir: "auto" }, plain(value))])));
     const { envelope, origin } = message;
-    const fact = (name, value) => value && [h("dt", null, name), h("dd", { dir: "auto" }, plain(value))];
+    const fact = (name, value) => value && [h("dt", name), h("dd", { dir: "auto" }, plain(value))];
     return [
-      h("h3", null, "Envelope"),
-      h("dl.table", null,
+      h("h3", "Envelope"),
+      h("dl.table",
         fact("MAIL FROM", `<${envelope.sender}>`), envelope.recipients.slice(0, 200).map((one) => fact("RCPT TO", `<${one.address}>`)),
         fact("From host", [origin.client, origin.port].filter(Boolean).join(" port ")), fact("Said it was", origin.helo),
         fact("Came by", [origin.service, origin.protocol].filter(Boolean).join(", ")), fact("TLS", origin.tls), fact("Message-ID", message.message_id)),
-      h("h3", null, "Headers"), place,
+      h("h3", "Headers"), place,
     ];
   }
 
   raw(message) {
-    const place = h("div", null, h("p.soft", null, "Loading"));
+    const place = h("div", h("p.soft", "Loading"));
     this.later(api.rawStart(message.id, RAW_SHOWN, this.abort.signal), place, ({ text, whole }) => [
-      h("pre.raw", { dir: "ltr" }, plain(text.replaceAll("\r\n", "\n"))),
-      !whole && h("p.soft", null, `The first ${size(RAW_SHOWN)} of ${size(message.size)}. `, h("a", { href: api.rawPath(message.id), download: `${message.id}.eml` }, "Download all of it")),
+      h("pre", { dir: "ltr" }, plain(text.replaceAll("\r\n", "\n"))),
+      !whole && h("p.soft", `The first ${size(RAW_SHOWN)} of ${size(message.size)}. `, h("a", { href: api.rawPath(message.id), download: `${message.id}.eml` }, "Download all of it")),
     ]);
     return place;
   }
@@ -205,7 +202,7 @@ export class Reader {
       place.replaceChildren(...[make(await promise)].flat().filter(Boolean));
     } catch (error) {
       if (error.name === "AbortError") return;
-      place.replaceChildren(h("p.wrong", null, "This could not be loaded."));
+      place.replaceChildren(h("p.wrong", "This could not be loaded."));
       this.fail(error);
     }
   }
