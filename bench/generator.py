@@ -79,6 +79,8 @@ class Result:
         """The JSON that is printed."""
         return {
             "messages": self.messages,
+            "began": self.began,
+            "ended": self.ended,
             "seconds": round(self.ended - self.began, 3),
             "messages_per_second": round(self.rate, 1),
             "mib_per_second": round(self.octets / max(self.ended - self.began, 1e-9) / 2**20, 2),
