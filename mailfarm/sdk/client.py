@@ -13,7 +13,7 @@ A ``Farm`` may be shared by threads. It keeps its connections open; ``close`` en
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import TypeVar
@@ -288,6 +288,7 @@ class Farm:
         self._token = token
         self._timeout = timeout
         self._verbs = Verbs(Server(self.url), time.monotonic, smtp)
+        self._on_made: Callable[[Inbox], None] | None = None  # the pytest plugin's
         self._http = httpx.Client(
             timeout=timeout,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
@@ -307,7 +308,10 @@ class Farm:
         ``kind`` is sandbox (the default), disposable or permanent; ``lifetime`` the seconds it lives, ``retention``
         the seconds each message is kept. Raises AddressTaken, and ApiError for values that cannot be.
         """
-        return Inbox(self, *self._run(self._verbs.create_mailbox(address, kind, lifetime, retention)))
+        inbox = Inbox(self, *self._run(self._verbs.create_mailbox(address, kind, lifetime, retention)))
+        if self._on_made is not None:
+            self._on_made(inbox)
+        return inbox
 
     def mailbox(self, which: str) -> Inbox:
         """A mailbox that exists, by id or by address. Raises NoSuchMailbox, which names some there are."""
@@ -438,8 +442,11 @@ def http_timeout(request: Request, usual: float, left: float | None = None) -> h
 
 def failure_of(error: httpx.RequestError) -> Failure:
     """What the verbs know of an error of httpx."""
-    reason = str(error) or type(error).__name__
-    return Failure(reason, sent=not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout))
+    reason = str(error).partition("] ")[2] if str(error).startswith("[Errno") else str(error)
+    return Failure(
+        reason or type(error).__name__,
+        sent=not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout),
+    )
 
 
 def is_local(url: str) -> bool:

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from email.message import EmailMessage
 from email.utils import parseaddr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -121,7 +122,7 @@ def _guarded(word: str, work: Callable[[argparse.Namespace], int]) -> Callable[[
         except WaitTimeout as error:
             return _tell(word, str(error), TIMED_OUT)
         except CannotConnect as error:
-            return _tell(word, f"{error}; or set MAILFARM_URL", UNREACHABLE)
+            return _tell(word, f"{error} Or set MAILFARM_URL", UNREACHABLE)
         except (FarmError, sending.Unusable) as error:
             usage = isinstance(error, sending.Unusable) or (isinstance(error, ApiError) and error.status == 400)
             return _tell(word, str(error), USAGE if usage else FAILED)
@@ -164,6 +165,10 @@ def _send_parser(parser: argparse.ArgumentParser) -> None:
 def _send(args: argparse.Namespace) -> int:
     where = _where(args)
     to = args.to or [MAILBOX]
+    if args.eml is None:
+        _compose(args, to, 1)  # a mistake in it is told before anything is sent
+    else:
+        sending.read(args.eml)
     try:
         smtp = sending.connect(where)
     except smtplib.SMTPException as error:
@@ -187,7 +192,7 @@ def _send(args: argparse.Namespace) -> int:
 
 def _send_one(smtp: smtplib.SMTP, args: argparse.Namespace, to: Sequence[str], number: int) -> list[str]:
     """Send one mail, say so, and return what was refused of it."""
-    subject = args.subject if args.count == 1 else f"{args.subject} ({number} of {args.count})"
+    subject = args.subject
     refused: dict[str, tuple[int, bytes]] = {}
     said: list[str] = []
     message_id = ""
@@ -198,17 +203,8 @@ def _send_one(smtp: smtplib.SMTP, args: argparse.Namespace, to: Sequence[str], n
             refused = smtp.sendmail(sender, [parseaddr(each)[1] for each in to], content)
             subject = args.eml.name
         else:
-            mail = sending.compose(
-                to=to,
-                from_=args.from_,
-                subject=subject,
-                text=_text(args.text),
-                html=None if args.html is None else sending.read_text(args.html),
-                attach=args.attach,
-                code=f"{secrets.randbelow(1_000_000):06d}",
-                now=datetime.now(UTC),
-                number=number,
-            )
+            mail = _compose(args, to, number)
+            subject = str(mail["Subject"])
             message_id = str(mail["Message-ID"])
             refused = smtp.send_message(mail)
     except smtplib.SMTPException as error:
@@ -225,6 +221,20 @@ def _send_one(smtp: smtplib.SMTP, args: argparse.Namespace, to: Sequence[str], n
     elif accepted:
         print(f"sent {quoted(subject)} to {line(', '.join(accepted))}")
     return said
+
+
+def _compose(args: argparse.Namespace, to: Sequence[str], number: int) -> EmailMessage:
+    return sending.compose(
+        to=to,
+        from_=args.from_,
+        subject=args.subject if args.count == 1 else f"{args.subject} ({number} of {args.count})",
+        text=_text(args.text),
+        html=None if args.html is None else sending.read_text(args.html),
+        attach=args.attach,
+        code=f"{secrets.randbelow(1_000_000):06d}",
+        now=datetime.now(UTC),
+        number=number,
+    )
 
 
 def _where(args: argparse.Namespace) -> sending.Server:

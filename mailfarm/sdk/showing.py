@@ -38,7 +38,7 @@ def describe(mail: Message) -> list[str]:
     ]
     shown = [f"{name + ':':10}{value}" for name, value in rows if value]
     if mail.text:
-        return [*shown, "", body(mail.text).rstrip()]
+        return [*shown, "", *plain_lines(mail.text).rstrip().split("\n")]
     return [*shown, "", "(no text part; the HTML begins)", line(mail.html[:2000], 500)] if mail.html else shown
 
 

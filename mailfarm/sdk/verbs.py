@@ -73,7 +73,7 @@ class Verbs:
                 said = (yield from self.version()).get("smtp") or {}
             except ApiError:  # an older server, or a proxy that lets only /v1/mailboxes through
                 said = {}
-            self.smtp = _smtp(said, urlsplit(self.server.url).hostname or "127.0.0.1")
+            self.smtp = smtp_places(said, urlsplit(self.server.url).hostname or "127.0.0.1")
         return self.smtp
 
     def create_mailbox(
@@ -227,7 +227,7 @@ class Verbs:
         yield from self.server.ask(Request("DELETE", f"/v1/messages/{segment(id)}"), NoSuchMessage)
 
 
-def _smtp(said: dict[str, Any], host: str) -> Smtp:
+def smtp_places(said: dict[str, Any], host: str) -> Smtp:
     """The listeners as the version tells them, ``{"capture": "127.0.0.1:1025"}``. An address that means "every
     address" is reached by the name in the server's URL."""
     places = {name: _place(str(where), host) for name, where in said.items() if str(where)[-1:].isdigit()}
