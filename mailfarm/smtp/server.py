@@ -231,7 +231,7 @@ class Server(State):
 
     def _odd_line(self, line: bytes, length: int) -> Reply | None:
         """What to say to a line that is long, or has a CR, LF or NUL where none belongs; None if it is well."""
-        if length > LONGEST_LINE:
+        if length > LONGEST_LINE or self._is_handshake(line):
             return replies.BAD_LINE
         if not line.endswith(b"\r\n"):
             return replies.BAD_LINE
@@ -242,6 +242,10 @@ class Server(State):
             return replies.BAD_LINE
         return None
 
+    def _is_handshake(self, line: bytes) -> bool:
+        # A TLS ClientHello where plain text belongs has no line end to wait for.
+        return line[0] == 0x16 and not self._skipped and self.phase == COMMAND
+
     def _wait_for_line(self) -> bool:
         """Nothing but the beginning of a line is there. Let go of what is not needed to go on."""
         line = self._buf[self._pos :]
@@ -249,7 +253,7 @@ class Server(State):
         self._pos = 0
         if not line:
             return False
-        if len(line) + self._skipped >= LONGEST_LINE or (line[0] == 0x16 and not self._skipped):
+        if len(line) + self._skipped >= LONGEST_LINE or self._is_handshake(line):
             self.say(replies.BAD_LINE)
             return True
         if self._skipped or len(line) >= self._limit(line):

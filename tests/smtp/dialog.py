@@ -34,9 +34,9 @@ What the host was told
 In ``C`` and ``content`` these stand for octets: \\r \\n \\0 \\t \\\\ \\xHH; anything else beyond ASCII is UTF-8.
 
 The host says 250 to everything but: recipients ``nobody@...`` 550 5.1.1 and ``later@...`` 451 4.3.0; senders
-``nobody@...`` 550 5.7.1; the EHLO name ``refused.example`` 550 5.7.1; AUTH is for ``user`` with ``secret``, anything else is
-535 5.7.8; DATA for a mail from ``full@...`` is 452 4.3.1; the end of content from ``reject@...`` is 550 5.7.1, from
-``defer@...`` 451 4.3.0. STARTTLS is answered 220 (454 4.7.0 if the EHLO name is ``no-tls.example``). That is ``decide``.
+``nobody@...`` 550 5.7.1; the EHLO name ``refused.example`` 550 5.7.1; AUTH is for ``user`` with ``secret``, all others
+get 535 5.7.8; DATA for a mail from ``full@...`` is 452 4.3.1; the end of content from ``reject@...`` is 550 5.7.1, from
+``defer@...`` 451 4.3.0. STARTTLS is answered 220, or 454 4.7.0 if the EHLO name is ``no-tls.example``. See ``decide``.
 
 The same dialogs are played at a live server; there ``wait`` and ``drain`` cannot be (``Dialog.pure_only``).
 """
