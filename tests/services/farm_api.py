@@ -68,6 +68,7 @@ class Farm:
         self.feeds = Feeds(self.database, self.bus, self.spawn)
         self.domains = Domains(("mailfarm.test",), any=True)
         self.account = ""
+        self.cleanup: list[Any] = []
 
     def spawn(self, coroutine: Any) -> None:
         ensureDeferred(coroutine).addErrback(self.failures.append)
@@ -145,8 +146,10 @@ class Farm:
             self.bus.publish(f"account:{event.account}", event)
         return done.filed[0].message.id
 
-    def close(self) -> Any:
-        return self.engine.close()
+    async def close(self) -> None:
+        for work in reversed(self.cleanup):
+            await work()
+        await self.engine.close()
 
 
 @implementer(IBodyProducer)

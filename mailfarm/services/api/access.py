@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from twisted.web.server import Request
 
-from mailfarm.accounts import store
-from mailfarm.accounts.token import SCOPES, Token
+from mailfarm.accounts.bearer import Caller, everyone, holder
 from mailfarm.net.problems import Problem
-from mailfarm.ports import Database, Tx
+from mailfarm.ports import Database
 
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """An account, and what it may be asked for here."""
-
-    account: str
-    scopes: frozenset[str]
+__all__ = ["Access", "Caller"]
 
 
 class Access:
@@ -25,12 +16,7 @@ class Access:
 
     def __init__(self, database: Database, account: str | None) -> None:
         self._database = database
-        self._everyone = None if account is None else Caller(account, frozenset(SCOPES))
-
-    @property
-    def open(self) -> bool:
-        """Whether no token is asked for."""
-        return self._everyone is not None
+        self._everyone = None if account is None else everyone(account)
 
     async def admit(self, request: Request, scope: str) -> Caller:
         """The caller, if it has ``scope``. Raises Problem: unauthenticated, scope-missing."""
@@ -42,7 +28,7 @@ class Access:
             raise Problem(
                 "unauthenticated", "send Authorization: Bearer <token>", headers={"WWW-Authenticate": "Bearer"}
             )
-        caller = await self.bearer(secret.strip())
+        caller = await holder(self._database, secret.strip())
         if caller is None:
             # one answer for unknown, expired and revoked (RFC 6750 §3.1)
             raise Problem(
@@ -58,14 +44,3 @@ class Access:
                 scope=scope,
             )
         return caller
-
-    async def bearer(self, secret: str) -> Caller | None:
-        """The caller whose live token this is."""
-
-        async def look(tx: Tx) -> tuple[Token | None, int]:
-            return await store.find_token(tx, secret), tx.now
-
-        token, now = await self._database.read(look)
-        if token is None or not token.live(now):
-            return None
-        return Caller(token.account, frozenset(token.scopes))

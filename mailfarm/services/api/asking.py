@@ -65,7 +65,7 @@ class Field:
         """The value, or raise the problem that names what is wrong with it."""
         if value is None and self.nullable:
             return None
-        kinds = {
+        kinds: dict[Type, tuple[type, ...]] = {
             "text": (str,),
             "moment": (str,),
             "ids": (list,),
@@ -73,7 +73,8 @@ class Field:
             "integer": (int,),
             "number": (int, float),
         }
-        if not isinstance(value, kinds[self.type]) or (isinstance(value, bool) and self.type != "boolean"):
+        right = isinstance(value, kinds[self.type]) and (self.type == "boolean" or not isinstance(value, bool))
+        if not right:
             raise self._wrong(f"must be {self._words()}")
         if self.type in ("integer", "number") and not self.least <= value <= self.most:
             raise self._wrong(f"must be from {self.least} to {self.most}")

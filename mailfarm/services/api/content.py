@@ -191,7 +191,7 @@ class Contents(Resource):
         """Do ``work`` on the whole content, in a thread."""
         await self._turn.acquire()
         try:
-            pieces = []
+            pieces: list[bytes] = []
             while (chunk := await self._chunk(message.content, len(pieces))) is not None:
                 pieces.append(chunk)
             content = b"".join(pieces)

@@ -13,6 +13,7 @@ from mailfarm.events import MailboxOpened, from_rfc3339
 from mailfarm.ids import Ids
 from mailfarm.mailboxes import store
 from mailfarm.mailboxes.addresses import Domains
+from mailfarm.mailboxes.forms import mailbox_form
 from mailfarm.mailboxes.mailbox import LONGEST, Mailbox, NewMailbox
 from mailfarm.net.problems import Problem
 from mailfarm.ports import Database, Tx
@@ -21,7 +22,6 @@ from .access import Access
 from .announce import Announce
 from .answering import Answer
 from .asking import Body, Field
-from .forms import mailbox_form
 from .routes import Ask, Gives, Resource, route
 
 _LIFETIME = Field("lifetime", "integer", "Seconds until it ends, from its start.", least=1, most=LONGEST, nullable=True)

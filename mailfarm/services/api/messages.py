@@ -10,6 +10,7 @@ from klein import Klein
 from mailfarm.events import Change, summary_form
 from mailfarm.ids import Ids
 from mailfarm.mailboxes import messages, store
+from mailfarm.mailboxes.forms import message_form
 from mailfarm.mailboxes.match import LONGEST, Criteria
 from mailfarm.net.problems import Problem
 from mailfarm.ports import Database, Tx
@@ -18,7 +19,6 @@ from .access import Access
 from .announce import Announce
 from .answering import Answer
 from .asking import LARGEST, Body, Field
-from .forms import message_form
 from .routes import Ask, Gives, Resource, route
 
 FILTER = (

@@ -145,7 +145,7 @@ def _members(request: Request, body: Body | None) -> Mapping[str, Any]:
     origin without asking first."""
     if request.method in (b"GET", b"HEAD"):
         return {}
-    raw = request.content.read()
+    raw = request.content.read() if request.content is not None else b""
     if body is None:
         if raw:
             raise Problem("invalid-value", "this takes no body")

@@ -34,7 +34,7 @@ def many(schema: Schema) -> Schema:
     return {"type": "array", "items": schema}
 
 
-def thing(about: str = "", /, *, optional: tuple[str, ...] = (), more: bool = False, **members: Schema) -> Schema:
+def thing(about: str = "", optional: tuple[str, ...] = (), more: bool = False, /, **members: Schema) -> Schema:
     """An object with these members, all of them unless they are optional. A final ``_`` is dropped from names."""
     names = {name.rstrip("_"): schema for name, schema in members.items()}
     found: Schema = {"type": "object", "properties": names}
@@ -110,7 +110,7 @@ _REFUSED = thing(
 
 _PART = thing(
     "A MIME part. `n` is its number in `/v1/messages/{id}/parts/{n}`.",
-    optional=("encoding",),
+    (),
     n=COUNT,
     parent=maybe(COUNT),
     content_type=TEXT,
@@ -148,7 +148,8 @@ _CHANGE = {"id": ID, "account": TEXT, "mailbox": ID, "seq": COUNT, "at": MOMENT}
 
 _PROBLEM = thing(
     "A problem (RFC 9457). `type` is a page that says more.",
-    more=True,
+    (),
+    True,
     type=TEXT,
     title=TEXT,
     status={"type": "integer", "minimum": 400, "maximum": 599},
@@ -201,6 +202,6 @@ SCHEMAS: dict[str, Schema] = {
     "Version": thing(name=TEXT, version=TEXT),
     "ProblemKind": thing(type=TEXT, title=TEXT, status={"type": "integer"}, advice=TEXT),
     "ProblemKinds": thing(problems=many(named("ProblemKind"))),
-    "OpenApi": thing("This document.", more=True, openapi=TEXT, info={"type": "object"}, paths={"type": "object"}),
+    "OpenApi": thing("This document.", (), True, openapi=TEXT, info={"type": "object"}, paths={"type": "object"}),
     "Problem": _PROBLEM,
 }

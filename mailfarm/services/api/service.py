@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.web.resource import IResource
 
 from mailfarm.ids import Ids
@@ -49,7 +48,7 @@ class Api:
     def __init__(
         self,
         *,
-        endpoints: Sequence[IStreamServerEndpoint],
+        endpoints: Sequence[Any],
         database: Database,
         bus: Bus,
         feeds: Feeds,
@@ -70,7 +69,7 @@ class Api:
     ) -> None:
         self.listening: list[Any] = []
         self._endpoints = endpoints
-        self._ports: list[IListeningPort] = []
+        self._ports: list[Any] = []
         self._reactor = reactor
         self._grace = grace
         self._slots = Slots(max_waits)

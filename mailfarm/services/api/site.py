@@ -44,7 +44,7 @@ def put_together(instances: Iterable[Any], counts: Counts, incident: Callable[[]
 
 
 def _to(bound: Klein, endpoint: str, path: str, counts: Counts) -> Callable[..., Any]:
-    def handle(request: Request, **segments: Any) -> Any:
+    def handle(request: Any, **segments: Any) -> Any:
         counts.watch(request, path)
         return bound.execute_endpoint(endpoint, request, **segments)
 
@@ -57,16 +57,14 @@ class Root(WebResource):
 
     isLeaf = True
 
-    def __init__(
-        self, rest: Klein, static: Klein | None, websocket: IResource | None, pages: Mapping[bytes, Any]
-    ) -> None:
+    def __init__(self, rest: Klein, static: Klein | None, websocket: Any, pages: Mapping[bytes, Any]) -> None:
         super().__init__()
         self._rest = rest.resource()
         self._static = None if static is None else static.resource()
         self._websocket = websocket
         self._pages = pages
 
-    def render(self, request: Request) -> Any:
+    def render(self, request: Any) -> Any:
         """See the module's docstring."""
         path = request.path
         if path == b"/v1/events" and self._websocket is not None:

@@ -109,7 +109,7 @@ class Waits(Resource):
             raise Problem("not-found", f"the mailbox {ask.id} ended while it was waited for")
         mailbox = await self._database.read(lambda tx: store.find(tx, ask.account, ask.id))
         refusals = self._refusals.of(ask.account, mailbox.address) if "refusals:read" in ask.caller.scopes else ()
-        members = {
+        members: dict[str, Any] = {
             "criteria": {**dict(criteria(ask.query).asked()), need.mode: True if need.mode == "none" else need.n},
             "cursor": outcome.cursor,
             "messages": found,

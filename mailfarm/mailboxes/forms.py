@@ -1,12 +1,13 @@
-"""How the capabilities' values read in JSON, where `mailfarm.events` has no form for them."""
+"""How mailboxes and messages read in JSON; `mailfarm.events` has the form of a summary."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mailfarm.events import person_form, rfc3339, summary_form
-from mailfarm.mailboxes.content import StoredMessage
-from mailfarm.mailboxes.mailbox import Mailbox
+
+from .content import StoredMessage
+from .mailbox import Mailbox
 
 
 def mailbox_form(mailbox: Mailbox) -> dict[str, Any]:

@@ -1,0 +1,64 @@
+"""
+NAME
+    live - push events over WebSocket
+
+DESCRIPTION
+    Serves the WebSocket /v1/events: the changes of mailboxes as they happen, in order, each at least once to a consumer
+    and never twice on one connection. A consumer that was away goes on where it was, by cursor.
+
+    The protocol: one JSON object a text frame.
+
+    We begin:       {"type": "hello", "heartbeat": seconds, "auth": bool}
+                    "auth": true asks for a token, in 10 s: in an Authorization header of the handshake, or by
+
+    you say:        {"op": "auth", "token": T}
+    we answer:      {"type": "authenticated"}
+
+    you say:        {"op": "subscribe", "mailbox": ID, "after": N, "filter": {"from", "to", "subject", "contains"}}
+                    `after` and `filter` may be left out: from now on, everything. A second one replaces the first.
+    we answer:      {"type": "subscribed", "mailbox": ID, "cursor": N}
+    and then:       {"type": "filed" | "seen" | "deleted" | "expired", "mailbox": ID, "seq": N + 1, ...}
+                    events as REST shows them. A filter keeps back messages that do not match, nothing else.
+    or:             {"type": "resync", "mailbox": ID, "oldest": N, "cursor": N}
+                    what you ask for is no longer kept. List the mailbox and subscribe after `cursor`.
+    at its end:     {"type": "mailbox-closed", "mailbox": ID, ...}
+
+    you say:        {"op": "unsubscribe", "mailbox": ID}
+    we answer:      {"type": "unsubscribed", "mailbox": ID}
+
+    you say:        {"op": "watch"}
+    we answer:      {"type": "watching"}
+    and then:       {"type": "mailbox-opened" | "mailbox-closed", "mailbox": ID, "address", ...}
+                    {"type": "mailbox", "mailbox": Mailbox} soon after something in one of your mailboxes has changed.
+                    These are hints: they are not numbered and cannot be resumed.
+
+    you say:        {"op": "ping"}
+    we answer:      {"type": "pong"}
+
+    what went wrong {"type": "problem", "problem": "/v1/problems/<name>", "title", "status", "detail", "op", "mailbox"}
+
+    What you say is worked on in order. Both sides ping (RFC 6455 §5.5.2); a peer that does not answer within a
+    heartbeat is dropped. A message may have 64 KiB, a connection 100 subscriptions.
+
+    Frames leave at once. While a client takes nothing they are gathered; past 256 KiB its feeds pause, and catch up
+    from the database. A client that has taken nothing for 15 s is dropped.
+
+    Close codes: 1001 the service stops; 1009 a message is too large; 4008 too slow: connect again and go on after the
+    last `seq` you had; 4401 the token is missing, unknown or has ended; 4429 too much at once.
+
+SETTINGS
+    MAILFARM_LIVE_MAX_CONNECTIONS  open WebSockets; above it 503
+    MAILFARM_LIVE_HEARTBEAT        seconds between pings
+
+DIAGNOSTICS
+    A WebSocket of <peer> was refused: <reason>
+        Its Host, Origin or token was not good, or too many are open.
+    A slow consumer was dropped: <peer>
+        It took nothing for 15 s. It can go on by cursor.
+    mailfarm_live_connections, mailfarm_live_subscriptions, mailfarm_live_frames_total, mailfarm_live_dropped_total
+        Metrics.
+"""
+
+from .service import Live
+
+__all__ = ["Live"]

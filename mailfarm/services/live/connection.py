@@ -1,0 +1,316 @@
+"""One WebSocket connection: the protocol that ``mailfarm help live`` tells of."""
+
+from __future__ import annotations
+
+from collections import deque
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from autobahn.twisted.websocket import WebSocketServerProtocol
+from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from twisted.internet.interfaces import IPushProducer
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from mailfarm.accounts.bearer import Caller
+from mailfarm.errors import Conflict, CursorTooOld, Invalid, NotFound, Temporary
+from mailfarm.events import MailboxClosed
+from mailfarm.mailboxes.feed import Feed, Told
+from mailfarm.net.problems import MEDIA_TYPE, Problem
+
+from .asked import Asked, read
+from .frames import frame, problem_frame
+
+SUBSCRIPTIONS = 100
+AUTH_SECONDS = 10.0
+GATHERED = 256 * 1024
+"""Octets that are gathered while the transport is full; past it feeds pause."""
+MOST_GATHERED = 1 << 20
+"""Past this (answers to what the client itself said, hints) the client is dropped at once."""
+WAITING = 100
+"""Messages read and not yet worked on, above which we stop reading."""
+ENDS_KEPT = 1000
+
+SLOW, UNAUTHENTICATED, TOO_MUCH, STOPPING = 4008, 4401, 4429, 1001
+_DENIED = {401: "unauthenticated", 403: "foreign-origin", 421: "wrong-host", 503: "too-many-connections"}
+_PONG = frame({"type": "pong"})
+
+
+@implementer(IPushProducer)
+class Connection(WebSocketServerProtocol):  # type: ignore[misc]
+    """Its factory's ``live`` is the service: see `service.Live`."""
+
+    log_ = Logger(namespace="mailfarm.live")
+    factory: Any
+    transport: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = ""
+        self.caller: Caller | None = None
+        self._opened = False
+        self._judging = False
+        self._deadline: Any = None
+        self._feeds: dict[str, Feed] = {}
+        self._ended: dict[str, None] = {}
+        self._watching = ""
+        self._todo: deque[tuple[bytes, bool]] = deque()
+        self._working = False
+        self._full = False
+        self._gathered: list[bytes] = []
+        self._octets = 0
+        self._slow: Any = None
+
+    # The handshake
+
+    def processHandshake(self) -> None:
+        """Not a second time while the first is being judged."""
+        if not self._judging:
+            super().processHandshake()
+
+    async def onConnect(self, request: ConnectionRequest) -> None:  # type: ignore[override]
+        """Refuse who is not meant to be here. The guard of the API has looked too, where there is one."""
+        self._judging = True
+        live = self.factory.live
+        host = request.headers.get("host", "")
+        if not live.hosts.ours(host):
+            raise ConnectionDeny(421, "the Host header names none of ours")
+        origin = request.headers.get("origin")
+        if origin is not None and not live.hosts.same_origin(origin, host):
+            raise ConnectionDeny(403, "the Origin header names another web site than ours")
+        if request.path != "/v1/events" or request.params:
+            # a token in an address ends in logs
+            raise ConnectionDeny(400, "connect to /v1/events, without a query")
+        self.caller = live.everyone
+        kind, _, secret = request.headers.get("authorization", "").partition(" ")
+        if self.caller is None and secret:
+            self.caller = await live.holder(secret.strip()) if kind.lower() == "bearer" else None
+            if self.caller is None:
+                raise ConnectionDeny(401, "the token is unknown or has ended")
+            self.token = secret.strip()
+
+    def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
+        """A refusal as a problem. Nothing of the request gets into a header."""
+        self.log_.info("A WebSocket of {peer} was refused: {reason}", peer=self.peer, reason=reason)
+        problem = Problem(_DENIED.get(code, "bad-request"), reason, status=code)
+        body = orjson.dumps(problem.document())
+        headers = "WWW-Authenticate: Bearer\r\n" if code == 401 else ""
+        headers += "Upgrade: websocket\r\n" if code == 426 else ""
+        phrase = HTTPStatus(code).phrase if code in HTTPStatus._value2member_map_ else "Refused"
+        self.sendData(
+            f"HTTP/1.1 {code} {phrase}\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n{headers}"
+            "X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n".encode()
+            + body
+        )
+
+    def onOpen(self) -> None:
+        """Say hello, and begin to watch how full the transport is."""
+        live = self.factory.live
+        self._opened = True
+        live.opened(self)
+        # twisted.web's channel was the transport's producer until now
+        self.transport.unregisterProducer()
+        self.transport.registerProducer(self, True)
+        self.send(frame({"type": "hello", "heartbeat": live.heartbeat, "auth": self.caller is None}))
+        if self.caller is None:
+            self._deadline = live.reactor.callLater(
+                AUTH_SECONDS, self.drop, UNAUTHENTICATED, "no token came", "unauthenticated"
+            )
+
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        """Free everything."""
+        for feed in self._feeds.values():
+            feed.stop()
+        self._feeds.clear()
+        self._todo.clear()
+        self._gathered.clear()
+        for timer in (self._deadline, self._slow):
+            if timer is not None and timer.active():
+                timer.cancel()
+        if self._opened:
+            self._opened = False
+            self.factory.live.closed(self)
+
+    # What the client says
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        """Put in line; one is worked on after the other."""
+        self._todo.append((payload, isBinary))
+        if len(self._todo) == WAITING:
+            self.transport.pauseProducing()
+        if not self._working:
+            self._working = True
+            self.factory.live.spawn(self._work())
+
+    async def _work(self) -> None:
+        try:
+            while self._todo and self.state == self.STATE_OPEN:
+                payload, binary = self._todo.popleft()
+                if len(self._todo) == WAITING // 2:
+                    self.transport.resumeProducing()
+                await self._answer(payload, binary)
+        finally:
+            self._working = False
+
+    async def _answer(self, payload: bytes, binary: bool) -> None:
+        asked = Asked("")
+        try:
+            asked = read(payload, binary)
+            if self.caller is None and asked.op not in ("auth", "ping"):
+                raise Problem("unauthenticated", 'say {"op": "auth", "token": ...} first')
+            await getattr(self, f"_{asked.op}")(asked)
+        except CursorTooOld as error:
+            self.send(frame({"type": "resync", "mailbox": asked.mailbox, "oldest": error.oldest, "cursor": error.last}))
+        except Problem as problem:
+            self._refuse(problem, asked)
+        except (NotFound, Invalid, Conflict) as error:
+            self._refuse(Problem("not-found" if isinstance(error, NotFound) else "invalid-value", str(error)), asked)
+        except Temporary:
+            self._refuse(Problem("unavailable", "the database does not answer; try again"), asked)
+        except Exception:
+            incident = self.factory.live.incident()
+            self.log_.failure("Incident {incident}: {op} failed", incident=incident, op=asked.op)
+            self._refuse(Problem("internal-error", "the log knows more", incident=incident), asked)
+
+    def _refuse(self, problem: Problem, asked: Asked) -> None:
+        self.send(problem_frame(problem, asked.op, asked.mailbox))
+
+    async def _ping(self, asked: Asked) -> None:
+        self.send(_PONG)
+
+    async def _auth(self, asked: Asked) -> None:
+        live = self.factory.live
+        if self.caller is None:
+            self.caller = await live.holder(asked.token)
+            if self.caller is None:
+                self.drop(UNAUTHENTICATED, "the token is unknown or has ended", "unauthenticated")
+                return
+            self.token = asked.token
+            self._deadline.cancel()
+        self.send(frame({"type": "authenticated"}))
+
+    def _allowed(self, scope: str) -> str:
+        """The caller's account. Raises Problem."""
+        assert self.caller is not None
+        if scope not in self.caller.scopes:
+            raise Problem("scope-missing", f"the token lacks the scope {scope}", scope=scope)
+        return self.caller.account
+
+    async def _subscribe(self, asked: Asked) -> None:
+        account = self._allowed("messages:read")
+        old = self._feeds.pop(asked.mailbox, None)
+        if old is not None:
+            old.stop()
+        if len(self._feeds) >= SUBSCRIPTIONS:
+            raise Problem("too-many-subscriptions", f"a connection has at most {SUBSCRIPTIONS} subscriptions")
+        self._ended.pop(asked.mailbox, None)
+        feed = await self.factory.live.feeds.follow(
+            account,
+            asked.mailbox,
+            asked.after,
+            lambda told: self._hear(asked.mailbox, told),
+            criteria=asked.criteria,
+            ready=lambda at: self.send(frame({"type": "subscribed", "mailbox": asked.mailbox, "cursor": at})),
+        )
+        if self.state != self.STATE_OPEN:  # closed meanwhile
+            feed.stop()
+        elif not feed.stopped:
+            self._feeds[asked.mailbox] = feed
+            if self._octets > GATHERED:
+                feed.pause()
+
+    async def _unsubscribe(self, asked: Asked) -> None:
+        feed = self._feeds.pop(asked.mailbox, None)
+        if feed is not None:
+            feed.stop()
+        self.send(frame({"type": "unsubscribed", "mailbox": asked.mailbox}))
+
+    async def _watch(self, asked: Asked) -> None:
+        account = self._allowed("mailboxes:read")
+        if not self._watching:
+            self._watching = account
+            await self.factory.live.watch(account, self._tell)
+            if self.state != self.STATE_OPEN:
+                self.factory.live.unwatch(account, self._tell)
+                return
+        self.send(frame({"type": "watching"}))
+
+    # What we say
+
+    def _hear(self, mailbox: str, told: Told) -> None:
+        if isinstance(told, CursorTooOld):
+            self._feeds.pop(mailbox, None)
+            self.send(frame({"type": "resync", "mailbox": mailbox, "oldest": told.oldest, "cursor": told.last}))
+        elif isinstance(told, MailboxClosed):
+            self._feeds.pop(mailbox, None)
+            self._tell(self.factory.live.frames.of(told), mailbox)
+        else:
+            self.send(self.factory.live.frames.of(told))
+
+    def _tell(self, octets: bytes, closed: str) -> None:
+        """Send a frame; the end of a mailbox only once, though a subscription and the watch may both say it."""
+        if closed:
+            if closed in self._ended:
+                return
+            self._ended[closed] = None
+            if len(self._ended) > ENDS_KEPT:
+                del self._ended[next(iter(self._ended))]
+        self.send(octets)
+
+    def send(self, octets: bytes) -> None:
+        """Send a frame now, or gather it while the transport is full."""
+        if self.state != self.STATE_OPEN:
+            return
+        self.factory.live.counts.frames.inc()
+        if not self._full:
+            self.transport.write(octets)
+            return
+        self._gathered.append(octets)
+        self._octets += len(octets)
+        if self._octets > MOST_GATHERED:
+            self.drop(TOO_MUCH, "more was asked for than was taken; connect again and resume by cursor", "too-much")
+        elif self._octets > GATHERED:
+            for feed in self._feeds.values():
+                feed.pause()
+
+    def pauseProducing(self) -> None:
+        """The transport is full."""
+        self._full = True
+        if self._slow is None:
+            live = self.factory.live
+            self._slow = live.reactor.callLater(live.slow_after, self._too_slow)
+
+    def resumeProducing(self) -> None:
+        """The transport is empty again."""
+        self._full = False
+        if self._slow is not None:
+            self._slow.cancel()
+            self._slow = None
+        if self.state != self.STATE_OPEN:
+            return
+        if self._gathered:
+            octets, self._gathered, self._octets = b"".join(self._gathered), [], 0
+            self.transport.write(octets)  # which may fill it again
+        if not self._full:
+            for feed in tuple(self._feeds.values()):
+                feed.resume()
+
+    def stopProducing(self) -> None:
+        """The transport is gone; onClose follows."""
+
+    def _too_slow(self) -> None:
+        self._slow = None
+        self.log_.warn("A slow consumer was dropped: {peer}", peer=self.peer)
+        self.drop(SLOW, "too slow; connect again and go on after the last seq you had", "slow")
+
+    def drop(self, code: int, reason: str, why: str) -> None:
+        """End the connection; ``why`` is its label in the metrics."""
+        if self.state != self.STATE_OPEN:
+            return
+        self.factory.live.counts.dropped.labels(why).inc()
+        for feed in self._feeds.values():
+            feed.stop()
+        self._feeds.clear()
+        self._gathered.clear()
+        self.sendCloseFrame(code, reason.encode(), isReply=False)

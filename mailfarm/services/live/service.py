@@ -1,0 +1,208 @@
+"""The service: who is connected, what they share, where it listens and how it stops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from autobahn.twisted.resource import WebSocketResource
+from autobahn.twisted.websocket import WebSocketServerFactory
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+
+from mailfarm.accounts.bearer import Caller, everyone, holder
+from mailfarm.errors import Temporary
+from mailfarm.mailboxes.feed import Feeds, Spawn
+from mailfarm.net.hosts import Hosts
+from mailfarm.net.http import Status
+from mailfarm.ports import Bus, Database
+
+from .connection import STOPPING, UNAUTHENTICATED, Connection
+from .frames import EventFrames
+from .watch import Tell, Watch
+
+MAX_MESSAGE = 64 * 1024
+RECHECK = 60.0
+"""Seconds between two looks whether the tokens of open connections still hold."""
+
+
+class Counts:
+    """``mailfarm_live_*``."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.connections = Gauge("mailfarm_live_connections", "Open WebSockets", registry=registry)
+        self.frames = Counter("mailfarm_live_frames", "Frames sent", registry=registry)
+        self.dropped = Counter("mailfarm_live_dropped", "Connections we ended", ("why",), registry=registry)
+        self.subscriptions = Gauge("mailfarm_live_subscriptions", "Mailboxes followed, by waits too", registry=registry)
+
+
+class Live:
+    """The WebSocket. ``resource`` can be mounted at ``/v1/events`` of another Site; ``site`` is one of its own.
+
+    ``account`` is whose everything is where nobody signs in; None asks for a token. ``incident`` makes an id for the
+    log. ``heartbeat`` and ``slow_after`` are seconds. Calling ``feeds.look`` is others' job.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        *,
+        endpoints: Sequence[Any] = (),
+        database: Database,
+        bus: Bus,
+        feeds: Feeds,
+        spawn: Spawn,
+        reactor: Any,
+        account: str | None,
+        incident: Callable[[], str],
+        hosts: Sequence[str] = (),
+        max_connections: int = 20_000,
+        heartbeat: float = 30.0,
+        slow_after: float = 15.0,
+        registry: CollectorRegistry | None = None,
+        status: Status | None = None,
+    ) -> None:
+        self.listening: list[Any] = []
+        self.feeds = feeds
+        self.spawn = spawn
+        self.reactor = reactor
+        self.incident = incident
+        self.heartbeat = heartbeat
+        self.slow_after = slow_after
+        self.hosts = Hosts(hosts)
+        self.everyone = None if account is None else everyone(account)
+        self.frames = EventFrames()
+        self.counts = Counts(registry or CollectorRegistry())
+        self.counts.subscriptions.set_function(lambda: len(feeds))
+        self.connections: set[Connection] = set()
+        self._database = database
+        self._bus = bus
+        self._endpoints = endpoints
+        self._ports: list[Any] = []
+        self._watches: dict[str, Watch] = {}
+        self._empty: Deferred[None] | None = None
+        self._recheck = LoopingCall(self._look_at_tokens)
+        self._recheck.clock = reactor
+        self.factory = _factory(self, max_connections, heartbeat)
+        self.resource = WebSocketResource(self.factory)
+        self.site = _site(self.resource, status, reactor)
+
+    async def start(self) -> None:
+        """Listen. Raises twisted's CannotListenError."""
+        for endpoint in self._endpoints:
+            port = await endpoint.listen(self.site)
+            self._ports.append(port)
+            self.listening.append(port.getHost())
+        if self.everyone is None:
+            self._recheck.start(RECHECK, now=False)
+
+    async def stop(self) -> None:
+        """Listen no more, tell everyone to go, and cut off who has not after 5 s."""
+        for port in self._ports:
+            await port.stopListening()
+        self._ports.clear()
+        if self._recheck.running:
+            self._recheck.stop()
+        self.factory.setProtocolOptions(maxConnections=1)
+        if self.connections:
+            self._empty = Deferred()
+            for connection in tuple(self.connections):
+                connection.drop(STOPPING, "the service stops; connect again", "stopping")
+            await self._empty  # closeHandshakeTimeout bounds it
+        for watch in self._watches.values():
+            watch.stop()
+        self._watches.clear()
+
+    async def holder(self, token: str) -> Caller | None:
+        """Who holds this token."""
+        return await holder(self._database, token)
+
+    def opened(self, connection: Connection) -> None:
+        """A connection has begun."""
+        self.connections.add(connection)
+        self.counts.connections.inc()
+
+    def closed(self, connection: Connection) -> None:
+        """A connection has ended."""
+        self.connections.discard(connection)
+        self.counts.connections.dec()
+        if connection.caller is not None:
+            self.unwatch(connection.caller.account, connection._tell)
+        if not self.connections and self._empty is not None:
+            empty, self._empty = self._empty, None
+            empty.callback(None)
+
+    async def watch(self, account: str, tell: Tell) -> None:
+        """Tell of the account's mailboxes from now on."""
+        watch = self._watches.get(account)
+        if watch is None:
+            watch = Watch(account, self._database, self._bus, self.spawn, self.reactor, self.frames)
+            self._watches[account] = watch
+            watch.telling[tell] = None
+            await watch.start()
+        watch.telling[tell] = None
+
+    def unwatch(self, account: str, tell: Tell) -> None:
+        """Tell no more."""
+        watch = self._watches.get(account)
+        if watch is not None:
+            watch.telling.pop(tell, None)
+            if not watch.telling:
+                del self._watches[account]
+                watch.stop()
+
+    async def _look_at_tokens(self) -> None:
+        """A token that was revoked or has expired ends its connections."""
+        by_token: dict[str, list[Connection]] = {}
+        for connection in self.connections:
+            if connection.token:
+                by_token.setdefault(connection.token, []).append(connection)
+        for token, connections in by_token.items():
+            try:
+                caller = await self.holder(token)
+            except Temporary:
+                return  # the next look is in a minute
+            for connection in connections:
+                if caller is None:
+                    connection.drop(UNAUTHENTICATED, "the token has ended", "unauthenticated")
+
+
+def _factory(live: Live, max_connections: int, heartbeat: float) -> Any:
+    factory: Any = WebSocketServerFactory(reactor=live.reactor)
+    factory.protocol = Connection
+    factory.live = live
+    factory.noisy = False
+    factory.setProtocolOptions(
+        webStatus=False,
+        maxConnections=max_connections,
+        maxMessagePayloadSize=MAX_MESSAGE,
+        maxFramePayloadSize=MAX_MESSAGE,
+        openHandshakeTimeout=10,
+        closeHandshakeTimeout=5,
+        failByDrop=False,  # say why (1009 and so on), then close
+        autoPingInterval=heartbeat,
+        autoPingTimeout=heartbeat,
+        allowNullOrigin=True,  # not allowed: Connection.onConnect says 403, Autobahn would say 400
+        tcpNoDelay=True,
+        # permessage-deflate stays off: 140 KB a connection
+    )
+    return factory
+
+
+def _site(resource: Any, status: Status | None, reactor: Any) -> Site:
+    root: Any = Resource()
+    v1: Any = Resource()
+    root.putChild(b"v1", v1)
+    v1.putChild(b"events", resource)
+    for name, page in ({} if status is None else status.children).items():
+        root.putChild(name, page)
+    site = Site(root, timeout=60, reactor=reactor)
+    site.displayTracebacks = False
+    site.noisy = False
+    site.log = lambda request: None  # type: ignore[method-assign, assignment]
+    return site

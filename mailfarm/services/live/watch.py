@@ -1,0 +1,102 @@
+"""Watching an account: mailboxes opened and closed, and a hint for each mailbox in which something changed.
+
+Hints are coalesced: a burst of a thousand messages is read as a few states of the mailbox, one query for all mailboxes
+that changed and all who watch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mailfarm.errors import NotFound, Temporary
+from mailfarm.events import Change, Event, MailboxClosed, MailboxOpened
+from mailfarm.mailboxes import store
+from mailfarm.mailboxes.feed import Spawn
+from mailfarm.mailboxes.forms import mailbox_form
+from mailfarm.mailboxes.mailbox import Mailbox
+from mailfarm.ports import Bus, Database, Subscription, Tx
+
+from .frames import EventFrames, frame
+
+LINGER = 0.05
+"""Seconds between the first change and the hint: what changes meanwhile is in the same one."""
+AT_ONCE = 200
+
+Tell = Callable[[bytes, str], None]
+"""Told a frame, and the id of the mailbox whose end it says (or nothing)."""
+
+
+class Watch:
+    """One account, for all connections of the process that watch it."""
+
+    def __init__(
+        self, account: str, database: Database, bus: Bus, spawn: Spawn, reactor: Any, events: EventFrames
+    ) -> None:
+        self.account = account
+        self.telling: dict[Tell, None] = {}
+        self._database = database
+        self._bus = bus
+        self._spawn = spawn
+        self._reactor = reactor
+        self._events = events
+        self._changed: dict[str, None] = {}
+        self._timer: Any = None
+        self._reading = False
+        self._subscription: Subscription | None = None
+
+    async def start(self) -> None:
+        """Listen."""
+        self._subscription = await self._bus.subscribe(f"account:{self.account}", self._hear)
+
+    def stop(self) -> None:
+        """Listen no more."""
+        if self._subscription is not None:
+            self._subscription.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._changed.clear()
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, MailboxOpened | MailboxClosed):
+            self._tell(self._events.of(event), event.mailbox if isinstance(event, MailboxClosed) else "")
+        if isinstance(event, Change | MailboxOpened):
+            self._changed[event.mailbox] = None
+            self._soon()
+
+    def _soon(self) -> None:
+        if self._changed and self._timer is None and not self._reading:
+            self._timer = self._reactor.callLater(LINGER, self._read)
+
+    def _read(self) -> None:
+        self._timer = None
+        self._reading = True
+        self._spawn(self._hint())
+
+    async def _hint(self) -> None:
+        some = list(self._changed)[:AT_ONCE]
+        for changed in some:
+            del self._changed[changed]
+
+        async def work(tx: Tx) -> list[Mailbox]:
+            found = []
+            for changed in some:
+                try:
+                    found.append(await store.find(tx, self.account, changed))
+                except NotFound:  # gone since; that is told by its own event
+                    continue
+            return found
+
+        try:
+            for mailbox in await self._database.read(work):
+                self._tell(frame({"type": "mailbox", "mailbox": mailbox_form(mailbox)}), "")
+        except Temporary:
+            return  # they are hints: the next change brings another
+        finally:
+            self._reading = False
+            self._soon()
+
+    def _tell(self, octets: bytes, closed: str) -> None:
+        for tell in tuple(self.telling):
+            tell(octets, closed)

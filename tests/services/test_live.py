@@ -1,0 +1,390 @@
+"""Events over WebSocket, on real sockets."""
+
+import pytest
+import pytest_twisted
+from farm_api import Browser, pump
+from farm_live import connect, listen
+
+ensure = pytest_twisted.ensureDeferred
+
+
+@ensure
+async def test_what_happens_comes_in_order_and_once(farm, ask):
+    live = await listen(farm)
+    port = live.listening[0].port
+    box = (await ask("POST", "/v1/mailboxes", {})).json
+    first = await farm.file(box, "before")
+    client = await connect(port)
+    client.say(op="subscribe", mailbox=box["id"], after=0)
+    assert await client.next("subscribed") == {"type": "subscribed", "mailbox": box["id"], "cursor": 0}
+    assert (await client.next("filed"))["message"]["id"] == first
+    second = await farm.file(box, "after")
+    await ask("PATCH", f"/v1/messages/{second}", {"seen": True})
+    await ask("DELETE", f"/v1/messages/{first}")
+    await client.until(lambda self: len(self.heard) >= 3)
+    assert [(one["type"], one["seq"]) for one in client.heard] == [("filed", 2), ("seen", 3), ("deleted", 4)]
+    page = (await ask("GET", f"/v1/mailboxes/{box['id']}/events?after=1")).json
+    assert client.heard == page["events"]
+
+
+@ensure
+async def test_what_the_bus_lost_comes_when_the_feeds_look(farm, ask):
+    live = await listen(farm)
+    box = (await ask("POST", "/v1/mailboxes", {})).json
+    client = await connect(live.listening[0].port)
+    client.say(op="subscribe", mailbox=box["id"])
+    await client.next("subscribed")
+    for number in range(3):
+        await farm.file(box, str(number), publish=False)
+    await farm.feeds.look()
+    await client.until(lambda self: len(self.heard) == 3)
+    await farm.file(box, "told")
+    await client.until(lambda self: len(self.heard) == 4)
+    assert [one["seq"] for one in client.heard] == [1, 2, 3, 4]
+
+
+@ensure
+async def test_a_filter_keeps_back_what_does_not_match(farm, ask):
+    live = await listen(farm)
+    box = (await ask("POST", "/v1/mailboxes", {})).json
+    client = await connect(live.listening[0].port)
+    client.say(op="subscribe", mailbox=box["id"], filter={"subject": "reset", "contains": "secret"})
+    await client.next("subscribed")
+    await farm.file(box, "Reset", text="nothing of interest")
+    await farm.file(box, "Other", text="a secret")
+    wanted = await farm.file(box, "Your RESET", text="the Secret")
+    await client.next("filed")
+    assert client.heard == []
+    await ask("PATCH", f"/v1/messages/{wanted}", {"seen": True})
+    assert (await client.next("seen"))["seq"] == 4
+
+
+@ensure
+async def test_a_cursor_no_longer_kept_is_answered_resync(farm, ask):
+    live = await listen(farm)
+    box = (await ask("POST", "/v1/mailboxes", {})).json
+    await farm.file(box)
+    await farm.file(box)
+    await farm.database.unit(lambda tx: tx.execute("update mailbox set oldest = 1 where id = ?", (box["id"],)))
+    client = await connect(live.listening[0].port)
+    client.say(op="subscribe", mailbox=box["id"], after=0)
+    assert await client.next("resync") == {"type": "resync", "mailbox": box["id"], "oldest": 2, "cursor": 2}
+    client.say(op="subscribe", mailbox=box["id"], after=1)
+    assert (await client.next("filed"))["seq"] == 2
+
+
+@ensure
+async def test_watch_tells_of_mailboxes_and_coalesces_their_changes(farm, ask):
+    live = await listen(farm)
+    client = await connect(live.listening[0].port)
+    client.say(op="watch")
+    await client.next("watching")
+    box = (await ask("POST", "/v1/mailboxes", {})).json
+    assert (await client.next("mailbox-opened"))["mailbox"] == box["id"]
+    for _ in range(20):
+        await farm.file(box)
+    await client.until(lambda self: any(one["mailbox"]["messages"] == 20 for one in self.of("mailbox")))
+    assert len(client.of("mailbox")) < 20
+    read = (await ask("GET", f"/v1/mailboxes/{box['id']}")).json
+    assert client.of("mailbox")[-1]["mailbox"] == read
+
+
+@ensure
+async def test_the_end_of_a_mailbox_is_told_once_to_who_watches_and_follows_it(farm, ask):
+    live = await listen(farm)
+    box = (await ask("POST", "/v1/mailboxes", {})).json
+    client = await connect(live.listening[0].port)
+    client.say(op="watch")
+    client.say(op="subscribe", mailbox=box["id"])
+    await client.next("subscribed")
+    await ask("DELETE", f"/v1/mailboxes/{box['id']}")
+    await client.next("mailbox-closed")
+    client.say(op="ping")
+    await client.until(lambda self: self.of("pong"))
+    assert client.of("mailbox-closed") == []
+    client.say(op="subscribe", mailbox=box["id"])
+    assert (await client.next("problem"))["status"] == 404
+
+
+@ensure
+async def test_unsubscribing_ends_it_and_subscribing_again_replaces(farm, ask):
+    live = await listen(farm)
+    box = (await ask("POST", "/v1/mailboxes", {})).json
+    client = await connect(live.listening[0].port)
+    client.say(op="subscribe", mailbox=box["id"])
+    client.say(op="subscribe", mailbox=box["id"])
+    client.say(op="ping")
+    await client.next("pong")
+    await farm.file(box)
+    client.say(op="ping")
+    await client.until(lambda self: self.of("pong") and self.of("filed"))
+    assert len(client.of("filed")) == 1
+    client.heard.clear()
+    client.say(op="unsubscribe", mailbox=box["id"])
+    await client.next("unsubscribed")
+    await farm.file(box)
+    client.say(op="ping")
+    await client.next("pong")
+    assert client.heard == []
+    assert len(farm.feeds) == 0
+
+
+@pytest.mark.parametrize(
+    ("message", "name"),
+    [
+        (b"{", "invalid-json"),
+        (b"[]", "message-invalid"),
+        (b'{"op":"dance"}', "message-invalid"),
+        (b'{"op":"subscribe"}', "message-invalid"),
+        (b'{"op":"subscribe","mailbox":5}', "message-invalid"),
+        (b'{"op":"subscribe","mailbox":"x","after":-1}', "message-invalid"),
+        (b'{"op":"subscribe","mailbox":"x","after":true}', "message-invalid"),
+        (b'{"op":"subscribe","mailbox":"x","afterr":1}', "message-invalid"),
+        (b'{"op":"subscribe","mailbox":"x","filter":{"subjekt":"a"}}', "message-invalid"),
+        (b'{"op":"subscribe","mailbox":"x","filter":{"subject":1}}', "message-invalid"),
+        (b'{"op":"subscribe","mailbox":"x"}', "not-found"),
+        (b'{"op":"auth","token":""}', "message-invalid"),
+        (b'{"op":"_work"}', "message-invalid"),
+    ],
+)
+@ensure
+async def test_what_is_not_of_the_protocol_is_answered_and_the_connection_lives(farm, message, name):
+    live = await listen(farm)
+    client = await connect(live.listening[0].port)
+    client.sendMessage(message)
+    assert (await client.next("problem"))["problem"] == f"/v1/problems/{name}"
+    client.sendMessage(b"\x00", isBinary=True)
+    assert (await client.next("problem"))["problem"] == "/v1/problems/message-invalid"
+    client.say(op="ping")
+    await client.next("pong")
+
+
+@ensure
+async def test_a_number_never_given_out_is_refused(farm, ask):
+    live = await listen(farm)
+    box = (await ask("POST", "/v1/mailboxes", {})).json
+    client = await connect(live.listening[0].port)
+    client.say(op="subscribe", mailbox=box["id"], after=7)
+    assert (await client.next("problem"))["problem"] == "/v1/problems/invalid-value"
+
+
+@ensure
+async def test_subscriptions_have_a_cap(farm, ask, monkeypatch):
+    monkeypatch.setattr("mailfarm.services.live.connection.SUBSCRIPTIONS", 2)
+    live = await listen(farm)
+    client = await connect(live.listening[0].port)
+    for _ in range(3):
+        box = (await ask("POST", "/v1/mailboxes", {})).json
+        client.say(op="subscribe", mailbox=box["id"])
+    assert (await client.next("problem"))["problem"] == "/v1/problems/too-many-subscriptions"
+    assert len(farm.feeds) == 2
+    client.transport.abortConnection()
+    await pump(lambda: len(farm.feeds) == 0)
+
+
+@ensure
+async def test_a_message_too_large_closes_with_1009(farm):
+    live = await listen(farm)
+    client = await connect(live.listening[0].port)
+    client.sendMessage(b'{"op":"' + b"x" * 70_000 + b'"}')
+    await client.until(lambda self: self.ended)
+    assert client.ended[0] == 1009
+
+
+@ensure
+async def test_a_flood_of_messages_is_answered_in_order(farm):
+    live = await listen(farm)
+    client = await connect(live.listening[0].port)
+    for number in range(2000):
+        if number % 2:
+            client.say(op="ping")
+        else:
+            client.say(op="unsubscribe", mailbox=str(number))
+    await client.until(lambda self: len(self.heard) == 2000)
+    assert [one["mailbox"] for one in client.heard[::2]] == [str(number) for number in range(0, 2000, 2)]
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"host": "evil.example"}, 421),
+        ({"host": "127.0.0.1.evil.example:80"}, 421),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "http://127.0.0.1:1"}, 403),
+        ({"origin": "null"}, 403),
+        ({"path": "/v1/events?token=abc"}, 400),
+    ],
+)
+@ensure
+async def test_a_foreign_page_gets_no_connection(farm, given, code):
+    live = await listen(farm)
+    client = await connect(live.listening[0].port, hello=False, **given)
+    assert not client.open
+    assert live.connections == set()
+    assert str(code) in client.ended[1]
+
+
+@ensure
+async def test_our_own_page_gets_one(farm):
+    live = await listen(farm)
+    port = live.listening[0].port
+    await connect(port, origin=f"http://127.0.0.1:{port}")
+
+
+@ensure
+async def test_connections_have_a_cap(farm):
+    live = await listen(farm, max_connections=1)
+    port = live.listening[0].port
+    await connect(port)
+    second = await connect(port, hello=False)
+    assert "503" in second.ended[1]
+
+
+@ensure
+async def test_a_token_in_the_handshake_or_in_the_first_message(farm):
+    live = await listen(farm, account=None)
+    port = live.listening[0].port
+    token = await farm.token()
+    api = Browser(farm.api(account=None), token)
+    box = (await api("POST", "/v1/mailboxes", {})).json
+    for client in (await connect(port, Authorization=f"Bearer {token}"), await connect(port)):
+        client.say(op="auth", token=token)
+        await client.next("authenticated")
+        client.say(op="subscribe", mailbox=box["id"])
+        await client.next("subscribed")
+    theirs = await connect(port, Authorization=f"Bearer {await farm.token('other')}")
+    theirs.say(op="subscribe", mailbox=box["id"])
+    assert (await theirs.next("problem"))["status"] == 404
+
+
+@ensure
+async def test_without_a_good_token_nothing_is_told(farm, monkeypatch):
+    monkeypatch.setattr("mailfarm.services.live.connection.AUTH_SECONDS", 0.3)
+    live = await listen(farm, account=None)
+    port = live.listening[0].port
+    refused = await connect(port, hello=False, Authorization="Bearer nonsense")
+    assert "401" in refused.ended[1]
+    client = await connect(port)
+    client.say(op="watch")
+    assert (await client.next("problem"))["problem"] == "/v1/problems/unauthenticated"
+    await client.until(lambda self: self.ended)
+    assert client.ended[0] == 4401
+    wrong = await connect(port)
+    wrong.say(op="auth", token="mf_wrong")
+    await wrong.until(lambda self: self.ended)
+    assert wrong.ended[0] == 4401
+
+
+@ensure
+async def test_scopes_hold_here_too(farm):
+    live = await listen(farm, account=None)
+    port = live.listening[0].port
+    client = await connect(port, Authorization=f"Bearer {await farm.token(scopes=('refusals:read',))}")
+    for op in ({"op": "watch"}, {"op": "subscribe", "mailbox": "x"}):
+        client.say(**op)
+        assert (await client.next("problem"))["problem"] == "/v1/problems/scope-missing"
+
+
+@ensure
+async def test_a_revoked_token_ends_its_connections(farm):
+    live = await listen(farm, account=None)
+    client = await connect(live.listening[0].port, Authorization=f"Bearer {await farm.token()}")
+    await farm.database.unit(lambda tx: tx.execute("update token set revoked_at = 1"))
+    await live._look_at_tokens()
+    await client.until(lambda self: self.ended)
+    assert client.ended[0] == 4401
+
+
+@ensure
+async def test_a_consumer_that_takes_nothing_is_dropped_and_goes_on_by_cursor(farm, ask):
+    live = await listen(farm, slow_after=0.5)
+    port = live.listening[0].port
+    box = (await ask("POST", "/v1/mailboxes", {})).json
+    slow = await connect(port)
+    slow.say(op="subscribe", mailbox=box["id"])
+    await slow.next("subscribed")
+    slow.transport.pauseProducing()
+    (served,) = live.connections
+    count = 0
+    while not served._full:
+        for _ in range(50):
+            await farm.file(box, "x" * 20_000, text="y")
+            count += 1
+        assert count < 3000
+    held = 0
+    for _ in range(60):
+        await farm.file(box, "x" * 20_000, text="y")
+        count += 1
+        held = max(held, served._octets)
+    assert held < 400 * 1024  # feeds paused: what comes is not gathered without end
+    await pump(lambda: not live.connections or served.state != served.STATE_OPEN)
+    slow.transport.resumeProducing()
+    await slow.until(lambda self: self.ended)
+    assert slow.ended[0] == 4008
+    had = [one["seq"] for one in slow.of("filed")]
+    assert had == list(range(1, len(had) + 1))
+    assert len(had) < count
+    again = await connect(port)
+    again.say(op="subscribe", mailbox=box["id"], after=had[-1])
+    await again.until(lambda self: len(self.of("filed")) == count - len(had))
+    assert [one["seq"] for one in again.of("filed")] == list(range(had[-1] + 1, count + 1))
+
+
+@ensure
+async def test_a_consumer_that_pauses_and_goes_on_misses_nothing(farm, ask):
+    live = await listen(farm, slow_after=30)
+    box = (await ask("POST", "/v1/mailboxes", {})).json
+    client = await connect(live.listening[0].port)
+    client.say(op="subscribe", mailbox=box["id"])
+    await client.next("subscribed")
+    client.transport.pauseProducing()
+    (served,) = live.connections
+    count = 0
+    while served._octets < 256 * 1024:
+        await farm.file(box, "x" * 20_000)
+        count += 1
+        assert count < 3000
+    for _ in range(20):
+        await farm.file(box, "z")
+        count += 1
+    client.transport.resumeProducing()
+    await client.until(lambda self: len(self.of("filed")) == count)
+    assert [one["seq"] for one in client.of("filed")] == list(range(1, count + 1))
+
+
+@ensure
+async def test_a_client_that_answers_no_ping_is_dropped(farm):
+    live = await listen(farm, heartbeat=0.2)
+    client = await connect(live.listening[0].port)
+    client.transport.pauseProducing()
+    await pump(lambda: not live.connections)
+    client.transport.resumeProducing()
+    await client.until(lambda self: self.ended)
+
+
+@ensure
+async def test_stopping_tells_everyone_to_go(farm):
+    live = await listen(farm)
+    client = await connect(live.listening[0].port)
+    await live.stop()
+    await client.until(lambda self: self.ended)
+    assert client.ended[0] == 1001
+
+
+@ensure
+async def test_an_event_is_encoded_once_for_everyone(farm, ask, monkeypatch):
+    encoded = []
+    from mailfarm.services.live import frames
+
+    real = frames.to_json
+    monkeypatch.setattr(frames, "to_json", lambda event: encoded.append(event) or real(event))
+    live = await listen(farm)
+    box = (await ask("POST", "/v1/mailboxes", {})).json
+    clients = [await connect(live.listening[0].port) for _ in range(10)]
+    for client in clients:
+        client.say(op="subscribe", mailbox=box["id"])
+        await client.next("subscribed")
+    await farm.file(box)
+    for client in clients:
+        await client.next("filed")
+    assert len(encoded) == 1
