@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from typing import Final
+from urllib.parse import unquote
 
 import nh3
 
@@ -112,7 +113,7 @@ class _Pictures:
         bare = _INVISIBLE.sub("", url)
         kind = bare[:24].lower()
         if kind.startswith("cid:"):
-            return self._own(bare[4:])
+            return self._own(unquote(bare[4:]))
         if kind.startswith("data:"):
             return bare if _DATA_IMAGE.match(bare) else None
         if kind.startswith("//"):
@@ -139,8 +140,8 @@ class _Pictures:
 def sanitise(html: str, *, remote: bool, cid: Callable[[str], str | None]) -> str:
     """A whole HTML document that shows ``html`` safely.
 
-    ``cid`` is asked for each picture of the mail by its Content-ID, as the mail writes it without ``cid:`` (it may be
-    percent-encoded, RFC 2392), and returns a ``data:image/...`` URI or None. ``remote`` keeps pictures from the web.
+    ``cid`` is asked once for each picture of the mail by its Content-ID, without brackets and no longer percent-encoded
+    (RFC 2392), and returns a ``data:image/...`` URI or None. ``remote`` keeps pictures from the web.
     Never raises on what a mail may hold.
     """
     pictures = _Pictures(remote, cid)

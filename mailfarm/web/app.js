@@ -32,7 +32,7 @@ function go(hash) {
 
 function hear(frame) {
   switch (frame.type) {
-    case "up": offline(false); return begin();
+    case "up": state(true); offline(false); return begin();
     case "down": state(false); if (started || frame.wait > 700) offline(true); return undefined;
     case "mailbox": return boxHint(frame.mailbox);
     case "mailbox-opened": return refreshBox(frame.mailbox);
@@ -56,7 +56,6 @@ function refreshBox(id) {
 
 /** After each connection: what was missed while there was none. */
 async function begin() {
-  state(true);
   try {
     await boxes.load();
     if (!started) { started = true; route(); }
