@@ -88,21 +88,16 @@ class Following:
         if not isinstance(form, dict):
             raise ValueError("an event is not a JSON object")
         kind = str(form.get("type", ""))
-        if kind.startswith("/") and "status" in form:
-            kind = "problem"
         if kind in CHANGES:
             return self._change(kind, form)
-        if kind == "subscribed":
-            # the server looked through all up to here, and what passed our filter comes after this frame
-            return None
         if kind == "resync":
             return self._resync(form)
         if kind == "mailbox-closed" and form.get("mailbox") == self.mailbox:
             self.closed = True
             return Event(kind, self.mailbox, self.cursor, moment_or_none(form.get("at")))
         if kind == "problem":
-            status = int(form.get("status", 400))
-            raise problem_error(status, form, "events", NoSuchMailbox)
+            problem = {**form, "type": form.get("problem", "")}
+            raise problem_error(int(form.get("status", 400)), problem, "live events", NoSuchMailbox)
         return None
 
     def _change(self, kind: str, form: Mapping[str, Any]) -> Event[Summary] | None:

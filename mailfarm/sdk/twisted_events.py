@@ -42,26 +42,28 @@ class _Socket(ClientProtocol):  # type: ignore[misc]
     factory: _Factory
 
     def onOpen(self) -> None:
-        self.sendMessage(json.dumps(self.factory.subscribe).encode())
+        self.subscribe()
+
+    def subscribe(self) -> None:
+        """Ask for what comes after the last change that was seen."""
+        self.sendMessage(json.dumps(self.factory.following.subscribe()).encode())
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         self.factory.hear(payload)
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        self.factory.hear(None if reason is None else Failure(reason, sent=code is not None))
+        self.factory.hear(Failure(f"{reason or 'the connection was cut'} ({code})", sent=True))
 
 
 class _Factory(ClientFactory):  # type: ignore[misc]
-    """One connection; ``hear`` is told each frame, and a Failure or None at its end."""
+    """One connection; ``hear`` is told each frame, and a Failure at its end."""
 
     protocol: Any = _Socket
 
-    def __init__(
-        self, url: str, token: str | None, subscribe: dict[str, Any], hear: Callable[[Any], None], reactor: Any
-    ):
+    def __init__(self, url: str, token: str | None, following: Following, hear: Callable[[Any], None], reactor: Any):
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         super().__init__(url, headers=headers, useragent="mailfarm-sdk", reactor=reactor)
-        self.subscribe = subscribe
+        self.following = following
         self.hear = hear
         self.setProtocolOptions(
             maxMessagePayloadSize=LARGEST,
@@ -116,7 +118,7 @@ class TwistedEvents(Generic[M]):
             frame = self._heard.popleft()
             if len(self._heard) == FEW and self._socket is not None:
                 self._socket.transport.resumeProducing()
-            if frame is None or isinstance(frame, Failure):
+            if isinstance(frame, Failure):
                 await self._cut(frame)
                 continue
             event = self._following.receive(frame)
@@ -126,6 +128,8 @@ class TwistedEvents(Generic[M]):
                 message = None if event.message is None else self._wrap(event.message)
                 if self._following.ended():
                     self.close()
+                elif event.type == "resync" and self._socket is not None:
+                    self._socket.subscribe()
                 return Event(event.type, event.mailbox, event.seq, event.at, message, event.ids, event.seen)
         self.close()
         raise StopAsyncIteration
@@ -165,7 +169,7 @@ class TwistedEvents(Generic[M]):
         tls = parts.scheme == "https"
         host, port = parts.hostname or "", parts.port or (443 if tls else 80)
         url = f"{'wss' if tls else 'ws'}://{parts.netloc.rpartition('@')[2]}{parts.path}/v1/events"
-        factory = _Factory(url, self._token, self._following.subscribe(), self._hear, self._reactor)
+        factory = _Factory(url, self._token, self._following, self._hear, self._reactor)
         endpoint: Any = HostnameEndpoint(self._reactor, host, port, timeout=CONNECTING)
         if tls:
             endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
@@ -183,14 +187,15 @@ class TwistedEvents(Generic[M]):
             if self._closed:
                 self._drop()
 
-    async def _cut(self, failure: Failure | None) -> None:
+    async def _cut(self, failure: Failure) -> None:
         """The connection is gone. One that was refused by HTTP will be again, unless the server is only busy."""
         self._connected, self._socket = False, None
-        refused = re.search(r"upgrade failed \[(\d{3})\]", str(failure or ""))
-        if refused and int(refused[1]) not in BUSY:
-            raise problem_error(int(refused[1]), {"title": str(failure)}, "GET /v1/events")
+        refused = re.search(r"upgrade failed \[(\d{3})\]|\(4(401)\)", str(failure))
+        status = int(refused[1] or refused[2]) if refused else 0
+        if status and status not in BUSY:
+            raise problem_error(status, {"title": str(failure)}, "GET /v1/events")
         if not self._server.reached:
-            raise self._server.unreachable(failure or Failure("the connection was cut", sent=True))
+            raise self._server.unreachable(failure)
         await self._rest()
 
     async def _rest(self) -> None:

@@ -103,6 +103,6 @@ def test_problems() -> None:
     with pytest.raises(NoSuchMailbox):
         following().refused(problem(404, "not-found"))
     with pytest.raises(ApiError):
-        following().receive(json.dumps({"type": "/v1/problems/invalid-value", "status": 400, "title": "no"}))
+        following().receive(json.dumps({"type": "problem", "problem": "/v1/problems/x", "status": 400, "title": "no"}))
     with pytest.raises(ValueError, match="not a JSON object"):
         following().receive("[]")
