@@ -190,6 +190,8 @@ class Server(State):
             return True
         buf = self._buf
         start = self._pos
+        if start == len(buf):
+            return self._fill()
         end = buf.find(b"\n", start)
         if end < 0:
             return self._fill() or self._wait_for_line()
@@ -251,8 +253,6 @@ class Server(State):
         line = self._buf[self._pos :]
         self._buf = line
         self._pos = 0
-        if not line:
-            return False
         if len(line) + self._skipped >= LONGEST_LINE or self._is_handshake(line):
             self.say(replies.BAD_LINE)
             return True
@@ -266,8 +266,6 @@ class Server(State):
         content = self.content
         assert content is not None
         if self._pos == len(self._buf) and not self._fill():
-            self._buf = b""
-            self._pos = 0
             return False
         end = content.dots(self._buf, self._pos)
         if end < 0:
@@ -320,8 +318,6 @@ class Server(State):
     def _octets(self) -> bytes:
         """Octets of the BDAT under way, as many as are there."""
         if self._pos == len(self._buf) and not self._fill():
-            self._buf = b""
-            self._pos = 0
             return b""
         data = self._buf[self._pos : self._pos + self.bdat_left]
         self._pos += len(data)
@@ -347,6 +343,9 @@ class Server(State):
     def _fill(self) -> bool:
         """Go on to what came since; False if nothing did."""
         if not self._more:
+            if self._pos == len(self._buf):
+                self._buf = b""  # an idle session holds nothing
+                self._pos = 0
             return False
         self._buf = self._buf[self._pos :] + self._more
         self._pos = 0
