@@ -158,9 +158,9 @@ class Mx:
         )
 
     @property
-    def listening(self) -> list[ListenAddress]:
-        """Where it listens, once started."""
-        return [] if self._listener is None else [self._listener.address]
+    def listening(self) -> dict[str, ListenAddress]:
+        """Where it listens, once started, by "mx"; empty if it is off."""
+        return {} if self._listener is None else {SERVICE: self._listener.address}
 
     async def start(self) -> None:
         """Listen. Raises ConfigurationError."""
