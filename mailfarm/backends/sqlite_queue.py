@@ -439,6 +439,10 @@ class Queue:
         """What a caller may cancel: its own waiting, never our book-keeping. Errors are the queue's from here on."""
         outer: Deferred[T] = Deferred(cancel)
 
+        def told(result: T) -> None:
+            if not outer.called:  # cancelled
+                outer.callback(result)
+
         def failed(failure: Any) -> None:
             error = failure.value
             if isinstance(error, DatabaseFull):
@@ -446,9 +450,10 @@ class Queue:
                 error = QueueFull(str(error))
             elif isinstance(error, DatabaseUnavailable):
                 error = QueueUnavailable(str(error))
-            outer.errback(error)
+            if not outer.called:
+                outer.errback(error)
 
-        inner.addCallbacks(outer.callback, failed)
+        inner.addCallbacks(told, failed)
         return outer
 
 

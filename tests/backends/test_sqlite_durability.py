@@ -1,0 +1,138 @@
+"""What was confirmed is there after a kill -9, and was synced before it was confirmed.
+
+A kill proves little, because the page cache survives it: the second test reads the system calls in order. Its control
+runs with fsync off, loses nothing either, and must be found out.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from spooled_samples import IDS, clock
+from twisted.internet import reactor
+
+from mailfarm.backends.sqlite_engine import Engine
+from mailfarm.backends.sqlite_queue import Queue
+
+CHILD = Path(__file__).with_name("putting_child.py")
+ROUNDS = 24
+
+
+def child(path, seed, flight, *options, before=(), **environment):
+    return subprocess.Popen(
+        [*before, sys.executable, CHILD, path, str(seed), str(flight), *options],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(CHILD.parent.parent), **environment},
+    )
+
+
+def killed_after(process, lines):
+    """All the lines of a child that is killed when it has said so many."""
+    said = []
+    try:
+        for line in process.stdout:
+            said.append(line)
+            if len(said) >= lines:
+                break
+        process.send_signal(signal.SIGKILL)
+        said += process.stdout.readlines()
+        assert process.wait(60) == -signal.SIGKILL
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+    # the last line may be cut off; each whole one was true when it was written
+    return [line.decode().split() for line in said if line.endswith(b"\n")]
+
+
+async def stored(path):
+    """Every entry with the sum of its content."""
+    engine = Engine(path, clock=clock, deliver=reactor.callFromThread)
+    queue = Queue(engine, "inbound", IDS, clock, reactor=reactor)
+    await queue.done(["none"])  # behind the job that ends the leases of the dead
+    found = {}
+    for state in ("waiting", "leased", "aside"):
+        for entry in await queue.inspect(state, 1_000_000):
+            digest = sha256()
+            mail = await queue.read(entry.id)
+            async for piece in mail.content.chunks():
+                digest.update(piece)
+            assert digest.digest() == mail.sha256
+            assert entry.id not in found
+            found[entry.id] = digest.hexdigest()
+    await engine.close()
+    return found
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_confirmed_is_there_after_a_kill(tmp_path):
+    path = tmp_path / "queue.sqlite"
+    dice = random.Random(20250131)
+    put, ending, ended = {}, set(), set()
+    found = {}
+    for seed in range(ROUNDS):
+        if seed % 8 == 0:  # a fresh start now and then, or each round has more to read
+            path = tmp_path / f"queue-{seed}.sqlite"
+            put, ending, ended = {}, set(), set()
+        for kind, id, *rest in killed_after(child(path, seed, dice.choice([1, 5, 20])), dice.randint(1, 60)):
+            if kind == "P":
+                put[id] = rest[0]
+            (ending if kind == "d" else ended if kind == "D" else set()).add(id)
+        found = await stored(path)
+        lost = put.keys() - ending - found.keys()
+        assert not lost, f"round {seed}: confirmed and lost: {lost}"
+        assert not ended & found.keys(), f"round {seed}: ended and back"
+        assert all(found[id] == put[id] for id in put.keys() & found.keys())
+    assert found
+
+
+SYSTEM_CALL = re.compile(r"^(\d+) +(?:<\.\.\. )?(pwrite64|fdatasync|fsync|write)(?:\((\d+)<(.*?)>| resumed>)(.*)$")
+
+
+def acknowledgements(trace):
+    """For each confirmation, whether everything written to the log before it was synced, and synced for it."""
+    under_way = {}
+    dirty, synced, answers = False, False, []
+    for line in trace.read_text("utf-8", "replace").splitlines():
+        if not (match := SYSTEM_CALL.match(line)):
+            continue
+        process, call, number, name, rest = match.groups()
+        if name is None:
+            number, name = under_way.pop(process)
+        elif rest.endswith("<unfinished ...>"):
+            under_way[process] = (number, name)
+            if call == "write" and number == "1":
+                answers.append(synced and not dirty)
+            continue
+        if name.endswith("-wal"):
+            if call == "pwrite64":
+                dirty, synced = True, False
+            elif call in ("fdatasync", "fsync"):
+                assert "= 0" in rest
+                dirty, synced = False, True
+        elif call == "write" and number == "1" and "resumed" not in line:
+            answers.append(synced and not dirty)
+    return answers
+
+
+@pytest.mark.parametrize("options", [(), ("unsynced",)])
+def test_a_confirmation_is_written_after_the_log_was_synced(tmp_path, component, options):
+    trace = tmp_path / "trace"
+    strace = [component("strace"), "-f", "-y", "-s", "8", "-e", "trace=pwrite64,fdatasync,fsync,write", "-o", trace]
+    # one at a time, so that every confirmation has a sync of its own to wait for
+    process = child(tmp_path / "queue.sqlite", 1, 1, "quiet", *options, before=strace, PUTS="20")
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    answers = acknowledgements(trace)
+    assert len(answers) == said.count(b"\n") == 20
+    assert all(answers) if not options else not any(answers)

@@ -1,0 +1,23 @@
+"""No Deferred may fail unheard in here: what nobody handles is only logged when it is collected."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+from twisted.logger import globalLogPublisher
+
+
+@pytest.fixture(autouse=True)
+def no_unheard_failures():
+    heard = []
+
+    def hear(entry):
+        if "log_failure" in entry and "Unhandled" in entry.get("log_format", ""):
+            heard.append(entry["log_failure"])
+
+    globalLogPublisher.addObserver(hear)
+    yield
+    gc.collect(1)
+    globalLogPublisher.removeObserver(hear)
+    assert not heard
