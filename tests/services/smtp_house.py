@@ -105,6 +105,7 @@ class House:
         )
 
     async def _start(self, service: Any, rest: dict[str, Any], **own: Any) -> Any:
+        start = rest.pop("start", True)
         made = service(
             **{
                 "hostname": HOST,
@@ -125,7 +126,8 @@ class House:
                 **rest,
             }
         )
-        await made.start()
+        if start:
+            await made.start()
         self.running.append(made)
         return made
 
