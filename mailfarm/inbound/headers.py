@@ -72,7 +72,8 @@ def read_section(data: bytes, start: int = 0, stop: int | None = None) -> Sectio
         body = last + (2 if data[last : last + 2] == b"\r\n" else 1)
     block = data[start : min(last, start + MOST_OCTETS)]
     fields: list[Field] = []
-    name, pieces, malformed = "", [], 0
+    name, malformed = "", 0
+    pieces: list[bytes] = []
     cut = last - start > MOST_OCTETS
     for line in block.split(b"\n"):
         line = line.removesuffix(b"\r")

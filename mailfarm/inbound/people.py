@@ -19,7 +19,8 @@ MOST = 500
 LONGEST_NAME = 500
 LONGEST_ADDRESS = 400
 
-# a quoted string, perhaps without its end; a bracketed address, perhaps with a route or without its end; a run without any special; one special
+# a quoted string, perhaps without its end; a bracketed address, perhaps with a route or without its end;
+# a run without any special; one special
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|<@[^<>";]{0,1000}>|<[^<>,;]*>?|[^"<>(),:;\\\s]+|\s+|.', re.DOTALL)
 _COMMENT = re.compile(r"[()\\]")
 _PAIR = re.compile(r"\\(.)", re.DOTALL)

@@ -15,7 +15,7 @@ from mailfarm.events import Person, Summary
 from mailfarm.mail.envelope import Envelope, Recipient
 from mailfarm.ports import Origin
 
-Parser = Literal["fast", "standard", "none"]
+Parser = Literal["fast", "plain", "none"]
 
 
 @dataclass(frozen=True, slots=True)

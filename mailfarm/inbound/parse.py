@@ -1,0 +1,205 @@
+"""Parsing received mail: bytes in, ``Parsed`` out, never an error.
+
+Whatever comes is read in bounded time and memory: what goes beyond a cap is left out and said so among the findings.
+The content itself is kept as it is, whatever parsing makes of it.
+
+==========================  =========================================
+parts listed                1,000, at most 100 deep
+headers                     1,000 fields, 256 KiB
+text and HTML, decoded      1 MiB (characters) each
+links, codes                1,000, 50
+findings                    50, of 300 characters
+==========================  =========================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mailfarm.errors import NotFound
+from mailfarm.mailboxes.content import Head, Parsed, Parser, Part
+
+from . import charsets, codes, filenames, headers, structure
+from .headers import Section, decode_words, plain
+from .links import links
+from .people import people
+from .structure import Broken, Node, Tree
+from .visible import visible
+
+LONGEST_TEXT = 1024 * 1024
+LONGEST_SUBJECT = 2000
+LONGEST_MESSAGE_ID = 1000
+SNIPPET = 250
+MOST_FINDINGS = 50
+LONGEST_FINDING = 300
+
+__all__ = ["headers", "parse", "part"]
+
+
+def parse(content: bytes) -> Parsed:
+    """What ``content`` says. Takes about a fifth of a millisecond for 4 KB."""
+    findings = _Findings()
+    section = headers.read_section(content)
+    if section.cut:
+        findings.add(f"only {len(section.fields)} header fields within {headers.MOST_OCTETS} octets were read")
+    if section.malformed:
+        findings.add(f"{section.malformed} header lines are no fields")
+    try:
+        body = _body(content, findings)
+    except Exception as error:  # paranoid: a message that cannot be parsed must still be kept and listed
+        findings.add(f"the parts could not be read: {type(error).__name__}")
+        body = _Body(parser="none")
+    return _parsed(section, body, findings)
+
+
+def part(content: bytes, n: int, parser: Parser) -> tuple[str, str, bytes]:
+    """Part ``n`` as the parser that gave it its number sees it: content type, safe filename and decoded bytes.
+
+    Raises NotFound, also for a part that is only made of other parts.
+    """
+    if parser != "none":
+        try:
+            tree = structure.fast(content) if parser == "fast" else structure.plain(content)
+            for number, _, node in structure.walk(tree.root):
+                if number == n:
+                    data = node.content()
+                    if data is not None:
+                        return node.content_type, filenames.safe(node.filename), data
+        except Broken:
+            pass
+    raise NotFound(f"the message has no part {n} of its own")
+
+
+class _Findings:
+    def __init__(self) -> None:
+        self.all: list[str] = []
+
+    def add(self, finding: str) -> None:
+        if len(self.all) < MOST_FINDINGS and finding not in self.all:
+            self.all.append(plain(charsets.clean(finding))[:LONGEST_FINDING])
+
+
+@dataclass(slots=True)
+class _Body:
+    """What the part tree gave."""
+
+    parser: Parser
+    parts: Sequence[Part] = ()
+    text: str = ""
+    html: str = ""
+    text_cut: bool = False
+    html_cut: bool = False
+
+
+def _body(content: bytes, findings: _Findings) -> _Body:
+    if structure.safe_for_fast(content):
+        try:
+            return _read(structure.fast(content), "fast", findings)
+        except Broken as error:
+            findings.add(f"not as it should be: {error}")
+    return _read(structure.plain(content), "plain", findings)
+
+
+def _read(tree: Tree, parser: Parser, findings: _Findings) -> _Body:
+    """Raises Broken, with nothing added to the findings, if the fast parser cannot decode a part."""
+    found = _Findings()
+    for finding in tree.findings:
+        found.add(finding)
+    body = _Body(parser)
+    parts: list[Part] = []
+    texts: dict[str, list[str]] = {"text/plain": [], "text/html": []}
+    room = {"text/plain": LONGEST_TEXT, "text/html": LONGEST_TEXT}
+    foreign: set[int] = set()  # parts of a message within the message: none of its text, none of its attachments
+    for number, parent, node in structure.walk(tree.root):
+        inside = parent in foreign
+        if inside or node.content_type == "message/rfc822":
+            foreign.add(number)
+        data = node.content()
+        made = _part(number, parent, node, data, inside, found)
+        if made.content_type in texts and not inside and not made.attachment and data is not None:
+            label = made.charset
+            if not charsets.known(label):
+                found.add(f"part {number}: the charset {label!r} is unknown")
+            left = room[made.content_type]
+            # a character takes up to four octets
+            text = charsets.decode(data[: 4 * left + 4], label).replace("\r\n", "\n")
+            if len(text) > left or len(data) > 4 * left + 4:
+                text = text[:left]
+                if made.content_type == "text/html":
+                    body.html_cut = True
+                else:
+                    body.text_cut = True
+            room[made.content_type] -= len(text)
+            if text:
+                texts[made.content_type].append(text)
+        parts.append(made)
+    body.parts = parts
+    body.text = "\n".join(texts["text/plain"])
+    body.html = "\n".join(texts["text/html"])
+    for finding in found.all:
+        findings.add(finding)
+    return body
+
+
+def _part(number: int, parent: int | None, node: Node, data: bytes | None, inside: bool, found: _Findings) -> Part:
+    name = filenames.safe(node.filename)
+    if name != node.filename:
+        found.add(f"part {number}: the name {node.filename!r} is not safe")
+    # RFC 2183 §2: what is neither shown inline nor part of the structure is an attachment
+    shown = node.content_type in ("text/plain", "text/html") and node.disposition != "attachment" and not name
+    picture = node.content_type.startswith("image/") and node.content_id and node.disposition != "attachment"
+    whole = node.container and node.content_type != "message/rfc822"
+    return Part(
+        number,
+        parent,
+        plain(node.content_type),
+        plain(node.parameters.get("charset", "")).strip()[:100],
+        name,
+        plain(node.disposition),
+        plain(node.content_id),
+        plain(node.encoding),
+        None if data is None else len(data),
+        not (inside or shown or picture or whole),
+    )
+
+
+def _parsed(section: Section, body: _Body, findings: _Findings) -> Parsed:
+    from_ = people(section.get("from"))
+    subject = decode_words(section.get("subject"))[:LONGEST_SUBJECT]
+    shown, html_links = visible(body.html) if body.html else ("", ())
+    shown = shown[:LONGEST_TEXT]
+    text = body.text
+    head = Head(
+        people(section.get("reply-to")),
+        headers.date(section.get("date")),
+        links(html_links, f"{text}\n{shown}"),
+        codes.codes((subject, text, shown)),
+        body.text_cut,
+        body.html_cut,
+        body.parser,
+        tuple(findings.all),
+    )
+    return Parsed(
+        from_[0] if from_ else None,
+        people(section.get("to")),
+        people(section.get("cc")),
+        subject,
+        _snippet(text) or _snippet(shown),
+        plain(section.get("message-id")).strip("<>")[:LONGEST_MESSAGE_ID],
+        sum(each.attachment for each in body.parts),
+        text,
+        body.html,
+        shown,
+        tuple(body.parts),
+        head,
+    )
+
+
+def _snippet(text: str) -> str:
+    return plain(" ".join(text[: SNIPPET * 20].split())[:SNIPPET])
+
+
+def kept(finding: str) -> Parsed:
+    """What is said of a message whose parsing could not even be tried, or never came back."""
+    return replace(Parsed(), head=Head(parser="none", findings=(plain(finding)[:LONGEST_FINDING],)))
