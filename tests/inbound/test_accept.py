@@ -1,0 +1,118 @@
+"""Taking responsibility: 250 only when the queue has confirmed; the content is closed whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from mailfarm.errors import QueueFull, QueueUnavailable
+from mailfarm.ids import Ids, is_id
+from mailfarm.inbound.accept import Accept
+from mailfarm.mail.envelope import Envelope, Recipient
+from mailfarm.mail.reply import Reply
+from mailfarm.ports import Origin, Spooled
+
+NOW = 1_769_860_800_000_000
+ENVELOPE = Envelope("a@client.test", (Recipient("b@mx.test"), Recipient("c@mx.test")))
+ORIGIN = Origin("mx", "192.0.2.7", 40000, "client.test", "ESMTPS", "TLSv1.3 TLS_AES_256_GCM_SHA384")
+
+
+class Kept:
+    """Content in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.size = len(data)
+        self.sha256 = hashlib.sha256(data).digest()
+        self.closed = 0
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        assert not self.closed
+        yield self.data
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Seen:
+    """What was put, and what stands for a store that answers so: the port's four outcomes, not a store."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.put_: list[Spooled] = []
+        self.content = b""
+
+    async def admit(self, size: int) -> None:
+        if self.error is not None:
+            raise self.error
+
+    async def put(self, spooled: Spooled) -> None:
+        self.put_.append(spooled)
+        if self.error is not None:
+            raise self.error
+        self.content = b"".join([chunk async for chunk in spooled.content.chunks()])
+
+
+def take(queue: Any, content: Kept, told: list[tuple[str, Exception]], origin: Origin = ORIGIN) -> Reply:
+    ids = Ids(lambda: NOW, lambda n: bytes(n))
+    accept = Accept(queue, ids, lambda: NOW, "mx.test", lambda what, error: told.append((what, error)))
+    return asyncio.run(accept.take(ENVELOPE, content, origin, "acc", ["box1", "box2"]))
+
+
+def test_what_the_queue_confirmed_is_answered_250_with_its_id() -> None:
+    queue, content, told = Seen(), Kept(b"Subject: x\r\n\r\n"), []  # type: ignore[var-annotated]
+    reply = take(queue, content, told)
+    (spooled,) = queue.put_
+    assert is_id(spooled.id)
+    assert reply == Reply(250, "2.0.0", f"spooled as {spooled.id}")
+    assert queue.content == content.data
+    assert content.closed == 1
+    assert (spooled.account, spooled.mailboxes, spooled.accepted_at) == ("acc", ("box1", "box2"), NOW)
+    assert spooled.sha256 == content.sha256
+    assert spooled.trace == (
+        b"Received: from client.test ([192.0.2.7])\r\n\tby mx.test with ESMTPS id " + spooled.id.encode() + b"\r\n"
+        b"\t(TLSv1.3 TLS_AES_256_GCM_SHA384);\r\n\tSat, 31 Jan 2026 12:00:00 +0000\r\n"
+    )
+    assert not told
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(QueueFull("disk"), "452 4.3.1"), (QueueUnavailable("?"), "451 4.3.0"), (OSError(5), "451 4.3.0")],
+)
+def test_what_it_did_not_confirm_is_temporary_and_says_what_to_do(error: Exception, code: str) -> None:
+    queue, content, told = Seen(error), Kept(b"x"), []  # type: ignore[var-annotated]
+    reply = take(queue, content, told)
+    assert str(reply).startswith(code)
+    assert "later" in reply.text
+    assert content.closed == 1
+    ((what, why),) = told
+    assert why is error
+    assert queue.put_[0].id in what
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(None, None), (QueueFull("disk"), "452 4.3.1"), (QueueUnavailable("?"), "451 4.3.0"), (OSError(5), "451 4.3.0")],
+)
+def test_room_is_asked_for_before_content_comes(error: Exception | None, code: str | None) -> None:
+    accept = Accept(Seen(error), Ids(lambda: NOW, bytes), lambda: NOW, "mx.test", lambda *_: None)  # type: ignore[arg-type]
+    reply = asyncio.run(accept.room(1000))
+    assert (reply and str(reply)[:9]) == code
+
+
+def test_a_host_name_that_cannot_stand_in_a_header_is_found_at_once() -> None:
+    with pytest.raises(ValueError):
+        Accept(Seen(), Ids(lambda: NOW, bytes), lambda: NOW, "mx test\r\n", lambda *_: None)  # type: ignore[arg-type]
+
+
+def test_a_helo_that_is_none_never_gets_into_the_trace() -> None:
+    queue = Seen()
+    odd = Origin("mx", "2001:db8::7", 1, "evil\r\nBcc: x", "SMTP")
+    assert take(queue, Kept(b""), [], odd).code == 250
+    assert queue.put_[0].trace.startswith(b"Received: from unknown ([IPv6:2001:db8::7])\r\n\tby mx.test with SMTP id ")
+    assert b"Bcc" not in queue.put_[0].trace
