@@ -213,7 +213,7 @@ def not_smtp(s: State, argument: bytes) -> None:
 
 def unknown(s: State, line: bytes) -> None:
     """A verb that is not in the table."""
-    if s.masking or line[:4].upper() == b"AUTH":
+    if s.masking or line.lstrip()[:4].upper() == b"AUTH":
         s.log[-1] = b"***"
     if line[:1] == b"\x16":  # a TLS ClientHello: it will never make sense
         return s.say(replies.BAD_LINE)

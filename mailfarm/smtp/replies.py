@@ -7,7 +7,7 @@ from mailfarm.mail.reply import Reply
 OK = Reply(250, "2.0.0", "Ok")
 BYE = Reply(221, "2.0.0", "Bye", close=True)
 GO_AHEAD = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
-HELP = Reply(214, "2.0.0", "EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP AUTH STARTTLS QUIT: see RFC 5321")
+HELP = Reply(214, "2.0.0", "RFC 5321 is the manual; the answer to EHLO says what is offered")
 CANNOT_VERIFY = Reply(252, "2.5.0", "Cannot verify the user; send the mail and see")
 
 # syntax
@@ -34,7 +34,7 @@ CONTENT_BEGUN = Reply(503, "5.5.1", "BDAT has begun; go on with BDAT, or RSET fi
 # limits
 TOO_BIG = Reply(552, "5.3.4", "Message is larger than this server takes")
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients; send the others in another transaction")
-TOO_MANY_TRANSACTIONS = Reply(421, "4.5.3", "Too many transactions in this session; connect again", close=True)
+TOO_MANY_TRANSACTIONS = Reply(421, "4.7.0", "Too many transactions in this session; connect again", close=True)
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors", close=True)
 TIMED_OUT = Reply(421, "4.4.2", "Time-out; closing the connection", close=True)
 SHUTTING_DOWN = Reply(421, "4.3.2", "Shutting down; try again soon", close=True)

@@ -90,7 +90,7 @@ class Server(State):
         while not ready:
             if not _READERS[self.phase](self):
                 return None
-        request = ready.popleft()
+        request = ready.pop(0)
         if not isinstance(request, (Chunk, Discarded)):
             self.question = request
         return request
@@ -137,6 +137,8 @@ class Server(State):
     def time_out(self, now: float) -> None:
         """The deadline has passed: 421 4.4.2."""
         self.now = now
+        if isinstance(self.question, End):
+            self.end_transaction()  # the host has all of it, and may be storing it: nothing is discarded
         self._finish(replies.TIMED_OUT)
 
     def shut_down(self) -> None:
@@ -176,7 +178,7 @@ class Server(State):
     def transcript(self) -> tuple[str, ...]:
         """The last lines of this transaction, ``C: `` and ``S: `` in front, each cut short, secrets left out."""
         lines: list[str] = []
-        for wire in self.log:
+        for wire in self.log[-LINES:]:
             side = "S" if wire.endswith(b"\r\n") else "C"
             for line in wire.removesuffix(b"\r\n").split(b"\r\n"):
                 text = line[:WIDTH].decode("utf-8", "replace")
@@ -215,7 +217,10 @@ class Server(State):
             self.log.append(b"***")
             respond(self, line)
             return True
-        self.log.append(line if len(line) <= WIDTH else line[:WIDTH])
+        log = self.log
+        if len(log) > 2 * LINES:
+            del log[:-LINES]
+        log.append(line if len(line) <= WIDTH else line[:WIDTH])
         verb, _, argument = line.partition(b" ")
         command = COMMANDS.get(verb) or COMMANDS.get(verb.upper())
         if command is None:

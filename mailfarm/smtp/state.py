@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final
 
 from mailfarm.mail.envelope import Envelope, Recipient
@@ -70,9 +69,9 @@ class State:
         self.closing = False
         self.draining = False
         self.out: list[bytes] = []
-        self.log: deque[bytes] = deque(maxlen=LINES)  # replies end with a line end, commands do not
+        self.log: list[bytes] = []  # replies end with a line end, commands do not
         self.masking = False  # the last command was AUTH: a stray line may be a secret
-        self.ready: deque[Request] = deque()
+        self.ready: list[Request] = []  # never more than a few
         self.question: Question | None = None
         self.hello: Hello | None = None
         self.authenticated = False
@@ -149,6 +148,8 @@ class State:
         if self.mail is not None:
             self.ready.append(Discarded(reply, self.envelope or self.fix_envelope()))
             self.end_transaction()
+            if self.content is not None:
+                self.content.begin(dots=False)  # an idle session holds nothing
 
     def close(self) -> None:
         """No more input; the host closes once the output is written."""
