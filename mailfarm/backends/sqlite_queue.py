@@ -6,31 +6,30 @@ share. ``take`` never polls: who finds nothing waits for a put, a lease to end o
 Content of at most ``CHUNK`` octets goes in with its entry. Larger content goes first, one piece a unit, under a key of
 its own, and the entry last, so that an entry is always whole; pieces without an entry are swept when the queue opens.
 
-``admit`` says no before content is read: when the disk is down to its reserve (pages that are free inside the database
-file count as room, or a disk once filled would stay full after its mail is deleted), when the backlog is at its cap,
-when the writer is far behind.
+``admit`` says no before content is read: when the disk is down to its reserve, when the backlog is at its cap, when the
+writer is far behind.
 """
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal, TypeVar
 
 import orjson
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
-from mailfarm.errors import DatabaseUnavailable, QueueFull, QueueUnavailable
+from mailfarm.errors import DatabaseUnavailable, NotFound, QueueFull, QueueUnavailable
 from mailfarm.ids import Ids
 from mailfarm.ports import CHUNK, Attempt, Content, Depth, Entry, Spooled
 
 from .queue_content import Stored, Whole
+from .queue_room import Room
+from .queue_takers import Takers
 from .spool_form import from_form, to_form
 from .sqlite_engine import DatabaseFull, Engine
 from .sqlite_open import PAGE
+from .sqlite_queue_pieces import Pieces
 from .sqlite_queue_rows import Ended, Put, Rows, Taken
 
 T = TypeVar("T")
@@ -39,20 +38,10 @@ TAKE_OCTETS = 4 * 1024 * 1024
 """Content that comes along with one take; what is above it is read when asked for."""
 
 _SECOND = 1_000_000
-_FORGET_ROWS = 8  # pieces deleted in one unit: 2 MiB
+_TAKE_MOST = 1000
 _REASON = 1000  # characters kept of a failure
 
 _log = Logger()
-
-
-class _Waiter:
-    """A take that found nothing."""
-
-    __slots__ = ("limit", "woken")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.woken: Deferred[None] = Deferred()
 
 
 class Queue:
@@ -84,20 +73,16 @@ class Queue:
         self._clock = clock
         self._reactor = reactor
         self._rows = Rows(name, max_tries, TAKE_OCTETS)
-        self._reserve = reserve
-        self._max_entries = max_entries
-        self._max_octets = max_octets
-        self._entries = 0
-        self._octets = 0
-        self._full_until = 0.0  # in the reactor's seconds: after a write found no room
-        self._free: int = 0
-        self._reusable = 0
-        self._measured: float | None = None
-        self._uploading: set[str] = set()
-        self._waiters: deque[_Waiter] = deque()
-        self._wakes = 0
-        self._timer: Any = None
-        self._timer_at = 0
+        self._takers = Takers(reactor, clock)
+        self._room = Room(
+            engine.path.parent,
+            reactor.seconds,
+            self._find_reusable,
+            reserve=reserve,
+            max_entries=max_entries,
+            max_octets=max_octets,
+        )
+        self._pieces = Pieces(engine, self._rows, ids, self._apart)
         self._begun = False
         self._beginning = False
         self._begin()
@@ -108,8 +93,8 @@ class Queue:
         """Whether content of ``size`` octets (0: unknown) would find room. Fails with QueueFull."""
         self._begin()
         try:
-            self._check_backlog(size)
-            self._check_disk(size)
+            self._room.check_backlog(size)
+            self._room.check_disk(size)
             if self._engine.congested:
                 raise QueueFull("the database is behind; try again soon")
         except QueueFull as error:
@@ -125,7 +110,7 @@ class Queue:
         size = spooled.content.size
         if not self._begun:
             await self._write(lambda _: None)  # behind the job that counts what is there from before
-        self._check_backlog(size)
+        self._room.check_backlog(size)
         form = to_form(spooled)
         if size > CHUNK:
             await self._put_large(spooled, form)
@@ -135,40 +120,22 @@ class Queue:
         await self._put_entry(Put(spooled.id, self._clock(), size, form, data, None))
 
     async def _put_large(self, spooled: Spooled, form: bytes) -> None:
-        chunks = self._ids.new()
-        self._uploading.add(chunks)
+        key = self._pieces.begin()
         kept = False
         try:
-            number = 0
-            total = 0
-            held = bytearray()
-            async for piece in spooled.content.chunks():
-                held += piece
-                total += len(piece)
-                while len(held) >= CHUNK:
-                    await self._put_chunk(chunks, number, bytes(held[:CHUNK]))
-                    del held[:CHUNK]
-                    number += 1
-            if held:
-                await self._put_chunk(chunks, number, bytes(held))
-            _check_size(spooled, total)
-            kept = await self._put_entry(Put(spooled.id, self._clock(), total, form, None, chunks))
+            size = await self._pieces.store(key, spooled.content)
+            _check_size(spooled, size)
+            kept = await self._put_entry(Put(spooled.id, self._clock(), size, form, None, key))
         finally:
-            self._uploading.discard(chunks)
-            if not kept:  # failed, or the entry was there already; perhaps stored all the same, which is checked
-                self._forget((chunks,))
-
-    def _put_chunk(self, chunks: str, number: int, data: bytes) -> Deferred[None]:
-        return self._write(lambda db: self._rows.put_chunk(db, chunks, number, data), len(data))
+            self._pieces.end(key, kept)
 
     def _put_entry(self, put: Put) -> Deferred[bool]:
         octets = len(put.spooled) + len(put.content or b"")
 
         def stored(new: bool) -> bool:
             if new:
-                self._entries += 1
-                self._octets += put.size
-                self._wake(1)
+                self._room.add(1, put.size)
+                self._takers.wake(1)
             return new
 
         inner = self._engine.write_many(self._rows.put, put, octets)
@@ -179,25 +146,28 @@ class Queue:
     def take(self, limit: int, lease: float, wait: float = 0.0) -> Deferred[Sequence[Attempt]]:
         """At most ``limit`` entries for ``lease`` seconds, waiting ``wait`` seconds for the first. May be cancelled:
         what was about to be handed out waits again. Fails with QueueUnavailable."""
+        if limit < 1:
+            raise ValueError("a take of none")
+        limit = min(limit, _TAKE_MOST)
         self._begin()
         return Deferred.fromCoroutine(self._take(limit, lease, self._reactor.seconds() + wait))
 
     async def _take(self, limit: int, lease: float, until: float) -> Sequence[Attempt]:
         while True:
-            wakes = self._wakes
+            wakes = self._takers.wakes
             nonce = self._ids.new()
             taken, due = await self._take_once(limit, lease, nonce)
             if attempts := self._attempts(taken, nonce):
                 if len(taken) == limit:
-                    self._wake(1)  # there may be more
+                    self._takers.wake(1)  # there may be more
                 return attempts
             left = until - self._reactor.seconds()
             if taken:
                 continue
             if left <= 0:
                 return ()
-            if wakes == self._wakes:
-                await self._pause(limit, left, due)
+            if wakes == self._takers.wakes:
+                await self._takers.pause(limit, left, due)
 
     def _take_once(self, limit: int, lease: float, nonce: str) -> Deferred[tuple[list[Taken], int | None]]:
         gone = False
@@ -216,62 +186,15 @@ class Queue:
         def told(result: tuple[list[Taken], int | None]) -> tuple[list[Taken], int | None]:
             taken, _ = result
             if gone and not taken:
-                self._wake(1)  # it may have been woken for an entry that another can take
+                self._takers.wake(1)  # it may have been woken for an entry that another can take
             elif gone:
                 numbers = [entry.number for entry in taken]
                 self._background(self._write(lambda db: self._rows.give_back(db, numbers, nonce)), wake=True)
             elif taken:
-                self._look_at(self._clock() + int(lease * _SECOND))
+                self._takers.look_at(self._clock() + int(lease * _SECOND))
             return result
 
         return self._apart(self._engine.write(work).addCallback(told), cancel)
-
-    async def _pause(self, limit: int, seconds: float, due: int | None) -> None:
-        waiter = _Waiter(limit)
-        self._waiters.append(waiter)
-        if due is not None:
-            self._look_at(due)
-        call = self._reactor.callLater(seconds, self._stop_waiting, waiter)
-        try:
-            await waiter.woken
-        finally:
-            if call.active():
-                call.cancel()
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-            if not self._waiters:
-                self._stop_timer()
-
-    def _stop_waiting(self, waiter: _Waiter) -> None:
-        if waiter in self._waiters:
-            self._waiters.remove(waiter)
-            waiter.woken.callback(None)
-
-    def _wake(self, entries: int) -> None:
-        """Entries became ready: wake as many takers as may be needed for them."""
-        self._wakes += 1
-        while self._waiters and entries > 0:
-            waiter = self._waiters.popleft()
-            entries -= waiter.limit
-            waiter.woken.callback(None)
-
-    def _look_at(self, due: int) -> None:
-        """Something becomes due by itself then: make sure that a waiting taker looks."""
-        if not self._waiters or (self._timer is not None and self._timer_at <= due):
-            return
-        self._stop_timer()
-        self._timer_at = due
-        # a millisecond later than due, or rounding would have it look too early, again and again
-        self._timer = self._reactor.callLater(max(0.0, (due - self._clock()) / _SECOND) + 0.001, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        self._wake(1)
-
-    def _stop_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
 
     def _attempts(self, taken: Sequence[Taken], nonce: str) -> list[Attempt]:
         attempts = []
@@ -306,7 +229,7 @@ class Queue:
         """Hold on for ``lease`` seconds from now. Fails with LeaseLost, QueueUnavailable."""
         ends = self._clock() + int(lease * _SECOND)
         inner = self._engine.write(lambda db: self._rows.extend(db, fence, ends))
-        return self._apart(inner.addCallback(lambda _: self._look_at(ends)))
+        return self._apart(inner.addCallback(lambda _: self._takers.look_at(ends)))
 
     def done(self, fences: Sequence[str]) -> Deferred[None]:
         """End these entries. Fails with QueueUnavailable."""
@@ -323,16 +246,15 @@ class Queue:
 
         def failed(_: None) -> None:
             if due:
-                self._look_at(due)
+                self._takers.look_at(due)
             else:
-                self._wake(1)
+                self._takers.wake(1)
 
         return self._apart(inner.addCallback(failed))
 
     def _ended(self, ended: Ended) -> None:
-        self._entries -= ended.entries
-        self._octets -= ended.octets
-        self._forget(ended.chunks)
+        self._room.add(-ended.entries, -ended.octets)
+        self._pieces.forget(ended.chunks)
 
     # For the operator
 
@@ -353,43 +275,24 @@ class Queue:
 
     def read(self, id: str) -> Deferred[Spooled]:
         """An entry's spooled mail. Fails with NotFound, QueueUnavailable."""
-        taken = self._read(lambda db: self._rows.read(db, id))
-        return taken.addCallback(lambda entry: from_form(entry.spooled, self._content(entry)))
+
+        def spooled(entry: Taken) -> Spooled:
+            try:
+                return from_form(entry.spooled, self._content(entry))
+            except ValueError as error:
+                raise NotFound(f"entry {id} cannot be read: {error}") from None
+
+        return self._read(lambda db: self._rows.read(db, id)).addCallback(spooled)
 
     def requeue(self, id: str) -> Deferred[None]:
         """Make an entry that was set aside wait again. Fails with NotFound, QueueUnavailable."""
         inner = self._engine.write(lambda db: self._rows.requeue(db, id))
-        return self._apart(inner.addCallback(lambda _: self._wake(1)))
+        return self._apart(inner.addCallback(lambda _: self._takers.wake(1)))
 
     def drop(self, id: str) -> Deferred[None]:
         """Forget an entry that was set aside. Fails with NotFound, QueueUnavailable."""
         inner = self._engine.write(lambda db: self._rows.drop(db, id))
         return self._apart(inner.addCallback(self._ended))
-
-    # Room
-
-    def _check_backlog(self, size: int) -> None:
-        if self._entries >= self._max_entries:
-            raise QueueFull(f"the queue {self.name} holds {self._entries} entries, which is its cap")
-        if self._octets + size > self._max_octets:
-            raise QueueFull(f"the queue {self.name} holds {self._octets} octets of {self._max_octets}")
-
-    def _check_disk(self, size: int) -> None:
-        now = self._reactor.seconds()
-        if now < self._full_until:
-            raise QueueFull("the database has just found no room")
-        if self._measured is None or now - self._measured >= 1.0:
-            self._measured = now
-            disk = os.statvfs(self._engine.path.parent)
-            self._free = disk.f_bavail * disk.f_frsize
-            pages = self._engine.read(lambda db: db.execute("PRAGMA freelist_count").fetchone()[0])
-            self._background(pages.addCallback(self._count_reusable))
-        # twice the size: it stands in the queue and in its mailbox for a moment. The log needs real space.
-        if self._free < self._reserve // 4 or self._free + self._reusable < self._reserve + 2 * size:
-            raise QueueFull(f"{self._free} octets are left on the disk, and {self._reserve} are kept in reserve")
-
-    def _count_reusable(self, pages: int) -> None:
-        self._reusable = pages * PAGE
 
     # Inside
 
@@ -403,23 +306,17 @@ class Queue:
         entries, octets, orphans = found
         self._beginning = False
         self._begun = True
-        self._entries += entries
-        self._octets += octets
-        self._forget([chunks for chunks in orphans if chunks not in self._uploading])
-        self._wake(entries)
+        self._room.add(entries, octets)
+        self._pieces.forget(orphans)
+        self._takers.wake(entries)
 
     def _not_opened(self, failure: Any) -> None:
         self._beginning = False
         _log.warn("the queue {name} is not open yet: {error}", name=self.name, error=failure.value)
 
-    def _forget(self, keys: Sequence[str]) -> None:
-        if keys:
-            self._background(Deferred.fromCoroutine(self._forget_all(keys)))
-
-    async def _forget_all(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            while await self._engine.write(partial(self._rows.forget_chunks, chunks=key, limit=_FORGET_ROWS)):
-                pass
+    def _find_reusable(self) -> None:
+        pages = self._engine.read(lambda db: db.execute("PRAGMA freelist_count").fetchone()[0])
+        self._background(pages.addCallback(lambda pages: self._room.found(pages * PAGE)))
 
     def _background(self, work: Deferred[Any], wake: bool = False) -> None:
         """Nobody waits for this; what is left undone is swept when the queue opens."""
@@ -427,7 +324,7 @@ class Queue:
         def failed(failure: Any) -> None:
             _log.warn("left for later in the queue {name}: {error}", name=self.name, error=failure.value)
 
-        work.addCallbacks((lambda _: self._wake(1)) if wake else (lambda _: None), failed)
+        work.addCallbacks((lambda _: self._takers.wake(1)) if wake else (lambda _: None), failed)
 
     def _write(self, work: Callable[[Any], T], size: int = 0) -> Deferred[T]:
         return self._apart(self._engine.write(work, size))
@@ -446,7 +343,7 @@ class Queue:
         def failed(failure: Any) -> None:
             error = failure.value
             if isinstance(error, DatabaseFull):
-                self._full_until = self._reactor.seconds() + 1.0
+                self._room.overflowed()
                 error = QueueFull(str(error))
             elif isinstance(error, DatabaseUnavailable):
                 error = QueueUnavailable(str(error))

@@ -13,8 +13,8 @@ def no_unheard_failures():
     heard = []
 
     def hear(entry):
-        if "log_failure" in entry and "Unhandled" in entry.get("log_format", ""):
-            heard.append(entry["log_failure"])
+        if entry.get("log_namespace") == "twisted.internet.defer":
+            heard.append(entry.get("log_failure"))
 
     globalLogPublisher.addObserver(hear)
     yield

@@ -12,7 +12,7 @@ from spooled_samples import DEADLINE, clock, soon, until
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
-from mailfarm.backends import sqlite_engine
+from mailfarm.backends import sqlite_group, sqlite_log
 from mailfarm.backends.sqlite_database import Database
 from mailfarm.backends.sqlite_engine import DatabaseFull, Engine
 from mailfarm.errors import DatabaseUnavailable
@@ -83,7 +83,7 @@ async def test_a_group_is_bounded_in_jobs_and_in_octets(engine):
     works = [engine.write(insert(f"a{n}")) for n in range(1000)]
     gate.open()
     await gatherResults(works)
-    assert engine.groups >= 1000 / sqlite_engine.GROUP_JOBS
+    assert engine.groups >= 1000 / sqlite_group.GROUP_JOBS
     gate = Gate(engine)
     before = engine.groups
     works = [engine.write(insert(f"b{n}"), size=5 * 1024 * 1024) for n in range(8)]
@@ -326,8 +326,8 @@ async def test_no_more_reads_wait_than_the_cap(engines):
 
 @pytest_twisted.ensureDeferred
 async def test_the_log_stays_small_under_a_writer_that_never_rests(engine, monkeypatch):
-    monkeypatch.setattr(sqlite_engine, "_COPY_OCTETS", 64 * 1024)
-    monkeypatch.setattr(sqlite_engine, "_RESTART_FRAMES", 64)
+    monkeypatch.setattr(sqlite_log, "_COPY_OCTETS", 64 * 1024)
+    monkeypatch.setattr(sqlite_log, "_RESTART_FRAMES", 64)
 
     def work(db):
         db.execute("INSERT INTO queue_spool (spooled, content) VALUES ('', zeroblob(20000))")
