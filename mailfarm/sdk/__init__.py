@@ -42,8 +42,10 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .aio import AsyncFarm, AsyncInbox, AsyncMessage
-    from .client import Farm, Inbox, Message
+    from .aio import AsyncFarm
+    from .aio_inbox import AsyncInbox, AsyncMessage
+    from .client import Farm
+    from .inbox import Inbox, Message
 
 __all__ = [
     "AddressTaken",
@@ -65,8 +67,14 @@ __all__ = [
     "WaitTimeout",
 ]
 
-_LATE = dict.fromkeys(("Farm", "Inbox", "Message"), ".client")
-_LATE |= dict.fromkeys(("AsyncFarm", "AsyncInbox", "AsyncMessage"), ".aio")
+_LATE = {
+    "AsyncFarm": ".aio",
+    "AsyncInbox": ".aio_inbox",
+    "AsyncMessage": ".aio_inbox",
+    "Farm": ".client",
+    "Inbox": ".inbox",
+    "Message": ".inbox",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import smtplib
+import ssl
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -30,7 +31,8 @@ from .showing import body, message_form, print_message, print_table, write_octet
 from .values import form_of
 
 if TYPE_CHECKING:
-    from .client import Farm, Message
+    from .client import Farm
+    from .inbox import Message
 
 URL: Final = "http://127.0.0.1:8025"
 MAILBOX: Final = "inbox@mailfarm.test"
@@ -173,6 +175,9 @@ def _send(args: argparse.Namespace) -> int:
         smtp = sending.connect(where)
     except smtplib.SMTPException as error:
         return _tell("send", f"{where} refuses: {'; '.join(map(line, sending.refusal_lines(error)))}", FAILED)
+    except ssl.SSLCertVerificationError as error:
+        text = f"the certificate of {where} is not trusted ({error.verify_message}); --insecure trusts any"
+        return _tell("send", text, FAILED)
     except OSError as error:
         reason = error.strerror or str(error)
         return _tell(

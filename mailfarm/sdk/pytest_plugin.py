@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:  # nothing else is imported in test runs that do not use this
-    from .client import Farm, Inbox
+    from .client import Farm
+    from .inbox import Inbox
     from .keeper import Owner
 
 KEPT = 24 * 3600

@@ -13,7 +13,7 @@ from .plain import line, plain_lines
 from .values import Person, form_of
 
 if TYPE_CHECKING:
-    from .client import Message
+    from .inbox import Message
 
 
 def describe(mail: Message) -> list[str]:

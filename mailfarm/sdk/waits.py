@@ -27,6 +27,7 @@ LONGEST_POLL: Final = 60.0
 """The server allows 300 s. Shorter pieces notice sooner that the other end has silently gone."""
 GRACE: Final = 10.0
 """Seconds an answer may be late before the connection counts as cut."""
+WAIT: Final = 10.0
 CRITERIA_KEPT: Final = 256
 LISTED: Final = 10
 
