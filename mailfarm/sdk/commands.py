@@ -12,22 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import secrets
-import smtplib
-import ssl
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
-from email.message import EmailMessage
-from email.utils import parseaddr
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from . import sending
+from . import send_command, sending
 from .errors import ApiError, CannotConnect, FarmError, NoSuchMessage, WaitTimeout
-from .plain import line, plain, plain_lines, quoted
+from .plain import line, plain, plain_lines
 from .showing import body, message_form, print_message, print_table, write_octets
+from .telling import DONE, FAILED, MAILBOX, TIMED_OUT, UNREACHABLE, USAGE, positive, span, tell
 from .values import form_of
 
 if TYPE_CHECKING:
@@ -35,8 +28,6 @@ if TYPE_CHECKING:
     from .inbox import Message
 
 URL: Final = "http://127.0.0.1:8025"
-MAILBOX: Final = "inbox@mailfarm.test"
-DONE, FAILED, USAGE, UNREACHABLE, TIMED_OUT = 0, 1, 2, 3, 4
 
 ENVIRONMENT: Final = """\
 environment:
@@ -44,22 +35,6 @@ environment:
   MAILFARM_TOKEN       its token, where it asks for one; MAILFARM_TOKEN_FILE names a file that holds it
 exit codes:
   0 done · 1 failed, refused or not found · 2 wrong usage · 3 cannot connect · 4 timed out
-"""
-SEND: Final = """\
-Send a test mail through SMTP. Without options: one with text, HTML, a link, a one-time code and an attachment, to the
-default mailbox of a `mailfarm dev` on this machine.
-
-examples:
-  mailfarm send
-  mailfarm send --to alice@mailfarm.test --subject "Hello" --text "How are you?"
-  mailfarm send --html page.html --attach report.pdf
-  mailfarm send --eml saved.eml --to alice@mailfarm.test
-  mailfarm send --smtp smtps://127.0.0.1:1465 --insecure --user 01k… --password-file secret
-
-environment:
-  MAILFARM_SMTP        where to send to (smtp://127.0.0.1:1025)
-exit codes:
-  0 accepted · 1 refused by the server, in whole or in part · 2 wrong usage · 3 cannot connect
 """
 WAIT: Final = f"""\
 Wait for a message and show it. A message that is there already answers at once; --new looks only at what comes from
@@ -95,7 +70,7 @@ examples:
 
 def add_parsers(subparsers: argparse._SubParsersAction[Any]) -> None:
     """Add a parser for each verb; each sets ``run``, a callable from the parsed arguments to the exit code."""
-    _send_parser(_parser(subparsers, "send", "send a test mail", SEND, _send))
+    send_command.add_options(_parser(subparsers, "send", "send a test mail", send_command.SEND, send_command.run))
     _wait_parser(_parser(subparsers, "wait", "wait for a message and show it", WAIT, _wait))
     _list_parser(_parser(subparsers, "list", "list mailboxes, or the messages of one", LIST, _list))
     _show_parser(_parser(subparsers, "show", "show a message", SHOW, _show))
@@ -122,143 +97,14 @@ def _guarded(word: str, work: Callable[[argparse.Namespace], int]) -> Callable[[
         try:
             return work(args)
         except WaitTimeout as error:
-            return _tell(word, str(error), TIMED_OUT)
+            return tell(word, str(error), TIMED_OUT)
         except CannotConnect as error:
-            return _tell(word, f"{error} Or set MAILFARM_URL", UNREACHABLE)
+            return tell(word, f"{error} Or set MAILFARM_URL", UNREACHABLE)
         except (FarmError, sending.Unusable) as error:
             usage = isinstance(error, sending.Unusable) or (isinstance(error, ApiError) and error.status == 400)
-            return _tell(word, str(error), USAGE if usage else FAILED)
+            return tell(word, str(error), USAGE if usage else FAILED)
 
     return run
-
-
-def _tell(word: str, text: str, code: int) -> int:
-    print(f"mailfarm {word}: {plain_lines(text)}", file=sys.stderr)
-    return code
-
-
-# send
-
-
-def _send_parser(parser: argparse.ArgumentParser) -> None:
-    mail = parser.add_argument_group("the mail")
-    mail.add_argument("--to", action="append", metavar="ADDRESS", help=f"a recipient; may be repeated ({MAILBOX})")
-    mail.add_argument(
-        "--from", dest="from_", default="Example App <app@example.org>", metavar="ADDRESS", help="the sender"
-    )
-    mail.add_argument("--subject", default="Reset your password", help="the subject")
-    mail.add_argument("--text", metavar="TEXT", help="the text; @FILE reads it from a file")
-    mail.add_argument("--html", metavar="FILE", type=Path, help="a file with the HTML")
-    mail.add_argument(
-        "--attach", metavar="FILE", type=Path, action="append", default=[], help="attach a file; may be repeated"
-    )
-    mail.add_argument("--eml", metavar="FILE", type=Path, help="send this file as it is instead")
-    mail.add_argument("--count", type=_positive, default=1, metavar="N", help="send so many")
-    where = parser.add_argument_group("the server")
-    where.add_argument("--smtp", metavar="URL", help="smtp://, smtp+starttls:// or smtps:// with host and port")
-    where.add_argument("--host", help="its host only")
-    where.add_argument("--port", type=int, help="its port only")
-    where.add_argument("--user", help="sign in as this user")
-    where.add_argument("--password-file", metavar="FILE", type=Path, help="a file that holds the password")
-    where.add_argument("--insecure", action="store_true", help="trust any certificate, such as the one dev makes")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a mail")
-
-
-def _send(args: argparse.Namespace) -> int:
-    where = _where(args)
-    to = args.to or [MAILBOX]
-    if args.eml is None:
-        _compose(args, to, 1)  # a mistake in it is told before anything is sent
-    else:
-        sending.read(args.eml)
-    try:
-        smtp = sending.connect(where)
-    except smtplib.SMTPException as error:
-        return _tell("send", f"{where} refuses: {'; '.join(map(line, sending.refusal_lines(error)))}", FAILED)
-    except ssl.SSLCertVerificationError as error:
-        text = f"the certificate of {where} is not trusted ({error.verify_message}); --insecure trusts any"
-        return _tell("send", text, FAILED)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        return _tell(
-            "send", f"cannot connect to {where} ({reason}): is `mailfarm dev` running? or set MAILFARM_SMTP", 3
-        )
-    failed = 0
-    with smtp:
-        for number in range(1, args.count + 1):
-            refused = _send_one(smtp, args, to, number)
-            failed += bool(refused)
-            for said in refused:
-                _tell("send", f"refused: {said}", FAILED)
-    if failed and args.count > 1:
-        _tell("send", f"{failed} of {args.count} mails were refused", FAILED)
-    return FAILED if failed else DONE
-
-
-def _send_one(smtp: smtplib.SMTP, args: argparse.Namespace, to: Sequence[str], number: int) -> list[str]:
-    """Send one mail, say so, and return what was refused of it."""
-    subject = args.subject
-    refused: dict[str, tuple[int, bytes]] = {}
-    said: list[str] = []
-    message_id = ""
-    try:
-        if args.eml is not None:
-            sender = parseaddr(args.from_)[1]
-            content = sending.with_crlf(sending.read(args.eml))
-            refused = smtp.sendmail(sender, [parseaddr(each)[1] for each in to], content)
-            subject = args.eml.name
-        else:
-            mail = _compose(args, to, number)
-            subject = str(mail["Subject"])
-            message_id = str(mail["Message-ID"])
-            refused = smtp.send_message(mail)
-    except smtplib.SMTPException as error:
-        said = sending.refusal_lines(error)
-    except UnicodeEncodeError:
-        raise sending.Unusable("the server does not take addresses outside ASCII (SMTPUTF8)") from None
-    except OSError as error:
-        said = [f"the connection was lost: {error.strerror or error}"]
-    else:
-        said = [f"{address}: {sending.reply(*answer)}" for address, answer in refused.items()]
-    accepted = [each for each in to if parseaddr(each)[1] not in refused] if not said or refused else []
-    if args.json:
-        print(json.dumps({"message_id": message_id, "subject": subject, "accepted": accepted, "refused": said}))
-    elif accepted:
-        print(f"sent {quoted(subject)} to {line(', '.join(accepted))}")
-    return said
-
-
-def _compose(args: argparse.Namespace, to: Sequence[str], number: int) -> EmailMessage:
-    return sending.compose(
-        to=to,
-        from_=args.from_,
-        subject=args.subject if args.count == 1 else f"{args.subject} ({number} of {args.count})",
-        text=_text(args.text),
-        html=None if args.html is None else sending.read_text(args.html),
-        attach=args.attach,
-        code=f"{secrets.randbelow(1_000_000):06d}",
-        now=datetime.now(UTC),
-        number=number,
-    )
-
-
-def _where(args: argparse.Namespace) -> sending.Server:
-    where = sending.server(args.smtp or os.environ.get("MAILFARM_SMTP") or sending.CAPTURE)
-    if args.host:
-        where = replace(where, host=args.host)
-    if args.port:
-        where = replace(where, port=args.port)
-    if args.user:
-        where = replace(where, user=args.user)
-    if args.password_file:
-        where = replace(where, password=sending.read_text(args.password_file).rstrip("\r\n"))
-    if where.user and not where.password:
-        raise sending.Unusable("--user needs --password-file")
-    return replace(where, verify=not args.insecure)
-
-
-def _text(given: str | None) -> str | None:
-    return sending.read_text(Path(given[1:])) if given is not None and given.startswith("@") else given
 
 
 # wait
@@ -275,8 +121,8 @@ def _criteria(parser: argparse.ArgumentParser) -> None:
 def _wait_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("mailbox", nargs="?", default=MAILBOX, help=f"its address or id ({MAILBOX})")
     _criteria(parser)
-    parser.add_argument("--timeout", type=_span, default=30.0, metavar="SECONDS", help="give up after so long (30)")
-    parser.add_argument("--count", type=_positive, default=1, metavar="N", help="wait for so many (1)")
+    parser.add_argument("--timeout", type=span, default=30.0, metavar="SECONDS", help="give up after so long (30)")
+    parser.add_argument("--count", type=positive, default=1, metavar="N", help="wait for so many (1)")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--new", action="store_true", help="only messages that come from now on")
     start.add_argument("--after", type=int, default=0, metavar="SEQ", help="only messages after this change number")
@@ -324,7 +170,7 @@ def _list_parser(parser: argparse.ArgumentParser) -> None:
     seen = parser.add_mutually_exclusive_group()
     seen.add_argument("--seen", dest="seen", action="store_true", default=None, help="only those seen")
     seen.add_argument("--unseen", dest="seen", action="store_false", help="only those not seen")
-    parser.add_argument("--limit", type=_positive, default=50, metavar="N", help="at most so many, the newest (50)")
+    parser.add_argument("--limit", type=positive, default=50, metavar="N", help="at most so many, the newest (50)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -435,19 +281,3 @@ def _farm() -> Farm:
         return Farm(os.environ.get("MAILFARM_URL") or URL, token)
     except ValueError as error:
         raise sending.Unusable(f"MAILFARM_URL: {error}") from None
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
-    return int(text)
-
-
-def _span(text: str) -> float:
-    try:
-        span = float(text)
-    except ValueError:
-        span = -1.0
-    if not 0 <= span < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return span
