@@ -113,6 +113,7 @@ class Farm:
         text: str = "Some text",
         html: str = "",
         parts: tuple[Part, ...] = (),
+        head: Head | None = None,
         publish: bool = True,
         sender: str = "shop@shop.example",
     ) -> str:
@@ -138,7 +139,7 @@ class Farm:
             text=text,
             html=html,
             parts=parts or (Part(1, None, "text/plain", size=len(text)),),
-            head=Head(date=1_700_000_000_000_000),
+            head=head or Head(date=1_700_000_000_000_000),
         )
         done = await self.database.unit(lambda tx: filing.file(tx, self.ids, [filing.ToFile(spooled, parsed, data)]))
         for event in done.filed if publish else ():
@@ -235,6 +236,16 @@ class Browser:
         reply = done[0]
         self.check(method, path.partition("?")[0], reply)
         return reply
+
+    async def finish_raw(self, method: str, path: str, **headers: str | None) -> Reply:
+        """The answer as it comes, perhaps compressed: nothing is checked."""
+        response = self.start(method, path, **headers)
+        self.agent.flush()
+        done: list[Any] = []
+        response.addCallback(lambda r: treq.content(r).addCallback(lambda b: Reply(r.code, r.headers, b)))
+        response.addBoth(done.append)
+        await pump(lambda: done, self.agent.flush)
+        return done[0]
 
     def check(self, method: str, path: str, reply: Reply) -> None:
         """The answer must be one the document tells of."""

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import Any, TypeVar
+from contextlib import closing
+from tempfile import TemporaryFile
+from typing import IO, Any, TypeVar
+from urllib.parse import unquote
 
 from klein import Klein
 from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.threads import deferToThreadPool
 from twisted.web.server import Request
 
+from mailfarm.errors import NotFound
+from mailfarm.inbound import parse
 from mailfarm.mailboxes import html, messages
 from mailfarm.mailboxes.content import Part, StoredMessage
 from mailfarm.net.problems import Problem
-from mailfarm.ports import Database
+from mailfarm.ports import CHUNK, Database
 
 from .access import Access
 from .answering import IMMUTABLE, Answer, attachment, matches, tag_of
@@ -53,6 +58,8 @@ TYPES = (
 UNKNOWN = "application/octet-stream"
 MAX_HEAD = 1 << 20
 MAX_FIELDS = 5000
+IN_MEMORY = 1 << 20
+MAX_PICTURES = 100
 AT_ONCE = 2
 """Messages whose parts are taken apart at once: each may be 50 MB, and stands in memory whole."""
 
@@ -135,13 +142,12 @@ class Contents(Resource):
             raise Problem("not-found", "the message has no HTML part")
         remote = ask.query["remote"]
         wanted = {part.content_id: part for part in message.parts if _inline(part)}
-        data = b""
         if wanted and "cid:" in message.html.lower():
             page = await self._apart(message, lambda data: _page(message, remote, wanted, data))
         else:
-            page = await self._in_thread(lambda: _page(message, remote, {}, data))
-        ask.request.setHeader("Content-Security-Policy", html.policy(remote))
-        return self._immutable(ask.request, page.encode("utf-8", "replace"), "text/html; charset=utf-8", policy=False)
+            page = await self._in_thread(lambda: _page(message, remote, {}, b""))
+        body = page.encode("utf-8", "replace")
+        return self._immutable(ask.request, body, "text/html; charset=utf-8", html.policy(remote))
 
     @route(
         app,
@@ -173,19 +179,34 @@ class Contents(Resource):
         gives=Gives(200, types=(*TYPES, UNKNOWN)),
         scope="messages:read",
     )
-    async def part(self, ask: Ask) -> Answer:
+    async def part(self, ask: Ask) -> Answer | None:
         """Always an attachment, but for PNG, JPEG, GIF and WebP."""
         n = ask.path["n"]
         message = await self._find(ask)
         part = next((part for part in message.parts if part.n == n), None)
         if part is None or part.size is None:
             raise Problem("not-found", f"the message has no part {n} with content of its own")
-        data = await self._apart(message, lambda content: part_content(content, message.head.parser, n))
+        decoded = await self._apart(message, lambda content: _Decoded(parse.part(content, n, message.head.parser)[2]))
         kind = part.content_type.lower()
         kind = kind if kind in TYPES else UNKNOWN
-        name = part.filename or f"part-{n}"
-        ask.request.setHeader("Content-Disposition", attachment(name, inline=kind in PICTURES))
-        return self._immutable(ask.request, data, kind)
+        request = ask.request
+        request.setHeader("Content-Disposition", attachment(part.filename or f"part-{n}", inline=kind in PICTURES))
+        request.setHeader("Content-Security-Policy", SANDBOX)
+        if decoded.file is None:
+            return Answer(decoded.data, type=kind, cache=IMMUTABLE, etag=decoded.tag)
+        with closing(decoded.file) as file:
+            request.setHeader("Cache-Control", IMMUTABLE)
+            request.setHeader("ETag", f'"{decoded.tag}"')
+            if matches(request.getHeader("if-none-match"), decoded.tag):
+                request.setResponseCode(304)
+                return None
+            request.setHeader("Content-Type", kind)
+
+            async def read(number: int) -> bytes:
+                return file.read(CHUNK)  # 256 KiB, just written: no disk to wait for
+
+            await send(request, self._reactor, decoded.size, b"", read)
+        return None
 
     async def _apart(self, message: StoredMessage, work: Callable[[bytes], T]) -> T:
         """Do ``work`` on the whole content, in a thread."""
@@ -204,17 +225,26 @@ class Contents(Resource):
         found: T = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
         return found
 
-    def _immutable(self, request: Request, body: bytes, kind: str, *, policy: bool = True) -> Answer:
-        if policy:
-            request.setHeader("Content-Security-Policy", SANDBOX)
+    def _immutable(self, request: Request, body: bytes, kind: str, policy: str = SANDBOX) -> Answer:
+        request.setHeader("Content-Security-Policy", policy)
         return Answer(body, type=kind, cache=IMMUTABLE, etag=tag_of(body))
 
 
-def part_content(content: bytes, parser: str, n: int) -> bytes:
-    """The decoded content of part ``n``."""
-    from mailfarm.inbound.parse import part_content as read
+class _Decoded:
+    """A part's octets: in memory, or in a file without a name when they are many, so that slow readers of large parts
+    cost no memory. Made in a thread."""
 
-    return read(content, parser, n)
+    def __init__(self, data: bytes) -> None:
+        self.size = len(data)
+        self.tag = tag_of(data)
+        self.data = b""
+        self.file: IO[bytes] | None = None
+        if len(data) <= IN_MEMORY:
+            self.data = data
+            return
+        self.file = TemporaryFile()  # noqa: SIM115 - closed by who sends it
+        self.file.write(data)
+        self.file.seek(0)
 
 
 def _inline(part: Part) -> bool:
@@ -222,13 +252,17 @@ def _inline(part: Part) -> bool:
 
 
 def _page(message: StoredMessage, remote: bool, wanted: dict[str, Part], content: bytes) -> str:
+    room, pictures = html.INLINE_LIMIT, MAX_PICTURES
+
     def cid(name: str) -> str | None:
-        part = wanted.get(name.strip("<>"))
-        if part is None:
+        nonlocal room, pictures
+        part = wanted.get(unquote(name).strip("<>"))
+        if part is None or part.size is None or part.size > room or not pictures:
             return None
+        room, pictures = room - part.size, pictures - 1
         try:
-            data = part_content(content, message.head.parser, part.n)
-        except (LookupError, ValueError):
+            data = parse.part(content, part.n, message.head.parser)[2]
+        except NotFound:
             return None
         return f"data:{part.content_type.lower()};base64,{base64.b64encode(data).decode()}"
 

@@ -46,6 +46,10 @@ class GuardedRequest(Request):
     def gotLength(self, length: int | None) -> None:
         self.content = Overflow()  # type: ignore[assignment]
 
+    def _handleStar(self) -> None:
+        # twisted.web would answer `OPTIONS *` by itself, whoever asks
+        self.render(self.site.resource)  # type: ignore[union-attr]
+
     def handleContentChunk(self, data: bytes) -> None:
         self._read += len(data)
         # read on a little, so that the client gets to see our 413; but not for ever
@@ -89,6 +93,9 @@ class Guard(Resource):
             raise Problem("foreign-origin", "the Origin header names another web site than ours")
         if request.getHeader("sec-fetch-site") in ("cross-site", "same-site") and not _harmless(request):
             raise Problem("foreign-origin", "the browser says that another web site asks for this")
+        if request.method != request.method.upper():
+            # case matters (RFC 9110 §9.1), and the routing would pass it over
+            raise Problem("bad-request", "methods are written in capitals")
         if not request.uri.startswith(b"/"):
             raise Problem("bad-request", "the request target must be a path")
         try:
@@ -138,18 +145,13 @@ class GuardedSite(Site):
     def log(self, request: Request) -> None:  # type: ignore[override]
         """Nothing: metrics count requests, and the log has the ones that failed."""
 
-    def buildProtocol(self, addr: Any) -> Any:
-        """Remember the connection."""
-        protocol = super().buildProtocol(addr)
-        self._connections.add(protocol)
-        return protocol
-
     def begin(self, request: Request) -> None:
         """Count a request until it is answered or its client has gone. A WebSocket is `live`'s to count: for
         twisted.web its request never ends."""
         if request.path == b"/v1/events" and request.getHeader("upgrade") is not None:
             return
         self.requests += 1
+        self._connections.add(request.channel)
         request.notifyFinish().addBoth(self._end)
 
     def _end(self, _: object) -> None:
@@ -164,9 +166,9 @@ class GuardedSite(Site):
             self._idle = Deferred()
             with suppress(TimeoutError):
                 await self._idle.addTimeout(grace, self._reactor)
-        for protocol in tuple(self._connections):
-            if protocol.transport is not None:
-                protocol.transport.loseConnection()
+        for channel in tuple(self._connections):
+            if channel.transport is not None:
+                channel.loseConnection()
 
 
 def guarded_site(inner: Any, hosts: Hosts, stopping: Callable[[], bool], reactor: Any) -> GuardedSite:
