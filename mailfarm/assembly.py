@@ -1,0 +1,357 @@
+"""The composition root: the one place where rooms are put together, and where embedded or cluster is decided.
+
+``mailfarm dev`` is every service in one process on the embedded backends. It starts from the store outwards, so that
+nothing is taken in before there is a place for it, and stops from the listeners inwards, so that what was taken in is
+finished or safe.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import orjson
+from prometheus_client import CollectorRegistry
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from . import __version__
+from .accounts import store as accounts
+from .accounts.token import SCOPES
+from .backends.memory import MemoryBus, MemoryLimiter
+from .backends.sqlite_database import Database
+from .backends.sqlite_engine import Engine
+from .backends.sqlite_queue import Queue
+from .config import Address, Settings
+from .errors import MailfarmError
+from .ids import Ids
+from .mailboxes import store as mailboxes
+from .mailboxes.addresses import Domains
+from .mailboxes.feed import Feeds
+from .mailboxes.mailbox import Mailbox, NewMailbox
+from .net import log
+from .net.http import Status
+from .net.tls import KeyPair, ServerTls, dev_certificate
+from .ports import Tx
+from .services.api import Api
+from .services.inbound import Inbound
+from .services.live import Live
+from .services.mx import Mx
+from .services.submission import DefaultMailbox, Submission
+from .services.sweep import Sweep
+
+ACCOUNT = "dev"
+DATABASE = "mailfarm.sqlite"
+LOOK = 2.0
+"""Seconds between two looks for changes the bus did not tell of."""
+
+_log = Logger()
+
+
+@dataclass(slots=True)
+class Step:
+    """Something that is started, and stopped in the opposite order."""
+
+    name: str
+    start: Callable[[], Awaitable[object]]
+    stop: Callable[[], Awaitable[object]]
+
+
+class Farm:
+    """Every service in one process, on SQLite and memory. ``folder`` keeps its data; None keeps nothing.
+
+    Making it opens the database: raises DatabaseUnavailable (in use, locked), SchemaMismatch.
+    """
+
+    def __init__(self, settings: Settings, folder: Path | None, reactor: Any) -> None:
+        self.settings = settings
+        self._reactor = reactor
+        self._grace = settings.farm.grace
+        self._started: list[Step] = []
+        self.ids = Ids(clock, os.urandom)
+        self.registry = CollectorRegistry()
+        path = None if folder is None else folder / DATABASE
+        self.engine = Engine(path, clock=clock, deliver=reactor.callFromThread)
+        self.folder = self.engine.path.parent
+        self.database = Database(self.engine)
+        self.bus = MemoryBus()
+        self.limiter = MemoryLimiter(clock=time.monotonic)
+        self.queue = Queue(
+            self.engine,
+            "inbound",
+            self.ids,
+            clock,
+            reactor=reactor,
+            reserve=settings.farm.reserve,
+            max_entries=settings.farm.backlog,
+        )
+        self.feeds = Feeds(self.database, self.bus, spawn)
+        self.domains = Domains(
+            tuple(name for name in settings.farm.domains if name != "*"), any="*" in settings.farm.domains
+        )
+        self.status = Status(self.registry, {"database": self._database_answers, "queue": self.queue.depth}, reactor)
+        self.account = ""
+        self.default: Mailbox
+        self.tls: ServerTls
+        self.mx: Mx
+        self.submission: Submission
+        self.api: Api
+
+    async def start(self) -> None:
+        """Start everything. Raises MailfarmError, in one sentence a line, and has stopped what was started then."""
+        try:
+            await self._begin()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _begin(self) -> None:
+        settings = self.settings
+        self._started.append(Step("database", _nothing, self.engine.close))
+        self.account, self.default = await self.database.unit(self._furnish)
+        self.tls = ServerTls(self._key_pair())
+        incoming = self.folder / "incoming"
+        incoming.mkdir(mode=0o700, exist_ok=True)
+        looking = LoopingCall(lambda: spawn(self._look()))
+        looking.clock = self._reactor
+
+        async def look_from_now_on() -> None:
+            looking.start(LOOK, now=False)
+
+        async def look_no_more() -> None:
+            looking.stop()
+
+        common: dict[str, Any] = {
+            "database": self.database,
+            "bus": self.bus,
+            "ids": self.ids,
+            "reactor": self._reactor,
+            "registry": self.registry,
+        }
+        inbound = Inbound(settings=settings.inbound, queue=self.queue, clock=clock, **common)
+        sweep = Sweep(settings=settings.sweep, **common)
+        web: dict[str, Any] = {
+            "database": self.database,
+            "bus": self.bus,
+            "feeds": self.feeds,
+            "spawn": spawn,
+            "reactor": self._reactor,
+            "registry": self.registry,
+            "account": None if settings.api.auth == "token" else self.account,
+            "hosts": settings.api.hosts,
+        }
+        live = Live(
+            incident=self.ids.new,
+            max_connections=settings.live.max_connections,
+            heartbeat=settings.live.heartbeat,
+            **web,
+        )
+        websocket: Any = live.resource  # zope.interface, which mypy does not see through
+        self.api = Api(
+            endpoints=[_endpoint(self._reactor, settings.api.listen)] if settings.api.listen else [],
+            ids=self.ids,
+            domains=self.domains,
+            random=os.urandom,
+            version=__version__,
+            max_waits=settings.api.max_waits,
+            grace=min(5.0, self._grace),
+            status=self.status,
+            websocket=websocket,
+            web=_web(),
+            **web,
+        )
+        smtp: dict[str, Any] = {
+            **common,
+            "hostname": settings.farm.hostname,
+            "max_size": settings.farm.max_size,
+            "queue": self.queue,
+            "limiter": self.limiter,
+            "clock": clock,
+            "tls": self.tls,
+            "folder": incoming,
+        }
+        self.submission = Submission(
+            settings=settings.submission, default=DefaultMailbox(self.default.id, self.default.account), **smtp
+        )
+        self.mx = Mx(
+            settings=settings.mx,
+            domains=self.domains,
+            owner=lambda domain: self.account,
+            **smtp,
+        )
+        await self._bring_up(
+            Step("inbound", inbound.start, inbound.stop),
+            Step("sweep", sweep.start, sweep.stop),
+            Step("feeds", look_from_now_on, look_no_more),
+            Step("live", live.start, live.stop),
+            Step("api", self.api.start, self.api.stop),
+            Step("submission", self.submission.start, lambda: self.submission.stop(self._grace)),
+            Step("mx", self.mx.start, lambda: self.mx.stop(self._grace)),
+        )
+
+    async def _bring_up(self, *steps: Step) -> None:
+        for step in steps:
+            await step.start()
+            self._started.append(step)
+
+    async def stop(self) -> None:
+        """Stop everything, the listeners first. What fails to stop is logged and does not keep the rest from it."""
+        self.status.stop()
+        while self._started:
+            step = self._started.pop()
+            try:
+                await step.stop()
+            except Exception:
+                _log.failure("{name} did not stop as it should", name=step.name)
+
+    def reload(self) -> None:
+        """Read the certificate again, for new connections."""
+        self.tls.reload()
+
+    def where(self) -> dict[str, Any]:
+        """What listens where, as ``mailfarm dev --json`` says it."""
+        http = self.api.listening[0] if self.api.listening else None
+        return {
+            "http": f"http://{Address(http.host, http.port)}" if http else None,
+            "smtp": {word: str(listening) for word, listening in self.submission.listening.items()},
+            "mx": next((str(listening) for listening in self.mx.listening.values()), None),
+            "data": str(self.folder),
+        }
+
+    async def _furnish(self, tx: Tx) -> tuple[str, Mailbox]:
+        """The account, its first token, and the mailbox for mail that is for no other."""
+        account = (await accounts.ensure_account(tx, self.ids, ACCOUNT)).id
+        token = self.settings.api.first_token
+        if token and await accounts.find_token(tx, token) is None:
+            await accounts.create_token(tx, self.ids, account, token, name="first", scopes_=SCOPES)
+        address = f"inbox@{self.domains.default}"
+        mailbox = await mailboxes.by_address(tx, address)
+        if mailbox is None:
+            new = NewMailbox(address=address, kind="permanent")
+            mailbox, _ = await mailboxes.create(tx, self.ids, account, new, self.domains)
+        return account, mailbox
+
+    def _key_pair(self) -> KeyPair:
+        farm = self.settings.farm
+        if farm.certificate:
+            return KeyPair(Path(farm.certificate), Path(farm.key))
+        return dev_certificate(self.folder, farm.hostname, datetime.now(UTC))
+
+    async def _look(self) -> None:
+        try:
+            await self.feeds.look()
+        except MailfarmError as error:
+            _log.warn("could not look for changes: {error}", error=str(error))
+
+    async def _database_answers(self) -> None:
+        await self.database.read(_select_one)
+
+
+async def _select_one(tx: Tx) -> None:
+    await tx.row("select 1")
+
+
+async def _nothing() -> None:
+    return None
+
+
+def clock() -> int:
+    """Microseconds since 1970, UTC."""
+    return time.time_ns() // 1000
+
+
+def spawn(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Run a coroutine in the background; what it raises is logged."""
+    Deferred.fromCoroutine(coroutine).addErrback(lambda failure: _log.failure("a background task failed", failure))
+
+
+def _endpoint(reactor: Any, address: Address) -> Any:
+    kind = TCP6ServerEndpoint if ":" in address.host else TCP4ServerEndpoint
+    host = "127.0.0.1" if address.host == "localhost" else address.host
+    return kind(reactor, address.port, backlog=1024, interface=host)
+
+
+def _web() -> Path:
+    return Path(str(resources.files("mailfarm") / "web"))
+
+
+def run_dev(settings: Settings, folder: Path | None, *, announce_json: bool) -> int:
+    """``mailfarm dev``: run until SIGTERM or SIGINT; SIGHUP reads the certificate again. The exit code."""
+    from twisted.internet import reactor  # late: importing it installs it
+
+    lines = log.begin("json" if settings.farm.log == "json" else "text", settings.farm.log_level)
+    loop: Any = reactor
+    code = 0
+    farm: Farm | None = None
+
+    def failed(reason: str) -> None:
+        nonlocal code
+        code = 1
+        for line in reason.splitlines():
+            print(f"mailfarm dev: {line}", file=sys.stderr)
+
+    try:
+        farm = Farm(settings, folder, loop)
+    except MailfarmError as error:
+        failed(str(error))
+        return code
+
+    async def run() -> None:
+        assert farm is not None
+        try:
+            await farm.start()
+        except MailfarmError as error:
+            failed(str(error))
+            loop.stop()
+        except OSError as error:
+            failed(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
+            loop.stop()
+        except BaseException:
+            _log.failure("mailfarm dev could not start")
+            failed("it could not start; the reason is in the log above. This is a fault of mailfarm's")
+            loop.stop()
+        else:
+            where = farm.where()
+            print(orjson.dumps(where).decode() if announce_json else _welcome(where, folder is None), flush=True)
+
+    def start() -> None:
+        signal.signal(signal.SIGHUP, lambda *_: loop.callFromThread(farm.reload))
+        spawn(run())
+
+    loop.callWhenRunning(start)
+    loop.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(farm.stop()))
+    loop.run()
+    lines.flush()
+    return code
+
+
+def _welcome(where: dict[str, Any], ephemeral: bool) -> str:
+    smtp = where["smtp"]
+    lines = ["mailfarm is running", ""]
+    names = {
+        "capture": "SMTP, takes anything",
+        "starttls": "SMTP, STARTTLS and password",
+        "tls": "SMTP, TLS and password",
+    }
+    if where["http"]:
+        lines.append(f"  web inbox and API           {where['http']}/")
+    lines += [f"  {names[word]:<27} {address}" for word, address in smtp.items()]
+    if where["mx"]:
+        lines.append(f"  mx, for mailboxes that are  {where['mx']}")
+    lines += ["", "  mail is gone when this ends" if ephemeral else f"  mail is kept in {where['data']}", ""]
+    if "capture" in smtp:
+        lines += [
+            "Send a first mail:  mailfarm send",
+            f"             or:  swaks --server {smtp['capture']} --to you@example.org",
+        ]
+    return "\n".join([*lines, "Stop:               Ctrl-C"])
