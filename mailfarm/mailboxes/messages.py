@@ -148,7 +148,7 @@ async def delete(tx: Tx, ids: Ids, account: str, mailbox_id: str, which: Sequenc
     return (change,)
 
 
-async def expire(tx: Tx, ids: Ids, limit: int) -> tuple[Change, ...]:
+async def expire(tx: Tx, ids: Ids, limit: int) -> tuple[Expired, ...]:
     """Delete at most ``limit`` messages whose retention is over, with one event a mailbox. Call again until it returns
     none."""
     due = await tx.rows(
@@ -159,7 +159,7 @@ async def expire(tx: Tx, ids: Ids, limit: int) -> tuple[Change, ...]:
     by_mailbox: dict[str, list[str]] = {}
     for id, _, _, mailbox, _ in changes.enough(due):
         by_mailbox.setdefault(mailbox, []).append(id)
-    made: list[Change] = []
+    made: list[Expired] = []
     for mailbox in sorted(by_mailbox):
         where = await changes.place(tx, mailbox)
         if where is None:

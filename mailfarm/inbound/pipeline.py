@@ -1,0 +1,209 @@
+"""From the queue into the mailboxes: read, parse, file, announce, done. In this order, whatever fails.
+
+* A crash before the unit commits: the lease ends, all is done again.
+* A crash behind it: the entry comes again, ``filed`` knows it, and it is ended. What the bus was not told, followers
+  find by looking.
+* The database does not answer: the same unit is tried again, with growing pauses, while the leases are extended. An
+  outage never uses up an entry's tries.
+* One item makes the unit fail: the batch is filed one by one, and that item alone fails its turn.
+* Parsing killed its worker twice: it is not parsed a third time, but filed as it is, so that its reader sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from mailfarm.errors import MailfarmError, NotFound, Temporary
+from mailfarm.ids import Ids
+from mailfarm.mailboxes.announce import announce
+from mailfarm.mailboxes.content import Parsed
+from mailfarm.mailboxes.filing import MOST_ITEMS, MOST_MESSAGES, MOST_OCTETS, Filing, ToFile, file
+from mailfarm.ports import Attempt, Bus, Database, Queue
+
+from .parse import kept, parse
+
+T = TypeVar("T")
+
+INLINE = 64 * 1024
+"""Content up to this many octets is parsed on the spot, larger content by ``compute``."""
+TRIES_TO_PARSE = 2
+LONGEST_PAUSE = 15.0
+"""Seconds between two tries of a unit."""
+
+
+class Room(Protocol):
+    """A budget of octets in memory."""
+
+    def enter(self, octets: int) -> Awaitable[None]:
+        """Wait until there is room. What is larger than the whole budget waits until it is alone."""
+
+    def leave(self, octets: int) -> None:
+        """Give it back."""
+
+
+class Host(Protocol):
+    """What the pipeline needs of the service around it."""
+
+    def compute(self, work: Callable[[], T]) -> Awaitable[T]:
+        """Do ``work`` where it holds up nobody."""
+
+    def pause(self, seconds: float) -> Awaitable[bool]:
+        """Wait; False when the service stops."""
+
+    def count(self, what: str, many: int) -> None:
+        """For the metrics: filed, known, dropped, failed, unparsed, retried."""
+
+    def trouble(self, what: str, error: BaseException) -> None:
+        """For the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    attempt: Attempt
+    to_file: ToFile
+
+
+class Pipeline:
+    """``held`` are the fences being worked on: the service extends their leases."""
+
+    def __init__(self, *, queue: Queue, database: Database, bus: Bus, ids: Ids, room: Room, host: Host) -> None:
+        self._queue = queue
+        self._database = database
+        self._bus = bus
+        self._ids = ids
+        self._room = room
+        self._host = host
+        self.held: set[str] = set()
+
+    async def work(self, attempts: Sequence[Attempt]) -> None:
+        """Take these as far as they go. Raises nothing that one of them caused."""
+        fences = {attempt.fence for attempt in attempts}
+        self.held |= fences
+        try:
+            for group in groups(attempts):
+                await self._group(group)
+        finally:
+            self.held -= fences
+
+    async def _group(self, group: Sequence[Attempt]) -> None:
+        octets = sum(attempt.spooled.content.size for attempt in group)
+        await self._room.enter(octets)
+        try:
+            items = await self._parse_all(await self._read_all(group))
+            done = await self._file(items)
+        finally:
+            self._room.leave(octets)
+            for attempt in group:
+                attempt.spooled.content.close()
+        if done:
+            await self._end(done)
+
+    async def _end(self, done: Sequence[str]) -> None:
+        self.held -= set(done)
+        try:
+            await self._queue.done(done)
+        except Temporary as error:
+            # they come again, are known, and end then
+            self._host.trouble("the queue did not confirm the end of its entries", error)
+
+    # ---- read and parse
+
+    async def _read_all(self, group: Sequence[Attempt]) -> list[tuple[Attempt, bytes]]:
+        found = []
+        for attempt in group:
+            try:
+                chunks = [chunk async for chunk in attempt.spooled.content.chunks()]
+            except NotFound:
+                continue  # another worker has ended it meanwhile
+            except Exception as error:
+                await self._fail(attempt, "its content could not be read", error)
+                continue
+            found.append((attempt, chunks[0] if len(chunks) == 1 else b"".join(chunks)))
+        return found
+
+    async def _parse_all(self, read: Sequence[tuple[Attempt, bytes]]) -> list[_Item]:
+        items = []
+        for attempt, content in read:
+            if attempt.tries > TRIES_TO_PARSE:
+                parsed = kept(f"not parsed: {attempt.tries - 1} tries to file it failed")
+                self._host.count("unparsed", 1)
+            else:
+                parsed = await self._parse(content)
+            items.append(_Item(attempt, ToFile(attempt.spooled, parsed, content)))
+        return items
+
+    async def _parse(self, content: bytes) -> Parsed:
+        try:
+            return parse(content) if len(content) <= INLINE else await self._host.compute(lambda: parse(content))
+        except Exception as error:
+            # a fault of ours, no reason to keep mail from its reader
+            self._host.trouble("a message could not be parsed", error)
+            self._host.count("unparsed", 1)
+            return kept(f"not parsed: {type(error).__name__}")
+
+    # ---- file
+
+    async def _file(self, items: Sequence[_Item]) -> list[str]:
+        """File them together, or else one by one. The fences of those that are filed."""
+        if not items:
+            return []
+        try:
+            filing = await self._unit(items)
+        except MailfarmError as error:
+            if isinstance(error, Temporary):
+                return []  # stopping: the entries come again
+            return await self._file_apart(items, error)
+        except Exception as error:
+            return await self._file_apart(items, error)
+        announce(self._bus, filing.filed)
+        for what, many in (("filed", filing.filed), ("known", filing.known), ("dropped", filing.dropped)):
+            self._host.count(what, len(many))
+        return [item.attempt.fence for item in items]
+
+    async def _file_apart(self, items: Sequence[_Item], error: Exception) -> list[str]:
+        if len(items) == 1:
+            await self._fail(items[0].attempt, "it could not be filed", error)
+            return []
+        return [fence for item in items for fence in await self._file([item])]
+
+    async def _unit(self, items: Sequence[_Item]) -> Filing:
+        to_file = [item.to_file for item in items]
+        delay = 0.25
+        while True:
+            try:
+                return await self._database.unit(lambda tx: file(tx, self._ids, to_file))
+            except Temporary as error:
+                self._host.trouble("the database did not take a batch; it is tried again", error)
+                self._host.count("retried", 1)
+                if not await self._host.pause(delay):
+                    raise
+                delay = min(2 * delay, LONGEST_PAUSE)
+
+    async def _fail(self, attempt: Attempt, what: str, error: Exception) -> None:
+        self._host.trouble(f"message {attempt.spooled.id}: {what}", error)
+        self._host.count("failed", 1)
+        self.held.discard(attempt.fence)
+        try:
+            await self._queue.fail(attempt.fence, f"{what}: {error!r}", retry_after=2.0 ** min(attempt.tries, 6))
+        except Temporary as lost:
+            self._host.trouble(f"message {attempt.spooled.id}: its turn could not be given back", lost)
+
+
+def groups(attempts: Sequence[Attempt]) -> Iterator[list[Attempt]]:
+    """``attempts`` in order, parted into what one unit files."""
+    group: list[Attempt] = []
+    octets = messages = 0
+    for attempt in attempts:
+        size = attempt.spooled.content.size
+        leads = len(set(attempt.spooled.mailboxes))
+        full = len(group) >= MOST_ITEMS or octets + size > MOST_OCTETS or messages + leads > MOST_MESSAGES
+        if group and full:
+            yield group
+            group, octets, messages = [], 0, 0
+        group.append(attempt)
+        octets += size
+        messages += leads
+    if group:
+        yield group

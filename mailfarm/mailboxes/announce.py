@@ -1,0 +1,20 @@
+"""Telling the bus what happened in a mailbox: to those who follow it, and to those who watch its account."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mailfarm.events import Change, MailboxClosed, MailboxOpened
+from mailfarm.ports import Bus
+
+
+def account_topic(account: str) -> str:
+    """The topic of everything that happens in an account."""
+    return f"account:{account}"
+
+
+def announce(bus: Bus, events: Iterable[Change | MailboxOpened | MailboxClosed]) -> None:
+    """Publish ``events``, in order. Call it when the unit that made them is durable, never before."""
+    for event in events:
+        bus.publish(event.mailbox, event)
+        bus.publish(account_topic(event.account), event)

@@ -1,0 +1,224 @@
+"""NAME
+    inbound - file received mail into mailboxes
+
+SYNOPSIS
+    mailfarm inbound
+
+DESCRIPTION
+    Takes what the listeners have put into the queue "inbound", parses it, and files it into the mailboxes its
+    recipients lead to: one message for each content and mailbox, however many recipients lead there. What is filed is
+    announced on the bus, then the queue's entry is ended.
+
+    Two batches are under way at once, so that one is parsed while the other commits. Large content is parsed in a
+    thread, and no more than 64 MiB of content stand in memory at once (one message alone may be larger).
+
+    Nothing is filed twice: the id under which something was spooled is remembered for thirty days, also when its
+    reader has deleted the message since. A mailbox that has ended meanwhile gets nothing; that is counted as dropped.
+
+    A message that cannot be filed is tried again after 2, 4, 8 ... seconds. From the third try on it is not parsed any
+    more but filed as it is, with a finding that says so. After the queue's tries it is set aside: kept, listed, out of
+    the others' way. While the database does not answer nothing is set aside: the same batch is tried until it does.
+
+    On SIGTERM: nothing new is taken, batches under way are finished.
+
+SETTINGS
+    MAILFARM_INBOUND_BATCH   entries taken from the queue at once
+    MAILFARM_INBOUND_LEASE   seconds until another worker may take an entry; extended while work goes on
+
+DIAGNOSTICS
+    message ...: it could not be filed
+                             the line has the reason; the message is tried again, then set aside
+    the database did not take a batch
+                             locked, full or away: nothing is lost; it is tried again after up to 15 seconds
+    the queue does not answer
+                             the same, for the queue
+    metrics mailfarm_inbound_messages_total by outcome: filed, known (filed before), dropped, failed, unparsed, retried;
+    mailfarm_inbound_held    entries being worked on
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+
+from mailfarm.config import InboundSettings
+from mailfarm.errors import LeaseLost, Temporary
+from mailfarm.ids import Ids
+from mailfarm.inbound.pipeline import Pipeline
+from mailfarm.ports import Bus, Database, Queue
+
+T = TypeVar("T")
+
+WORKERS = 2
+WAIT = 30.0
+"""Seconds one take waits for an entry."""
+IN_MEMORY = 64 * 1024 * 1024
+"""Octets of content that stand in memory at once."""
+AFTER_TROUBLE = 1.0
+"""Seconds until the queue is asked again when it did not answer."""
+
+
+class Inbound:
+    """The service. ``clock`` gives microseconds since 1970, ``reactor`` is Twisted's."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        *,
+        settings: InboundSettings,
+        queue: Queue,
+        database: Database,
+        bus: Bus,
+        ids: Ids,
+        clock: Callable[[], int],
+        reactor: Any,
+        registry: CollectorRegistry,
+        workers: int = WORKERS,
+        in_memory: int = IN_MEMORY,
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._reactor = reactor
+        self._workers = workers
+        self._stopping = False
+        self._running: list[Deferred[None]] = []
+        self._waits: set[Deferred[Any]] = set()  # what stop() need not wait for
+        self._pipeline = Pipeline(queue=queue, database=database, bus=bus, ids=ids, room=_Room(in_memory), host=self)
+        self._extending = LoopingCall(self._extend)
+        self._extending.clock = reactor
+        self._messages = Counter(
+            "mailfarm_inbound_messages", "Messages, by what became of them", ("outcome",), registry=registry
+        )
+        held = Gauge("mailfarm_inbound_held", "Queue entries being worked on", registry=registry)
+        held.set_function(lambda: len(self._pipeline.held))
+
+    async def start(self) -> None:
+        """Begin to work."""
+        self._stopping = False
+        self._extending.start(self._settings.lease / 3, now=False)
+        self._running = [Deferred.fromCoroutine(self._work()) for _ in range(self._workers)]
+
+    async def stop(self) -> None:
+        """Take nothing more and finish what is under way. Idempotent."""
+        self._stopping = True
+        for waiting in tuple(self._waits):
+            waiting.cancel()
+        running, self._running = self._running, []
+        await DeferredList(running)
+        if self._extending.running:
+            self._extending.stop()
+
+    async def _work(self) -> None:
+        while not self._stopping:
+            try:
+                taken = self._queue.take(self._settings.batch, self._settings.lease, WAIT)
+                attempts = await self._unless_stopped(taken)
+            except CancelledError:
+                continue
+            except Exception:
+                self.log.failure("the queue does not answer; it is asked again")
+                await self.pause(AFTER_TROUBLE)
+                continue
+            if not attempts:
+                continue
+            try:
+                await self._pipeline.work(attempts)
+            except Exception:  # a loop that must live: the leases end, and the entries come again
+                self.log.failure("a batch of {count} was given up", count=len(attempts))
+                await self.pause(AFTER_TROUBLE)
+
+    async def _unless_stopped(self, awaitable: Awaitable[T]) -> T:
+        """Wait, but no longer than until the service stops: then raise CancelledError."""
+        waiting = awaitable if isinstance(awaitable, Deferred) else Deferred.fromCoroutine(_await(awaitable))
+        self._waits.add(waiting)
+        try:
+            result: T = await waiting
+            return result
+        finally:
+            self._waits.discard(waiting)
+
+    def _extend(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._extend_all())
+
+    async def _extend_all(self) -> None:
+        for fence in tuple(self._pipeline.held):
+            if fence not in self._pipeline.held:
+                continue
+            try:
+                await self._queue.extend(fence, self._settings.lease)
+            except LeaseLost:
+                continue  # another worker has it: whoever files first files, the other finds it filed
+            except Temporary as error:
+                self.trouble("a lease could not be extended", error)
+                return
+
+    # ---- what the pipeline asks of its host
+
+    async def compute(self, work: Callable[[], T]) -> T:
+        """Do ``work`` in a thread."""
+        result: T = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
+        return result
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait; False when the service stops."""
+        if self._stopping:
+            return False
+        over: Deferred[None] = Deferred()
+        call = self._reactor.callLater(seconds, over.callback, None)
+        try:
+            await self._unless_stopped(over)
+        except CancelledError:
+            return False
+        finally:
+            if call.active():
+                call.cancel()
+        return not self._stopping
+
+    def count(self, what: str, many: int) -> None:
+        """Count messages by outcome."""
+        if many:
+            self._messages.labels(what).inc(many)
+
+    def trouble(self, what: str, error: BaseException) -> None:
+        """Log what went wrong."""
+        self.log.error("{what}: {error!r}", what=what, error=error)
+
+
+class _Room:
+    """A budget of octets, first come, first served."""
+
+    def __init__(self, octets: int) -> None:
+        self._octets = octets
+        self._used = 0
+        self._waiting: deque[tuple[int, Deferred[None]]] = deque()
+
+    def enter(self, octets: int) -> Deferred[None]:
+        entered: Deferred[None] = Deferred()
+        self._waiting.append((octets, entered))
+        self._admit()
+        return entered
+
+    def leave(self, octets: int) -> None:
+        self._used -= octets
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting:
+            octets, entered = self._waiting[0]
+            if self._used and self._used + octets > self._octets:
+                return
+            self._waiting.popleft()
+            self._used += octets
+            entered.callback(None)
+
+
+async def _await(awaitable: Awaitable[T]) -> T:
+    return await awaitable
