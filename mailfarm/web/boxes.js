@@ -110,11 +110,10 @@ export class Boxes {
 
   welcome(mailbox, smtp) {
     const line = (name, value) => [h("dt", name), h("dd", h("code", plain(value)), copyButton(value, `Copy ${name.toLowerCase()}`))];
-    const box = dialog("Your new mailbox", [
+    dialog("Your new mailbox", [
       h("dl.facts", line("Address", mailbox.address), line("SMTP user", smtp.user), line("SMTP password", smtp.password)),
       h("p.soft", "The password is shown this once. Mail sent with it goes to this mailbox, whoever it is addressed to."),
-      h("div.actions", h("button.primary", { autofocus: true, onclick: () => box.close() }, "Done")),
-    ]);
+    ], [[".primary", "Done"]]);
   }
 }
 

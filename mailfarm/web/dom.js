@@ -112,34 +112,31 @@ export const fullTime = (text) => FULL.format(new Date(text));
 /** The name to call a person by: the display name, else the address. */
 export const called = (person, otherwise = "") => person?.name || person?.address || otherwise || "(no sender)";
 
-/** One of eight colours, always the same for the same text. */
-export function hue(text) {
+/** The first letter of a name on a colour of its own, always the same for the same address. */
+export function face(name, address, more = "") {
+  const made = h(`span.avatar${more}`, { "aria-hidden": "true" }, [...plain(name)][0]?.toUpperCase() ?? "?");
   let sum = 7;
-  for (const char of text) sum = (sum * 31 + char.codePointAt(0)) % 4093;
-  return `hue${sum % 8}`;
+  for (const char of address) sum = (sum * 31 + char.codePointAt(0)) % 4093;
+  made.style.setProperty("--hue", HUES[sum % HUES.length]);
+  return made;
 }
+const HUES = [150, 200, 255, 300, 345, 20, 45, 95];
 
-/** Ask before something that cannot be undone. True if the reader says so. */
-export function confirm(title, detail, action = "Delete") {
-  return new Promise((resolve) => {
-    const box = dialog(title, [
-      h("p", detail),
-      h("div.actions",
-        h("button", { onclick: () => box.close() }, "Cancel"),
-        h("button.danger", { autofocus: true, onclick: () => box.close("yes") }, action)),
-    ]);
-    box.addEventListener("close", () => resolve(box.returnValue === "yes"));
-  });
-}
-
-/** A modal dialog, shown at once and gone when it closes. */
-export function dialog(title, content) {
-  const box = h("dialog", { "aria-label": title }, h("h2", title), content);
+/** A modal dialog, shown at once and gone when it closes; buttons: [class, label, value it closes with]. */
+export function dialog(title, content, buttons) {
+  const close = ([kind, label, value]) => h(`button${kind}`, { autofocus: kind !== "", onclick: () => box.close(value) }, label);
+  const box = h("dialog", { "aria-label": title }, h("h2", title), content, buttons && h("div.actions", buttons.map(close)));
   box.addEventListener("close", () => box.remove());
   box.addEventListener("click", (event) => { if (event.target === box) box.close(); });
   document.body.append(box);
   box.showModal();
   return box;
+}
+
+/** Ask before something that cannot be undone. True if the reader says so. */
+export function confirm(title, detail, action = "Delete") {
+  const box = dialog(title, h("p", detail), [["", "Cancel", ""], [".danger", action, "yes"]]);
+  return new Promise((resolve) => box.addEventListener("close", () => resolve(box.returnValue === "yes")));
 }
 
 /** Say what went wrong, with a problem document's own words. */

@@ -23,9 +23,6 @@ export const emptyFilter = () => [h("h3", "No message matches"), h("p.soft", "Th
 
 export function keys() {
   const line = (names, what) => [h("dt", names.map((name) => h("kbd", name))), h("dd", what)];
-  const box = dialog("Keys", [
-    h("dl.keys", line(["j", "k"], "next, previous message"), line(["Enter"], "open it"), line(["Delete"], "delete it"), line(["u"], "mark unread"),
-      line(["/"], "filter"), line(["n"], "new mailbox"), line(["Esc"], "back"), line(["?"], "this list")),
-    h("div.actions", h("button.primary", { autofocus: true, onclick: () => box.close() }, "Close")),
-  ]);
+  dialog("Keys", h("dl.keys", line(["j", "k"], "next, previous message"), line(["Enter"], "open it"), line(["Delete"], "delete it"), line(["u"], "mark unread"),
+    line(["/"], "filter"), line(["n"], "new mailbox"), line(["Esc"], "back"), line(["?"], "this list")), [[".primary", "Close"]]);
 }

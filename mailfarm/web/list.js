@@ -1,7 +1,7 @@
 // The messages of one mailbox, newest first. However many there are, only the rows near the window are elements.
 
 import * as api from "./api.js";
-import { byId, called, fullTime, h, hue, icon, many, number, plain, say, shortTime, words } from "./dom.js";
+import { byId, called, face, fullTime, h, icon, many, number, plain, say, shortTime, words } from "./dom.js";
 
 const ROW = 84, AROUND = 8, AHEAD = 40;
 
@@ -186,7 +186,7 @@ export class List {
     const from = called(summary.from, summary.sender);
     const other = summary.recipients.filter((address) => address.toLowerCase() !== this.mailbox.address.toLowerCase());
     return h(`div.row${summary.seen ? "" : ".new"}`, { role: "option", id: `m-${summary.id}`, "data-id": summary.id, "aria-selected": "false" },
-      h("span.avatar", { class: hue(summary.from?.address || summary.sender), "aria-hidden": "true" }, [...plain(from)][0]?.toUpperCase() ?? "?"),
+      face(from, summary.from?.address || summary.sender),
       h("span.line.who", words(from), !summary.seen && h("span.unseen", ", not read"),
         h("time.soft", { datetime: summary.received_at, title: fullTime(summary.received_at) }, shortTime(summary.received_at))),
       h("span.line.what", summary.subject ? words(summary.subject) : h("i.soft", "no subject"),

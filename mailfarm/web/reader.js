@@ -1,7 +1,7 @@
 // One message: who, what and when, and behind tabs everything that is known of it.
 
 import * as api from "./api.js";
-import { byId, called, copyButton, fullTime, h, hue, icon, iconButton, many, plain, size, words } from "./dom.js";
+import { byId, called, copyButton, face, fullTime, h, icon, iconButton, many, plain, size, words } from "./dom.js";
 
 const RAW_SHOWN = 400_000;
 const REMOTE = /(?:\ssrc|\sbackground)\s*=\s*["']?\s*(?:https?:)?\/\/|url\(\s*["']?\s*(?:https?:)?\/\//i;
@@ -78,7 +78,7 @@ export class Reader {
         iconButton("trash", "Delete message (Del)", () => this.act.remove(message.id), { id: "remove" })),
       h("h2.subject", { dir: "auto" }, message.subject ? plain(message.subject) : h("i.soft", "no subject")),
       h("div.from",
-        h("span.avatar.big", { class: hue(from.address), "aria-hidden": "true" }, [...plain(called(from))][0]?.toUpperCase() ?? "?"),
+        face(called(from), from.address, ".big"),
         h("div.grow",
           h("div.people", words(called(from), "b"), from.name && words(`<${from.address}>`, "span", { class: "soft" })),
           people("to", message.to), people("cc", message.cc), people("reply to", message.reply_to ?? [])),
