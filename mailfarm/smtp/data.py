@@ -80,11 +80,6 @@ class Content:
         self._gathered = b""
         return data
 
-    def too_big(self) -> None:
-        """Say that it will be too big: a BDAT announced it. What comes is no longer kept."""
-        self._faults |= _BIG
-        self._gathered = b""
-
     def dots(self, buf: bytes, pos: int) -> int:
         """Read DATA from ``buf[pos:]``, which is not empty. The position behind the final dot's line, or -1: all read
         and no end."""

@@ -106,6 +106,20 @@ def test_no_octets_make_it_raise(pieces: list[bytes]) -> None:
         play(AUTH, [start, *pieces])
 
 
+@pytest.mark.parametrize("length", [2048, 2049, 65535, 65536, 65537, 65538])
+@pytest.mark.parametrize("cut", [1, 2047, 2048, 30000, 65536])
+def test_long_lines_at_their_limits(length: int, cut: int) -> None:
+    stream = b"x" * (length - 2) + b"\r\nNOOP\r\n"
+    output, _, closing = play(CONFIG, [stream[n : n + cut] for n in range(0, len(stream), cut)])
+    assert closing == (length > 65536)
+    if length <= 2048:
+        assert output == b"500 5.5.1 Command unknown\r\n250 2.0.0 Ok\r\n"
+    elif length <= 65536:
+        assert output == b"500 5.5.2 Line too long\r\n250 2.0.0 Ok\r\n"
+    else:
+        assert output == replies.BAD_LINE.encode()
+
+
 def test_one_question_at_a_time_and_replies_in_one_output() -> None:
     server = greeted()
     server.receive(UPTO_DATA + b"hi\r\n.\r\nNOOP\r\n", 1.0)
@@ -149,9 +163,9 @@ def test_content_that_is_all_there_is_one_chunk() -> None:
     server.receive(UPTO_DATA + content + b".\r\n", 1.0)
     assert [r.data for r in pump(server) if isinstance(r, Chunk)] == [content]
     # also when it came while a decision was pending
-    server.receive(UPTO_DATA + content[:100], 1.0)
+    server.receive(UPTO_DATA + content[:50_000], 1.0)
     assert isinstance(server.next_request(), Hello)
-    for start in range(100, len(content), 1000):
+    for start in range(50_000, len(content), 1000):
         server.receive(content[start : start + 1000], 1.0)
     server.receive(b".\r\n", 1.0)
     server.answer(OK)
@@ -316,6 +330,37 @@ def test_the_hosts_time_is_not_the_clients() -> None:
     assert server.deadline == 100.0  # 90 and a block's 10, not the 100 of the transaction
     server.receive(b"x" * 1000, 99.0)
     assert server.deadline == 109.0
+
+
+def test_a_time_out_does_not_discard_what_the_host_is_storing() -> None:
+    server = greeted()
+    server.receive(UPTO_DATA + b"x\r\n.\r\n", 1.0)
+    while not isinstance(request := server.next_request(), End):
+        if not isinstance(request, Chunk):
+            server.answer(OK)
+    server.time_out(500.0)
+    server.answer(OK)
+    assert server.next_request() is None
+    assert server.closing
+
+
+def test_nothing_is_held_between_transactions() -> None:
+    server = greeted(ServerConfig("mx.example"))
+    for stream in (
+        UPTO_DATA + b"x" * 30_000 + b"\r\n.\r\n",
+        b"MAIL FROM:<a@c>\r\nRCPT TO:<b@c>\r\nBDAT 20000\r\n" + b"x" * 20_000 + b"RSET\r\n",
+        b"NOOP\r\n" * 1000,
+    ):
+        server.receive(stream, 1.0)
+        pump(server)
+        assert server.idle
+        assert server.buffered == 0
+        assert server._buf == b""
+        assert server.content is not None
+        assert not server.content._gathered
+        assert server.recipients == []
+        assert len(server.log) <= 50
+    server.output()
 
 
 def test_answer_without_a_question() -> None:
