@@ -192,6 +192,8 @@ class Dialog:
             else:
                 self.quit()
         else:
+            if kind == "ehlo":
+                self._offer(line)
             self._session(kind)
 
     def _check(self, kind: str, line: bytes) -> None:
@@ -203,8 +205,6 @@ class Dialog:
             self.fault = f"out of order, in answer to {kind}: {line[:80]!r}"
         else:
             self._known[kind] = line
-            if kind == "ehlo":
-                self._offer(line)
 
     def _part_of_reply(self, line: bytes) -> None:
         if not self._awaited:
