@@ -86,13 +86,14 @@ def test_a_mailbox_has_its_own_user_and_password(
 
 def test_a_wrong_password_is_refused_and_says_so(running: Running, client: Farm) -> None:
     inbox = client.create_mailbox()
-    with smtplib.SMTP("127.0.0.1", running.port("smtp", "capture")) as smtp:
-        with pytest.raises(smtplib.SMTPAuthenticationError) as wrong:
-            smtp.login(inbox.smtp.user, "not the password")
-        with pytest.raises(smtplib.SMTPAuthenticationError) as unknown:
-            smtp.login("nobody", "not the password")
-    assert wrong.value.smtp_code == 535
-    assert (wrong.value.smtp_code, wrong.value.smtp_error) == (unknown.value.smtp_code, unknown.value.smtp_error)
+    answers = []
+    for user in (inbox.smtp.user, "nobody"):
+        with smtplib.SMTP("127.0.0.1", running.port("smtp", "capture")) as smtp:
+            with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
+                smtp.login(user, "not the password")
+            answers.append((refused.value.smtp_code, refused.value.smtp_error))
+    assert answers[0][0] == 535
+    assert answers[0] == answers[1]
 
 
 def test_mail_for_nobody_in_particular_is_in_the_default_mailbox(running: Running, client: Farm) -> None:
@@ -175,7 +176,7 @@ def test_a_refusal_can_be_read_afterwards(running: Running, client: Farm) -> Non
     assert (code, text[:5]) == (550, b"5.1.1")
     refusals = client.refusals(address)
     assert refusals[-1].code == 550
-    assert any(line.startswith("C: RCPT TO:") for line in refusals[-1].lines)
+    assert any(line.upper().startswith("C: RCPT TO:") for line in refusals[-1].lines)
 
 
 def test_no_server_is_one_line_that_says_what_to_start() -> None:

@@ -69,7 +69,7 @@ def test_one_folder_one_process(folder: Path) -> None:
 
 def test_a_database_of_a_newer_version_is_left_alone(folder: Path) -> None:
     Running(folder).stop()
-    (database,) = folder.glob("*.sqlite*")
+    (database,) = folder.glob("*.sqlite")
     with sqlite3.connect(database) as newer:
         newer.execute("pragma user_version = 9999")
     newer.close()
@@ -80,7 +80,7 @@ def test_a_database_of_a_newer_version_is_left_alone(folder: Path) -> None:
 
 def test_a_file_that_is_no_database_is_left_alone(folder: Path) -> None:
     Running(folder).stop()
-    (database,) = folder.glob("*.sqlite*")
+    (database,) = folder.glob("*.sqlite")
     database.write_bytes(b"this is somebody's diary\n" * 1000)
     done = start("--data", str(folder))
     assert done.returncode == 1
