@@ -4,6 +4,7 @@ import pytest
 import pytest_twisted
 from farm_api import Browser, pump
 from farm_live import connect, listen
+from test_api_guard import raw, serve
 
 ensure = pytest_twisted.ensureDeferred
 
@@ -229,6 +230,66 @@ async def test_our_own_page_gets_one(farm):
     live = await listen(farm)
     port = live.listening[0].port
     await connect(port, origin=f"http://127.0.0.1:{port}")
+
+
+@ensure
+async def test_it_can_be_mounted_in_the_site_of_the_api(farm):
+    live = await listen(farm, endpoints=())
+    port = await serve(farm, websocket=live.resource)
+    ask = Browser(farm.api())
+    box = (await ask("POST", "/v1/mailboxes", {})).json
+    client = await connect(port, origin=f"http://127.0.0.1:{port}")
+    client.say(op="subscribe", mailbox=box["id"])
+    await client.next("subscribed")
+    await farm.file(box)
+    assert (await client.next("filed"))["seq"] == 1
+    for given in ({"host": "evil.example"}, {"origin": "http://evil.example"}, {"origin": "null"}):
+        assert not (await connect(port, hello=False, **given)).open
+    plain = await raw(port, b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await pump(lambda: plain.data)
+    assert plain.data.startswith(b"HTTP/1.1 426 ")
+    assert b"Upgrade: websocket" in plain.data
+    posted = await raw(port, b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\r\n")
+    await pump(lambda: posted.data)
+    assert posted.data.startswith(b"HTTP/1.1 426 ")
+
+
+@ensure
+async def test_a_slow_consumer_is_noticed_also_behind_the_api(farm):
+    live = await listen(farm, endpoints=(), slow_after=0.3)
+    port = await serve(farm, websocket=live.resource)
+    box = (await Browser(farm.api())("POST", "/v1/mailboxes", {})).json
+    client = await connect(port)
+    client.say(op="subscribe", mailbox=box["id"])
+    await client.next("subscribed")
+    client.transport.pauseProducing()
+    for _ in range(500):
+        await farm.file(box, "x" * 20_000)
+        if not live.connections:
+            break
+    await pump(lambda: not len(farm.feeds))
+    client.transport.resumeProducing()
+    await client.until(lambda self: self.ended)
+    assert client.ended[0] == 4008
+
+
+@ensure
+async def test_handshakes_that_are_none_are_refused(farm):
+    port = (await listen(farm)).listening[0].port
+    head = b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n"
+    upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    for request in (
+        head + b"\r\n",
+        head + upgrade + b"\r\n",
+        head + upgrade + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n\r\n",
+        head + upgrade + b"Sec-WebSocket-Version: 7\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n" + upgrade + b"\r\n",
+        b"GET /v1/nothing HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ):
+        client = await raw(port, request)
+        await pump(lambda client=client: client.data)
+        assert client.data.startswith(b"HTTP/1.1 4"), request
+        assert b"Traceback" not in client.data
 
 
 @ensure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -20,9 +20,12 @@ class About(Resource):
 
     app = Klein()
 
-    def __init__(self, access: Access, version: str, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self, access: Access, version: str, stopping: Callable[[], bool], smtp: Callable[[], Mapping[str, str]] = dict
+    ) -> None:
         super().__init__(access)
         self._version = version
+        self._smtp = smtp
         self._stopping = stopping
         self.document: dict[str, Any] = {}
 
@@ -33,8 +36,9 @@ class About(Resource):
 
     @route(app, "GET", "/v1/version", "Which version is it", gives=Gives(200, "Version"))
     async def version(self, ask: Ask) -> Answer:
-        """The name and version of the program."""
-        return Answer({"name": "mailfarm", "version": self._version})
+        """The name and version of the program, and where it takes mail to be captured, by kind of listener."""
+        smtp = self._smtp()
+        return Answer({"name": "mailfarm", "version": self._version, **({"smtp": dict(smtp)} if smtp else {})})
 
     @route(app, "GET", "/v1/openapi.json", "Read this document", gives=Gives(200, "OpenApi"))
     async def openapi(self, ask: Ask) -> Answer:

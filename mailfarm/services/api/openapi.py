@@ -70,7 +70,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
 
 
 def _path(operation: Operation) -> list[dict[str, Any]]:
-    schemas = {"id": ID, "n": {"type": "integer", "minimum": 0}, "name": {"type": "string"}}
+    schemas = {"id": ID, "n": {"type": "integer", "minimum": 0}, "name": {"type": "string", "enum": list(KINDS)}}
     return [
         {"name": name, "in": "path", "required": True, "schema": schema}
         for name, schema in schemas.items()

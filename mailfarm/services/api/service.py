@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class Api:
         account: str | None,
         reactor: Any,
         version: str,
+        smtp: Callable[[], Mapping[str, str]] = dict,
         hosts: Sequence[str] = (),
         max_waits: int = 10_000,
         grace: float = 5.0,
@@ -77,7 +78,7 @@ class Api:
         counts = Counts(registry or CollectorRegistry())
         access = Access(database, account)
         announce = announcer(bus)
-        about = About(access, version, lambda: self._slots.stopping)
+        about = About(access, version, lambda: self._slots.stopping, smtp)
         resources = (
             about,
             Mailboxes(access, database, announce, ids, domains, random),

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import orjson
 from autobahn.twisted.resource import WebSocketResource
 from autobahn.twisted.websocket import WebSocketServerFactory
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.web.resource import Resource
+from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
+from zope.interface import implementer
 
 from mailfarm.accounts.bearer import Caller, everyone, holder
 from mailfarm.errors import Temporary
 from mailfarm.mailboxes.feed import Feeds, Spawn
 from mailfarm.net.hosts import Hosts
 from mailfarm.net.http import Status
+from mailfarm.net.problems import MEDIA_TYPE, Problem
 from mailfarm.ports import Bus, Database
 
 from .connection import STOPPING, UNAUTHENTICATED, Connection
@@ -194,14 +197,32 @@ def _factory(live: Live, max_connections: int, heartbeat: float) -> Any:
     return factory
 
 
+@implementer(IResource)
+class _Root(Resource):
+    """The WebSocket and the pages about the process; nothing else."""
+
+    isLeaf = True
+
+    def __init__(self, websocket: Any, status: Status | None) -> None:
+        super().__init__()
+        self._pages: dict[bytes, Any] = {b"/v1/events": websocket}
+        if status is not None:
+            self._pages |= {b"/" + name: page for name, page in status.children.items()}
+
+    def render(self, request: Any) -> Any:
+        page = self._pages.get(request.path)
+        if page is not None:
+            return page.render(request)
+        problem = Problem("no-such-route", "there is nothing at this path")
+        request.setResponseCode(problem.status)
+        request.setHeader("Content-Type", MEDIA_TYPE)
+        request.setHeader("X-Content-Type-Options", "nosniff")
+        return orjson.dumps(problem.document())
+
+
 def _site(resource: Any, status: Status | None, reactor: Any) -> Site:
-    root: Any = Resource()
-    v1: Any = Resource()
-    root.putChild(b"v1", v1)
-    v1.putChild(b"events", resource)
-    for name, page in ({} if status is None else status.children).items():
-        root.putChild(name, page)
-    site = Site(root, timeout=60, reactor=reactor)
+    root: Any = _Root(resource, status)
+    site = Site(root, timeout=60, reactor=reactor, parsePOSTFormSubmission=False)
     site.displayTracebacks = False
     site.noisy = False
     site.log = lambda request: None  # type: ignore[method-assign, assignment]
