@@ -20,16 +20,17 @@ Nothing looks at a clock: ``now`` is in seconds, on any clock that does not run 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from mailfarm.mail.reply import Reply
 
 from . import replies
-from .commands import COMMANDS, auth_refused, respond, unknown
-from .config import BLOCK, Deadlines, ServerConfig, capabilities
+from .answers import ANSWERS
+from .commands import COMMANDS, respond, unknown
+from .config import BLOCK, Deadlines, ServerConfig
 from .data import Content
-from .requests import Auth, Chunk, Data, Discarded, End, Hello, Mail, Rcpt, Request, StartTls
-from .state import BDAT, CLOSED, COMMAND, DATA, GREETING, HANDSHAKE, LINES, RESPONSE, SWALLOW, WIDTH, State
+from .requests import Chunk, Discarded, End, Request
+from .state import BDAT, CLOSED, COMMAND, DATA, GREETING, HANDSHAKE, LINES, RESPONSE, SWALLOW, WIDTH, State, transcribed
 
 __all__ = ["Deadlines", "Server", "ServerConfig"]
 
@@ -112,7 +113,10 @@ class Server(State):
         self.since = self.now
         if self.closing:
             return
-        _ANSWERS[type(question)](self, reply, question)
+        ANSWERS[type(question)](self, reply, question)
+        if self.phase == HANDSHAKE:
+            # RFC 3207 §5: what was pipelined behind STARTTLS in plain text may be an attacker's
+            self._drop_input()
         if self.draining:
             self._drain()
 
@@ -177,13 +181,7 @@ class Server(State):
     @property
     def transcript(self) -> tuple[str, ...]:
         """The last lines of this transaction, ``C: `` and ``S: `` in front, each cut short, secrets left out."""
-        lines: list[str] = []
-        for wire in self.log[-LINES:]:
-            side = "S" if wire.endswith(b"\r\n") else "C"
-            for line in wire.removesuffix(b"\r\n").split(b"\r\n"):
-                text = line[:WIDTH].decode("utf-8", "replace")
-                lines.append(f"{side}: {''.join(c if c.isprintable() else '?' for c in text)}")
-        return tuple(lines[-LINES:])
+        return transcribed(self.log)
 
     # -- reading: each returns True when something happened, False when it wants more input
 
@@ -363,76 +361,6 @@ class Server(State):
         self._more = bytearray()
         self._skipped = 0
 
-    # -- what follows from the host's answers
-
-    def _hello_answered(self, reply: Reply, hello: Hello) -> None:
-        if not reply.positive:
-            return self.say(reply)  # RFC 5321 §4.1.4: and everything stays as it was
-        self.discard()
-        self.hello = hello
-        if hello.verb == "HELO":
-            return self.say(Reply(250, "", self.config.hostname))
-        wire = capabilities(self.config, self.tls, self.authenticated)
-        self.out.append(wire)
-        self.log.append(wire)
-        if reply.close:
-            self.close()
-        return None
-
-    def _auth_answered(self, reply: Reply, _: Auth) -> None:
-        if reply.code == 235:
-            self.authenticated = True
-            self.say(reply)
-        elif reply.code >= 500:
-            auth_refused(self, reply)
-        else:
-            self.say(reply)
-
-    def _starttls_answered(self, reply: Reply, _: StartTls) -> None:
-        self.say(reply)
-        if reply.positive and not self.closing:
-            # RFC 3207 §5: what was pipelined behind STARTTLS in plain text may be an attacker's
-            self._drop_input()
-            self.phase = HANDSHAKE
-
-    def _mail_answered(self, reply: Reply, mail: Mail) -> None:
-        if reply.positive:
-            self.mail = mail
-            self.began = self.now
-            self.transactions += 1
-        self.say(reply)
-
-    def _rcpt_answered(self, reply: Reply, rcpt: Rcpt) -> None:
-        if reply.positive:
-            self.recipients.append(rcpt.recipient)
-        else:
-            self.refused = True
-        self.say(reply)
-
-    def _data_answered(self, reply: Reply, _: Data) -> None:
-        chunked = self.bdat_size >= 0
-        self.fresh = 0
-        if reply.positive:
-            self.begin_content(dots=not chunked)
-            if chunked:
-                self.phase = BDAT
-            else:
-                self.phase = DATA
-                self.say(replies.GO_AHEAD)
-            return
-        self.end_transaction()
-        if chunked:
-            self.phase = SWALLOW
-            self.bdat_reply = reply
-        else:
-            self.say(reply)
-
-    def _end_answered(self, reply: Reply, _: End) -> None:
-        self.end_transaction()
-        if reply.positive:
-            self.errors = 0
-        self.say(reply)
-
     def _drain(self) -> bool:
         if self.idle and self.phase == COMMAND:
             self._finish(replies.SHUTTING_DOWN)
@@ -456,13 +384,3 @@ _READERS: Final[tuple[Callable[[Server], bool], ...]] = (
     Server._read_nothing,  # HANDSHAKE
     Server._read_nothing,  # CLOSED
 )
-
-_ANSWERS: Final[dict[type, Callable[[Server, Reply, Any], None]]] = {
-    Hello: Server._hello_answered,
-    Auth: Server._auth_answered,
-    StartTls: Server._starttls_answered,
-    Mail: Server._mail_answered,
-    Rcpt: Server._rcpt_answered,
-    Data: Server._data_answered,
-    End: Server._end_answered,
-}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from mailfarm.mail.envelope import Envelope, Recipient
@@ -157,3 +158,14 @@ class State:
             self.closing = True
             self.phase = CLOSED
             self.discard()
+
+
+def transcribed(log: Sequence[bytes]) -> tuple[str, ...]:
+    """The last lines of a log as a reader wants them."""
+    lines: list[str] = []
+    for wire in log[-LINES:]:
+        side = "S" if wire.endswith(b"\r\n") else "C"
+        for line in wire.removesuffix(b"\r\n").split(b"\r\n"):
+            text = line[:WIDTH].decode("utf-8", "replace")
+            lines.append(f"{side}: {''.join(c if c.isprintable() else '?' for c in text)}")
+    return tuple(lines[-LINES:])
