@@ -163,6 +163,7 @@ class Farm:
             domains=self.domains,
             random=os.urandom,
             version=__version__,
+            smtp=lambda: self.where()["smtp"],
             max_waits=settings.api.max_waits,
             grace=min(5.0, self._grace),
             status=self.status,
