@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
@@ -45,7 +46,12 @@ def received(*, helo: str, client: str, by: str, protocol: str, id: str, now: in
 
 def date(now: int) -> str:
     """``Sat, 31 Jan 2026 12:00:00 +0000`` (RFC 5322 §3.3); ``now`` is microseconds since 1970."""
-    at = _EPOCH + timedelta(microseconds=now)
+    return _date(now // 1_000_000)
+
+
+@lru_cache(maxsize=16)
+def _date(seconds: int) -> str:
+    at = _EPOCH + timedelta(seconds=seconds)
     # not strftime: that speaks the language of the locale
     return (
         f"{_DAYS[at.weekday()]}, {at.day:02} {_MONTHS[at.month - 1]} {at.year:04} "
@@ -53,6 +59,7 @@ def date(now: int) -> str:
     )
 
 
+@lru_cache(maxsize=1024)
 def _literal(client: str) -> str:
     try:
         address = ip_address(client)
