@@ -19,6 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred, gatherResults
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.pages import notFound
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
@@ -51,6 +52,9 @@ class Status(Resource):
         }
         for path, page in pages.items():
             self.putChild(path, page)
+
+    def getChild(self, path: bytes, request: Request) -> Any:
+        return notFound()
 
     def stop(self) -> None:
         """From here on ``/healthz`` and ``/readyz`` answer 503."""
@@ -127,7 +131,12 @@ class _Page(Resource):
         super().__init__()
         self._render = render
 
-    def render_GET(self, request: Request) -> Any:
+    def render(self, request: Request) -> Any:
+        if request.method not in (b"GET", b"HEAD"):
+            # not left to twisted.web, whose page for this is deprecated and says so in a warning
+            request.setResponseCode(405)
+            request.setHeader(b"allow", b"GET, HEAD")
+            return b""
         request.setHeader(b"cache-control", b"no-store")
         request.setHeader(b"x-content-type-options", b"nosniff")
         return self._render(request)

@@ -44,6 +44,7 @@ PIECE: Final = 512  # what POSIX lets a pipe take at once whenever poll says it 
 _PIECE: Final = getattr(select, "PIPE_BUF", PIECE)
 _SECRETS: Final = ("secret", "password", "passwd", "token", "authorization", "cookie")
 _EVENTS: Final = tuple(events._TYPES)
+_LINE_ENDS: Final = tuple((c.encode(), b"\\u%04x" % ord(c)) for c in "\x85\u2028\u2029")
 _LEVELS: Final = {LogLevel.debug: "debug", LogLevel.info: "info", LogLevel.warn: "warn", LogLevel.error: "error"}
 
 
@@ -173,12 +174,24 @@ def _json(event: dict[str, Any]) -> bytes:
         if name.startswith("log_") or name in ("format", "time", "system", "isError", "failure", "why", "message"):
             continue
         line[f"{name}_" if name in line else name] = _value(name, value)
-    out = orjson.dumps(line, option=orjson.OPT_NON_STR_KEYS, default=_short_repr)
+    out = _dumps(line)
     if len(out) <= LONGEST_LINE:
         return out
-    # the fields go before the sentence does
-    kept = ("time", "level", "namespace", "text", "failure")
-    return orjson.dumps({name: line[name] for name in kept if name in line} | {"cut": len(out)})
+    # the fields go before the sentence does; escaped, a character of it may have become six
+    kept = {name: line[name] for name in ("time", "level", "namespace", "text", "failure") if name in line}
+    short = _dumps(kept | {"cut": len(out)})
+    if len(short) <= LONGEST_LINE:
+        return short
+    return _dumps(kept | {"text": line["text"][:1000], "failure": "", "cut": len(out)})
+
+
+def _dumps(line: dict[str, Any]) -> bytes:
+    out = orjson.dumps(line, option=orjson.OPT_NON_STR_KEYS, default=_short_repr)
+    # what some readers take for the end of a line, and JSON does not
+    for raw, escaped in _LINE_ENDS:
+        if raw in out:
+            out = out.replace(raw, escaped)
+    return out
 
 
 def _text(event: dict[str, Any]) -> bytes:
@@ -213,7 +226,7 @@ def _value(name: str, value: Any) -> Any:
     if value is None or isinstance(value, (bool, float)):
         return value
     if isinstance(value, int):
-        return value if -(1 << 63) <= value < 1 << 63 else str(value)
+        return value if -(1 << 63) <= value < 1 << 63 else _short_repr(value)
     if isinstance(value, str):
         return _short(value, LONGEST_FIELD)
     if isinstance(value, _EVENTS):
