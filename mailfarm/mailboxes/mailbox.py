@@ -108,8 +108,8 @@ def check_end(mailbox: Mailbox, ends_at: int | None, now: int) -> int | None:
     if mailbox.kind == "permanent":
         raise Invalid("a permanent mailbox has no end")
     longest = LONGEST_DISPOSABLE if mailbox.kind == "disposable" else LONGEST
-    if not mailbox.starts_at < ends_at <= max(now, mailbox.starts_at) + longest * SECOND:
-        raise Invalid(f"ends_at must be after the mailbox starts and at most {longest // 86400} days from now")
+    if not 0 < ends_at - max(now, mailbox.starts_at) <= longest * SECOND:
+        raise Invalid(f"ends_at must lie ahead, after the mailbox starts, and at most {longest // 86400} days")
     return ends_at
 
 

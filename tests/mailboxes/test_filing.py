@@ -1,0 +1,159 @@
+"""Filing: once, whatever comes again; numbered without gaps; nothing left behind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import DeferredList
+
+from mailfarm.mailboxes import filing, messages, store
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_filed_can_be_read_as_it_came(house):
+    mailbox = await house.mailbox()
+    content = bytes(range(256)) * 3000
+    item = house.item(mailbox, content=content, subject="Hello", text="body", html="<b>", visible="vis")
+    (filed,) = (await house.file(item)).filed
+    stored = await house.read(messages.find, house.account, filed.message.id)
+    assert stored.summary == filed.message
+    assert stored.envelope == item.spooled.envelope
+    assert stored.origin == item.spooled.origin
+    assert stored.trace == item.spooled.trace
+    assert stored.head == item.parsed.head
+    assert (stored.text, stored.html) == ("body", "<b>")
+    read, number = b"", 0
+    while (chunk := await house.read(messages.read_chunk, stored.content, number)) is not None:
+        assert len(chunk) <= 256 * 1024
+        read += chunk
+        number += 1
+    assert read == content
+
+
+@pytest_twisted.ensureDeferred
+async def test_empty_content_is_a_message_too(house):
+    mailbox = await house.mailbox()
+    (filed,) = (await house.file(house.item(mailbox, content=b""))).filed
+    stored = await house.read(messages.find, house.account, filed.message.id)
+    assert stored.summary.size == 0
+    assert await house.read(messages.read_chunk, stored.content, 0) is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_message_for_each_mailbox_however_many_recipients_lead_there(house):
+    a, b = await house.mailbox(), await house.mailbox()
+    item = house.item(a, b, a, recipients=("one@x.test", "two@x.test", "three@x.test"))
+    filing_ = await house.file(item)
+    assert {event.mailbox: event.message.recipients for event in filing_.filed} == {
+        a.id: ("one@x.test", "three@x.test"),
+        b.id: ("two@x.test",),
+    }
+    counts = await house.counts()
+    assert (counts["message"], counts["content"]) == (2, 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_same_spool_id_is_filed_once(house):
+    mailbox = await house.mailbox()
+    item = house.item(mailbox)
+    await house.file(item)
+    again = await house.file(item, house.item(mailbox))
+    assert again.known == (item.spooled.id,)
+    assert [event.seq for event in again.filed] == [2]
+    assert (await house.file(item, item)).filed == ()
+    assert (await house.find(mailbox)).messages == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_same_spool_id_twice_in_one_batch_is_one_message(house):
+    mailbox = await house.mailbox()
+    item = house.item(mailbox)
+    assert len((await house.file(item, item)).filed) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_same_spool_id_filed_at_the_same_time_is_one_message(house):
+    mailbox = await house.mailbox()
+    items = [house.item(mailbox) for _ in range(10)]
+    results = await DeferredList([house.file(*items[start:], *items[:start]) for start in range(10)])
+    assert all(success for success, _ in results)
+    filed = [event for _, result in results for event in result.filed]
+    assert sorted(event.seq for event in filed) == list(range(1, 11))
+    assert (await house.find(mailbox)).messages == 10
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_its_reader_has_deleted_never_comes_back(house):
+    mailbox = await house.mailbox()
+    item = house.item(mailbox)
+    (filed,) = (await house.file(item)).filed
+    await house.delete(mailbox, [filed.message.id])
+    again = await house.file(item)
+    assert (again.filed, again.known) == ((), (item.spooled.id,))
+    assert (await house.list(mailbox)).messages == ()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_mailbox_that_is_gone_or_has_ended_gets_nothing(house):
+    stays = await house.mailbox()
+    goes = await house.mailbox()
+    ends = await house.mailbox(lifetime=60)
+    await house.unit(store.delete, house.ids, house.account, goes.id)
+    house.ahead = 61
+    only = house.item(goes)
+    result = await house.file(house.item(stays, goes, ends), only)
+    assert [event.mailbox for event in result.filed] == [stays.id]
+    assert sorted(dropped.mailbox for dropped in result.dropped) == sorted([goes.id, ends.id, goes.id])
+    assert (await house.counts())["content"] == 1
+    assert (await house.file(only)).known == (only.spooled.id,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_retention_says_when_a_message_expires(house):
+    mailbox = await house.mailbox(retention=60)
+    (filed,) = (await house.file(house.item(mailbox))).filed
+    stored = await house.read(messages.find, house.account, filed.message.id)
+    assert stored.expires_at == filed.message.received_at + 60_000_000
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_unit_files_many(house):
+    boxes = [await house.mailbox() for _ in range(5)]
+    items = [house.item(*boxes) for _ in range(100)]
+    result = await house.file(*items)
+    assert len(result.filed) == 500
+    for mailbox in boxes:
+        assert [event.seq for event in result.filed if event.mailbox == mailbox.id] == list(range(1, 101))
+        found = await house.find(mailbox)
+        assert (found.cursor, found.messages, found.unseen) == (100, 100, 100)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_item_that_cannot_be_filed_takes_nothing_with_it(house):
+    mailbox = await house.mailbox()
+    good = house.item(mailbox)
+    bad = replace(house.item(mailbox), parsed=replace(good.parsed, text=object()))
+    with pytest.raises(Exception):  # noqa: B017 - the driver's
+        await house.file(good, bad)
+    assert set((await house.counts()).values()) == {0, 1}
+    assert len((await house.file(good)).filed) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_filed_ids_are_forgotten_when_no_redelivery_can_come_any_more(house):
+    mailbox = await house.mailbox()
+    item = house.item(mailbox)
+    await house.file(item)
+    assert await house.unit(filing.forget_filed, house.clock() - 10_000_000) == 0
+    assert await house.unit(filing.forget_filed, house.clock() + 1) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_message_in_another_accounts_mailbox_is_that_accounts(house):
+    other = await house.new_account("other")
+    mailbox = await house.mailbox(other)
+    (filed,) = (await house.file(house.item(mailbox))).filed
+    assert filed.account == other
+    assert (await house.read(messages.find, other, filed.message.id)).account == other
