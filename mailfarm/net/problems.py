@@ -40,6 +40,7 @@ _TABLE = (
     Kind("too-many-messages", 409, "More messages came than were to come", "``messages`` lists those that matched."),
     Kind("cursor-too-old", 410, "Changes after this cursor are no longer kept", "List again; go on from ``cursor``."),
     Kind("body-too-large", 413, "The body is too large", "Send less at a time."),
+    Kind("uri-too-long", 414, "The address of the request is too long", "Ask for less in one request."),
     Kind("not-json", 415, "The body must be application/json", "Set ``Content-Type: application/json``."),
     Kind("wrong-host", 421, "This is not the host you look for", "Use a name from MAILFARM_API_HOSTS or localhost."),
     Kind("upgrade-required", 426, "This path speaks WebSocket", "Connect to it with ws: or wss:."),

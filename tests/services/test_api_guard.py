@@ -324,6 +324,19 @@ async def test_odd_requests_get_nothing(farm, request_):
 
 
 @ensure
+async def test_an_address_that_is_too_long_is_told_so(farm):
+    port = await serve(farm)
+    for size, status in ((1000, b"400"), (60_000, b"400"), (70_000, b"414"), (500_000, b"414")):
+        client = await raw(port, b"GET /v1/mailboxes?x=%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % (b"x" * size))
+        await pump(lambda client=client: client.data)
+        assert client.data.startswith(b"HTTP/1.1 " + status)
+        assert b"application/problem+json" in client.data
+    client = await raw(port, b"GET / HTTP/1.1\r\nHost: localhost\r\nX: %b\r\n\r\n" % (b"x" * 70_000))
+    await pump(lambda: client.lost)
+    assert b"/v1/problems/bad-request" in client.data
+
+
+@ensure
 async def test_stopping_ends_waits_and_says_so(farm, ask):
     api = farm.api(endpoints=(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"),))
     await api.start()

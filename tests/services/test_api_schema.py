@@ -13,7 +13,7 @@ from test_api_guard import serve
 from twisted.internet.threads import deferToThread
 
 ensure = pytest_twisted.ensureDeferred
-EXAMPLES = 20
+EXAMPLES = 10
 # A valid request may still be refused (an address that is none), and what schemathesis holds for invalid may be valid
 # to us (a parameter it left out). That bad values are refused has tests of its own.
 EXCLUDED = [positive_data_acceptance, negative_data_rejection]

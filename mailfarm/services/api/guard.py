@@ -13,16 +13,21 @@ from io import BytesIO
 from typing import Any
 from weakref import WeakSet
 
+import orjson
 from twisted.internet.defer import Deferred, TimeoutError
+from twisted.web.http import RESPONSES, HTTPChannel
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
 from mailfarm.net.hosts import Hosts
-from mailfarm.net.problems import Problem
+from mailfarm.net.problems import MEDIA_TYPE, Problem
 
 from .answering import write_problem
 from .routes import MAX_BODY
+
+MAX_HEAD = 64 * 1024
+"""Octets of a request's line and headers: four criteria of 1,000 characters, percent-encoded, fit in."""
 
 
 class Overflow(BytesIO):
@@ -57,6 +62,33 @@ class GuardedRequest(Request):
             self.channel.forceAbortClient()
             return
         super().handleContentChunk(data)
+
+
+class GuardedChannel(HTTPChannel):
+    """A connection that says why it ends, where twisted.web's would just end."""
+
+    transport: Any
+    MAX_LENGTH = MAX_HEAD
+    totalHeadersSize = MAX_HEAD
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """A line of the head is too long."""
+        if not self.requests:
+            self._end(Problem("uri-too-long", f"the head of a request may have {MAX_HEAD} octets", limit=MAX_HEAD))
+        else:
+            self._respondToBadRequestAndDisconnect()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        self._end(Problem("bad-request", "the head of the request is malformed or too large"))
+
+    def _end(self, problem: Problem) -> None:
+        body = orjson.dumps(problem.document())
+        self.transport.write(
+            b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\nX-Content-Type-Options: nosniff\r\n"
+            b"Cache-Control: no-store\r\nConnection: close\r\n\r\n%b"
+            % (problem.status, RESPONSES[problem.status], MEDIA_TYPE.encode(), len(body), body)
+        )
+        self.loseConnection()
 
 
 @implementer(IResource)
@@ -129,6 +161,7 @@ def _harmless(request: Request) -> bool:
 class GuardedSite(Site):
     """A Site that knows its connections and requests, so that it can end them. It writes no access log."""
 
+    protocol = GuardedChannel  # type: ignore[assignment]
     displayTracebacks = False
     noisy = False
 

@@ -11,7 +11,7 @@ from mailfarm.net.problems import KINDS, MEDIA_TYPE
 from .routes import Gives, Operation
 from .schemas import ID, SCHEMAS, named
 
-_ALWAYS = ("bad-request", "unknown-name", "foreign-origin", "wrong-host", "internal-error", "stopping")
+_ALWAYS = ("bad-request", "unknown-name", "foreign-origin", "uri-too-long", "wrong-host", "internal-error", "stopping")
 _BODY = ("invalid-json", "invalid-value", "body-too-large", "not-json")
 _TOKEN = ("unauthenticated", "scope-missing", "unavailable")
 
