@@ -11,18 +11,18 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from mailfarm.errors import QueueFull
+from mailfarm.errors import QueueFull, QueueUnavailable
 
 _AGE = 1.0  # seconds for which a measurement is good
 
 
 class Room:
-    """Caps on entries and octets, and a reserve in octets on the disk of ``folder``. ``seconds`` is a steady clock,
-    ``reusable`` is asked for the octets free inside the database and answers some time later by ``found``."""
+    """Caps on entries and octets, and a reserve in octets on the disk of the file ``path``. ``seconds`` is a steady
+    clock, ``reusable`` is asked for the octets free inside the file and answers some time later by ``found``."""
 
     def __init__(
         self,
-        folder: Path,
+        path: Path,
         seconds: Callable[[], float],
         reusable: Callable[[], None],
         *,
@@ -32,7 +32,7 @@ class Room:
     ) -> None:
         self.entries = 0
         self.octets = 0
-        self._folder = folder
+        self._path = path
         self._seconds = seconds
         self._ask_reusable = reusable
         self._reserve = reserve
@@ -64,13 +64,17 @@ class Room:
             raise QueueFull(f"the queue holds {self.octets} octets of {self._max_octets}")
 
     def check_disk(self, size: int) -> None:
-        """Raises QueueFull."""
+        """Raises QueueFull; QueueUnavailable when the file was taken away under us."""
         now = self._seconds()
         if now < self._full_until:
             raise QueueFull("the database has just found no room")
         if self._measured is None or now - self._measured >= _AGE:
+            try:
+                # The path, not what is open: a file that was deleted takes every write, and all of it is lost.
+                disk = os.statvfs(self._path)
+            except OSError as error:
+                raise QueueUnavailable(f"{self._path} is gone: {error.strerror}") from None
             self._measured = now
-            disk = os.statvfs(self._folder)
             self._free = disk.f_bavail * disk.f_frsize
             self._ask_reusable()
         # Twice the size: for a moment it stands in the queue and in its mailbox. The log always needs real space.

@@ -13,6 +13,7 @@ A group is in ``sqlite_group``, the care of the write-ahead log in ``sqlite_log`
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import sqlite3
 import tempfile
@@ -85,9 +86,10 @@ class Engine:
         try:
             self._open(readers)
         except BaseException:
-            if self._temporary is not None:
-                shutil.rmtree(self._temporary, ignore_errors=True)
+            self._remove_temporary()
             raise
+        # a process that ends without closing cleans up as well, unless it is killed
+        atexit.register(self._remove_temporary)
         self._threads = [
             Thread(target=self._read_loop, args=(connection,), name="mailfarm sqlite reader", daemon=True)
             for connection in self._readers
@@ -173,7 +175,7 @@ class Engine:
                 sqlite3.SQLITE_CORRUPT,
             ):
                 raise SchemaMismatch(f"{self.path} is not a mailfarm database: {error}") from None
-            reason = understandable(error)
+            reason = error.strerror if isinstance(error, OSError) else understandable(error)
             if reason is error:
                 raise
             raise DatabaseUnavailable(f"{self.path}: {reason}") from None
@@ -268,9 +270,13 @@ class Engine:
         self._wal.close()
         self._writer.close()
         self._owner.release()
+        self._remove_temporary()
+        self._send(self._settle_closed, None)
+
+    def _remove_temporary(self) -> None:
+        atexit.unregister(self._remove_temporary)
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
-        self._send(self._settle_closed, None)
 
     def _settle_closed(self, _: None) -> None:
         with self._lock:

@@ -62,7 +62,10 @@ class Log:
             self._wanted.clear()
             if self._closing:
                 return
-            self._frames = self._copy(self._copier, "PASSIVE")
+            frames = self._copy(self._copier, "PASSIVE")
+            if frames >= _RESTART_FRAMES:
+                frames = self._copy(self._copier, "PASSIVE")  # what came meanwhile: the writer is left with very little
+            self._frames = frames
 
     def _copy(self, connection: sqlite3.Connection, mode: str) -> int:
         """Returns how many frames the log has."""

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -53,14 +54,20 @@ class Owner:
 def connect(path: Path, *, busy_timeout: float, cache: int, durable: bool, readable_only: bool) -> sqlite3.Connection:
     """A connection in autocommit mode, usable from any one thread at a time. ``cache`` is in octets.
 
-    Raises sqlite3.Error.
+    Raises sqlite3.Error, OSError, DatabaseUnavailable.
     """
+    # Mail is nobody else's to read: made here, or SQLite would make it with the umask. Its log gets the same mode.
+    # Only if it is not there: closing a file drops every lock the process has on it (fcntl), SQLite's among them.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(
         path, timeout=busy_timeout, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     try:
         connection.execute(f"PRAGMA page_size={PAGE}")
-        connection.execute("PRAGMA journal_mode=WAL")
+        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        if mode != "wal":
+            raise DatabaseUnavailable(f"the disk of {path} cannot hold a database in WAL mode (it is {mode})")
         connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'OFF'}")
         connection.execute("PRAGMA fullfsync=ON")
         connection.execute("PRAGMA checkpoint_fullfsync=ON")

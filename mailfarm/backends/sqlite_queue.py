@@ -13,13 +13,14 @@ writer is far behind.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import orjson
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
-from mailfarm.errors import DatabaseUnavailable, NotFound, QueueFull, QueueUnavailable
+from mailfarm.errors import DatabaseUnavailable, NotFound, QueueFull, QueueUnavailable, Temporary
 from mailfarm.ids import Ids
 from mailfarm.ports import CHUNK, Attempt, Content, Depth, Entry, Spooled
 
@@ -75,14 +76,14 @@ class Queue:
         self._rows = Rows(name, max_tries, TAKE_OCTETS)
         self._takers = Takers(reactor, clock)
         self._room = Room(
-            engine.path.parent,
+            engine.path,
             reactor.seconds,
             self._find_reusable,
             reserve=reserve,
             max_entries=max_entries,
             max_octets=max_octets,
         )
-        self._pieces = Pieces(engine, self._rows, ids, self._apart)
+        self._pieces = Pieces(engine, self._rows, ids, partial(self._apart, putting=True))
         self._begun = False
         self._beginning = False
         self._begin()
@@ -97,7 +98,7 @@ class Queue:
             self._room.check_disk(size)
             if self._engine.congested:
                 raise QueueFull("the database is behind; try again soon")
-        except QueueFull as error:
+        except Temporary as error:
             return fail(error)
         return succeed(None)
 
@@ -139,7 +140,7 @@ class Queue:
             return new
 
         inner = self._engine.write_many(self._rows.put, put, octets)
-        return self._apart(inner.addCallback(stored))
+        return self._apart(inner.addCallback(stored), putting=True)
 
     # Taking
 
@@ -332,8 +333,11 @@ class Queue:
     def _read(self, work: Callable[[Any], T]) -> Deferred[T]:
         return self._apart(self._engine.read(work))
 
-    def _apart(self, inner: Deferred[T], cancel: Callable[[Deferred[Any]], None] | None = None) -> Deferred[T]:
-        """What a caller may cancel: its own waiting, never our book-keeping. Errors are the queue's from here on."""
+    def _apart(
+        self, inner: Deferred[T], cancel: Callable[[Deferred[Any]], None] | None = None, *, putting: bool = False
+    ) -> Deferred[T]:
+        """What a caller may cancel: its own waiting, never our book-keeping. Errors are the queue's from here on: a
+        database without room is QueueFull to those who put, and QueueUnavailable to the others."""
         outer: Deferred[T] = Deferred(cancel)
 
         def told(result: T) -> None:
@@ -344,6 +348,7 @@ class Queue:
             error = failure.value
             if isinstance(error, DatabaseFull):
                 self._room.overflowed()
+            if isinstance(error, DatabaseFull) and putting:
                 error = QueueFull(str(error))
             elif isinstance(error, DatabaseUnavailable):
                 error = QueueUnavailable(str(error))

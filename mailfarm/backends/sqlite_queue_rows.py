@@ -223,9 +223,10 @@ class Rows:
     def done(self, db: sqlite3.Connection, calls: Sequence[Sequence[str]]) -> Sequence[Ended]:
         """End the entries of many calls; what that freed is told to the first of them."""
         fences = [fence for call in calls for fence in call]
+        # +queue: by number, please. The planner would rather walk the whole queue by its index.
         ended = db.execute(
             "DELETE FROM queue_entry WHERE number IN (SELECT value FROM json_each(?))"
-            " AND fence IN (SELECT value FROM json_each(?)) AND queue = ? AND state <> 'aside'"
+            " AND fence IN (SELECT value FROM json_each(?)) AND +queue = ? AND state <> 'aside'"
             " RETURNING number, size, chunks",
             (
                 orjson.dumps([number_of(fence) for fence in fences]).decode(),
@@ -285,8 +286,8 @@ class Rows:
     def inspect(self, db: sqlite3.Connection, state: str, limit: int) -> list[tuple[str, int, int, int, str, bytes]]:
         """id, put_at, tries, size, reason and the spooled form of the oldest entries in a state."""
         return db.execute(
-            "SELECT id, put_at, tries, size, reason, spooled FROM queue_entry JOIN queue_spool USING (number)"
-            " WHERE queue = ? AND state = ? ORDER BY number LIMIT ?",
+            "SELECT id, put_at, tries, size, reason, spooled FROM (SELECT * FROM queue_entry"
+            " WHERE queue = ? AND state = ? ORDER BY number LIMIT ?) JOIN queue_spool USING (number) ORDER BY number",
             (self._name, state, limit),
         ).fetchall()
 

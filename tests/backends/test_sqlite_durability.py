@@ -24,7 +24,7 @@ from mailfarm.backends.sqlite_engine import Engine
 from mailfarm.backends.sqlite_queue import Queue
 
 CHILD = Path(__file__).with_name("putting_child.py")
-ROUNDS = 24
+ROUNDS = 21
 
 
 def child(path, seed, flight, *options, before=(), **environment):

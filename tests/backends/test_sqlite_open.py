@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import pytest_twisted
@@ -34,6 +35,7 @@ async def test_a_new_file_gets_the_schema_and_our_mark(tmp_path):
     assert db.execute("PRAGMA user_version").fetchone()[0] >= 1
     db.close()
     assert path.parent.stat().st_mode & 0o077 == 0
+    assert path.stat().st_mode & 0o077 == 0
 
 
 def run(*arguments):
@@ -52,6 +54,12 @@ async def test_a_second_mailfarm_on_the_same_file_is_told_who_has_it(tmp_path):
     await engine.close()
     again = open_engine(path)
     await again.close()
+
+
+def test_what_is_temporary_goes_with_its_process():
+    ended = run(OPEN.replace("e.Engine(Path(sys.argv[1])", "x = e.Engine(None") + "; print(x.path)")
+    assert ended.returncode == 0, ended.stderr
+    assert not Path(ended.stdout.strip()).parent.exists()
 
 
 @pytest_twisted.ensureDeferred

@@ -170,6 +170,41 @@ async def test_text_that_cannot_be_stored_is_invalid_and_harms_nobody(store):
     assert (await queue.depth()).waiting == 1
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_database_that_was_deleted_admits_nobody(store, tmp_path):
+    queue = store.open()
+    store._path.rename(tmp_path / "elsewhere")
+    with pytest.raises(QueueUnavailable, match="is gone"):
+        await queue.admit(0)
+    (tmp_path / "elsewhere").rename(store._path)
+    await queue.admit(0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_turn_costs_the_same_whatever_the_backlog(store):
+    """Counted in steps of SQLite's machine, which do not depend on the weather."""
+    queue = store.open()
+    steps = []
+
+    def count():
+        steps.append(1)
+
+    async def turn():
+        steps.clear()
+        store.engine._writer.set_progress_handler(count, 10)
+        attempts = await queue.take(10, LONG)
+        await queue.fail(attempts[0].fence, "why")
+        await queue.extend(attempts[1].fence, LONG)
+        await queue.done([a.fence for a in attempts[1:]])
+        store.engine._writer.set_progress_handler(None, 10)
+        return len(steps)
+
+    await gatherResults([queue.put(spooled()) for _ in range(50)])
+    few = await turn()
+    await gatherResults([queue.put(spooled()) for _ in range(3000)])
+    assert await turn() < 2 * few
+
+
 # Half way
 
 
