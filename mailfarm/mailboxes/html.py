@@ -82,7 +82,7 @@ _STYLE: Final = re.compile(r"(<style[^<>]*>)(.*?)(</style>)", re.DOTALL | re.IGN
 
 # A mail's author counts on a white page; the margins are those of a mail program.
 _PAGE: Final = (
-    "html{color-scheme:light;background:#fff;color:#1a1a1a}"
+    "html{color-scheme:light;color:#1a1a1a}"
     "body{margin:16px;font:15px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif;overflow-wrap:anywhere}"
     "img{max-width:100%}"
 )

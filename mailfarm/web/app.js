@@ -4,7 +4,7 @@
 
 import * as api from "./api.js";
 import { Boxes } from "./boxes.js";
-import { byId, confirm, copyButton, h, icon, iconButton, many, plain, say, toast, words } from "./dom.js";
+import { byId, confirm, copyButton, fullTime, h, icon, iconButton, many, number, plain, say, toast, words } from "./dom.js";
 import { emptyFilter, hostAndPort, howToSend, keys } from "./help.js";
 import { criteria, List } from "./list.js";
 import { Live } from "./live.js";
@@ -32,10 +32,10 @@ function go(hash) {
 
 function hear(frame) {
   switch (frame.type) {
-    case "up": state(true); offline(false); return begin();
+    case "up": state(true); offline(false); begin(); return undefined;
     case "down": state(false); if (started || frame.wait > 700) offline(true); return undefined;
     case "mailbox": return boxHint(frame.mailbox);
-    case "mailbox-opened": return refreshBox(frame.mailbox);
+    case "mailbox-opened": return boxes.all.has(frame.mailbox) || boxes.put({ id: frame.mailbox, address: frame.address, messages: 0, unseen: 0 });
     case "mailbox-closed": return boxes.remove(frame.mailbox);
     case "resync": return list.mailbox?.id === frame.mailbox ? list.show(list.mailbox, list.filter, list.active) : undefined;
     case "problem": return frame.op === "subscribe" && frame.status === 404 ? leave() : frame.status < 500 && toast(frame);
@@ -49,26 +49,29 @@ function boxHint(mailbox) {
   if (list.mailbox?.id === mailbox.id) { list.mailbox = mailbox; top(); }
 }
 
-/** A mailbox was opened somewhere: its form comes as a hint too, but the event may be all we hear. */
-function refreshBox(id) {
-  if (!boxes.all.has(id)) begin.soon ??= setTimeout(() => { begin.soon = null; boxes.load().catch(fail); }, 200);
-}
-
-/** After each connection: what was missed while there was none. */
-async function begin() {
-  try {
-    await boxes.load();
-    if (!started) { started = true; route(); }
-    else if (list.mailbox && !boxes.all.has(list.mailbox.id)) leave();
-    else if (list.mailbox) { list.mailbox = boxes.all.get(list.mailbox.id); if (!list.loaded && !list.busy) list.show(list.mailbox, list.filter, list.active); top(); }
-    else route();
-  } catch (error) { fail(error); }
+/** At the start and after each connection: what was missed while there was none. One after another. */
+let begun = Promise.resolve();
+function begin() {
+  begun = begun.then(async () => {
+    try {
+      await boxes.load();
+      const { mailbox } = list;
+      if (!started) { started = true; await route(); }
+      else if (!mailbox) await route();
+      else if (!boxes.all.has(mailbox.id)) leave();
+      else {
+        list.mailbox = boxes.all.get(mailbox.id);
+        if (!list.loaded && !list.busy) list.show(list.mailbox, list.filter, list.active);
+        top();
+      }
+    } catch (error) { fail(error); }
+  });
 }
 
 function offline(away) {
   const banner = byId("offline");
   if (away && banner.hidden) {
-    banner.replaceChildren(icon("warn"), h("span", "The server does not answer. What is shown may be old; trying again."),
+    banner.replaceChildren(icon("warn"), h("span", "No connection to the server. What is shown may be old; trying again."),
       h("button", { onclick: () => live.now() }, "Try now"));
   }
   banner.hidden = !away;
@@ -88,11 +91,17 @@ async function route() {
   if (kind === "messages") return read(id);
   opened = null;
   reader.rest();
-  const mailbox = kind ? boxes.all.get(id) : boxes.sorted()[0];
+  const mailbox = kind ? await known(id) : boxes.sorted()[0];
   if (kind && !mailbox) { toast({ title: "There is no such mailbox", detail: "It was deleted, or its time was over." }); return go("#/"); }
   pane(kind ? "list" : "boxes");
   if (mailbox) enter(mailbox);
   return undefined;
+}
+
+/** A mailbox by its id, also one made a moment ago. */
+async function known(id) {
+  if (!boxes.all.has(id)) await boxes.load().catch(fail);
+  return boxes.all.get(id);
 }
 
 function enter(mailbox, active = null) {
@@ -108,6 +117,7 @@ function leave() {
   list.live.leave();
   list.reset(null, {});
   list.draw();
+  top();
   go("#/");
 }
 
@@ -117,7 +127,8 @@ async function read(id) {
   try {
     const message = await reader.show(id);
     if (!message || opened !== id) return;
-    const mailbox = boxes.all.get(message.mailbox);
+    const mailbox = await known(message.mailbox);
+    if (opened !== id) return;
     if (mailbox) enter(mailbox, id);
     if (list.active !== id) list.choose(id, false);
     if (!message.seen) { list.seen(id, true); await api.mark(id, true); }
@@ -130,24 +141,32 @@ async function read(id) {
 function pane(name) { document.body.dataset.pane = name; }
 
 function back() {
-  if (list.mailbox) go(document.body.dataset.pane === "list" ? "#/" : `#/mailboxes/${list.mailbox.id}`);
-  if (!list.mailbox) go("#/");
+  const inList = document.body.dataset.pane === "list";
+  if (list.mailbox && !inList) go(`#/mailboxes/${list.mailbox.id}`);
+  else if (!wide()) go("#/");
   byId("list").focus();
 }
 
 // The list's surroundings
 
 function top() {
-  const { mailbox } = list;
-  if (!mailbox) { byId("list-top").replaceChildren(); return; }
-  byId("list-top").replaceChildren(
-    iconButton("back", "Back to the mailboxes", () => go("#/"), { class: "back" }),
-    h("div.grow", h("h2", { title: plain(mailbox.address) }, words(mailbox.address)),
-      h("p.soft.small", many(mailbox.messages, "message"), mailbox.unseen > 0 && `, ${mailbox.unseen} unread`,
-        mailbox.ends_at && `, until ${new Date(mailbox.ends_at).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" })}`)),
-    copyButton(mailbox.address, "Copy address", { id: "copy-address" }),
-    iconButton("check", "Mark all read", () => api.markAll(mailbox.id).catch(fail), { disabled: !mailbox.unseen }),
-    iconButton("trash", "Delete all messages", clear, { disabled: !mailbox.messages, id: "clear" }));
+  const { mailbox } = list, place = byId("list-top");
+  if (place.dataset.id !== mailbox?.id) {
+    // Built once, so that a click or the focus is not lost while mail pours in.
+    place.dataset.id = mailbox?.id ?? "";
+    place.replaceChildren(...(mailbox ? [
+      iconButton("back", "Back to the mailboxes", () => go("#/"), { class: "back" }),
+      h("div.grow", h("h2", { title: plain(mailbox.address) }, words(mailbox.address)), h("p.soft.small", { id: "counts" })),
+      copyButton(mailbox.address, "Copy address", { id: "copy-address" }),
+      iconButton("check", "Mark all read", () => api.markAll(mailbox.id).catch(fail), { id: "read-all" }),
+      iconButton("trash", "Delete all messages", clear, { id: "clear" }),
+    ] : []));
+  }
+  if (!mailbox) return;
+  byId("counts").textContent = [many(mailbox.messages, "message"), mailbox.unseen > 0 && `${number(mailbox.unseen)} unread`,
+    mailbox.ends_at && `until ${fullTime(mailbox.ends_at)}`].filter(Boolean).join(", ");
+  byId("read-all").disabled = !mailbox.unseen;
+  byId("clear").disabled = !mailbox.messages;
 }
 
 function listChanged(gone) {
@@ -158,7 +177,7 @@ function listChanged(gone) {
 }
 
 async function remove(id) {
-  const subject = list.byId.get(id)?.subject || reader.message?.subject || "no subject";
+  const subject = list.known.get(id)?.subject || reader.message?.subject || "no subject";
   if (!await confirm("Delete this message?", `\u201c${plain(subject)}\u201d goes for good.`)) return;
   const following = list.step(1) === id ? list.step(-1) : list.step(1);
   try {
@@ -173,7 +192,7 @@ async function remove(id) {
 
 async function clear() {
   const { mailbox } = list;
-  if (!await confirm("Delete all messages?", `${many(mailbox.messages, "message")} of ${plain(mailbox.address)} go for good; the mailbox stays.`, "Delete all")) return;
+  if (!await confirm("Delete all messages?", `${many(mailbox.messages, "message")} of ${plain(mailbox.address)} go for good${list.filtered ? ", also those the filter hides" : ""}; the mailbox stays.`, "Delete all")) return;
   try {
     await api.deleteAll(mailbox.id);
     if (opened) go(`#/mailboxes/${mailbox.id}`);

@@ -3,12 +3,13 @@
 import * as api from "./api.js";
 import { byId, confirm, copyButton, dialog, h, iconButton, many, number, plain, words } from "./dom.js";
 
-const MOST_SHOWN = 300, FIND_FROM = 10;
+const MOST_SHOWN = 300, FIND_FROM = 10, MOST_PAGES = 20;
 
 export class Boxes {
   constructor({ fail, gone }) {
     Object.assign(this, { fail, gone });
     this.all = new Map();
+    this.items = new Map();
     this.current = null;
     this.list = byId("boxes");
     this.find = byId("find");
@@ -18,12 +19,12 @@ export class Boxes {
 
   async load() {
     const all = new Map();
-    let next = "";
+    let next = "", pages = 0;
     do {
       const page = await api.mailboxes(next);
       for (const mailbox of page.mailboxes) all.set(mailbox.id, mailbox);
       next = page.next;
-    } while (next);
+    } while (next && ++pages < MOST_PAGES);
     this.all = all;
     this.draw();
   }
@@ -52,25 +53,38 @@ export class Boxes {
     byId("find-bar").hidden = this.all.size < FIND_FROM;
     const wanted = byId("find-bar").hidden ? "" : this.find.value.trim().toLowerCase();
     const found = this.sorted().filter((mailbox) => mailbox.address.toLowerCase().includes(wanted));
-    const held = document.activeElement?.closest?.("#boxes a")?.dataset.id;
-    this.list.replaceChildren(...found.slice(0, MOST_SHOWN).map((mailbox) => this.item(mailbox)));
-    if (found.length > MOST_SHOWN) this.list.append(h("li.note.soft.small", `and ${number(found.length - MOST_SHOWN)} more: find one by its address`));
-    if (!found.length && this.all.size) this.list.append(h("li.note.soft.small", "No mailbox has that in its address."));
-    if (held) this.list.querySelector(`a[data-id="${held}"]`)?.focus();
+    const items = found.slice(0, MOST_SHOWN).map((mailbox) => this.item(mailbox));
+    // Elements stay while they can: one that is replaced between press and release would not be clicked.
+    const shown = this.list.children;
+    if (items.length !== shown.length || items.some((item, at) => item !== shown[at])) this.list.replaceChildren(...items);
+    this.items = new Map(items.map((item) => [item.dataset.id, item]));
+    const more = found.length - items.length;
+    byId("more-boxes").textContent = more ? `and ${number(more)} more: find one by its address` : !found.length && wanted ? "No address has that in it." : "";
     const unseen = this.all.get(this.current)?.unseen;
     document.title = unseen ? `(${number(unseen)}) mailfarm` : "mailfarm";
   }
 
   item(mailbox) {
+    const made = this.items.get(mailbox.id) ?? this.make(mailbox);
+    const [link, count] = [made.firstChild, made.querySelector(".count")];
+    const current = mailbox.id === this.current;
+    made.classList.toggle("current", current);
+    if (current) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+    link.setAttribute("aria-label", `${plain(mailbox.address)}, ${many(mailbox.unseen, "unread message")}`);
+    count.textContent = number(mailbox.unseen);
+    count.hidden = !mailbox.unseen;
+    return made;
+  }
+
+  make(mailbox) {
     const [local, domain] = split(mailbox.address);
-    const label = `${plain(mailbox.address)}, ${many(mailbox.unseen, "unread message")}`;
-    return h("li.box", { class: mailbox.id === this.current ? "current" : "" },
-      h("a", { href: `#/mailboxes/${mailbox.id}`, "data-id": mailbox.id, "aria-label": label, title: plain(mailbox.address), "aria-current": mailbox.id === this.current && "page" },
-        h("span.address", words(local, "b"), words(domain, "span", { class: "soft" })),
-        mailbox.unseen > 0 && h("span.count", number(mailbox.unseen))),
+    return h("li.box", { "data-id": mailbox.id },
+      h("a", { href: `#/mailboxes/${mailbox.id}`, "data-id": mailbox.id, title: plain(mailbox.address) },
+        h("span.address", words(local, "b"), words(domain, "span", { class: "soft" })), h("span.count")),
       h("span.tools",
         copyButton(mailbox.address, "Copy address"),
-        iconButton("trash", `Delete mailbox ${plain(mailbox.address)}`, () => this.delete(mailbox))));
+        iconButton("trash", `Delete mailbox ${plain(mailbox.address)}`, () => this.delete(this.all.get(mailbox.id) ?? mailbox))));
   }
 
   async delete(mailbox) {

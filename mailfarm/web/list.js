@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { byId, called, face, fullTime, h, icon, many, number, plain, say, shortTime, words } from "./dom.js";
 
-const ROW = 84, AROUND = 8, AHEAD = 40;
+const ROW = 84, AROUND = 8, AHEAD = 40, MOST = 20_000;
 
 /** "from:ada subject:"password reset" hello" as the criteria the server knows. */
 export function criteria(text) {
@@ -38,7 +38,7 @@ export class List {
   reset(mailbox, filter) {
     this.abort?.abort();
     this.abort = new AbortController();
-    Object.assign(this, { mailbox, filter, rows: [], byId: new Map(), next: null, loaded: false, busy: false, unread: 0, active: null });
+    Object.assign(this, { mailbox, filter, rows: [], known: new Map(), next: null, loaded: false, busy: false, unread: 0, active: null });
     this.queue.length = 0;
     this.view.scrollTop = 0;
   }
@@ -66,14 +66,14 @@ export class List {
       const page = await api.messages(this.mailbox.id, this.filter, before, signal);
       if (signal.aborted) return null;
       for (const summary of page.messages) {
-        if (this.byId.has(summary.id)) continue;
-        this.byId.set(summary.id, summary);
+        if (this.known.has(summary.id)) continue;
+        this.known.set(summary.id, summary);
         this.rows.push(summary);
       }
       this.next = page.next;
       return page;
     } catch (error) {
-      if (error.name !== "AbortError" && !signal.aborted) { this.next = null; this.fail(error); }
+      if (error.name !== "AbortError" && !signal.aborted) this.fail(error);
       return null;
     } finally {
       if (!signal.aborted) this.busy = false;
@@ -91,20 +91,20 @@ export class List {
     const arrived = [], gone = new Set();
     for (const frame of this.queue.splice(0)) {
       if (frame.mailbox !== this.mailbox?.id) continue;
-      if (frame.type === "filed" && !this.byId.has(frame.message.id)) {
-        this.byId.set(frame.message.id, frame.message);
+      if (frame.type === "filed" && !this.known.has(frame.message.id)) {
+        this.known.set(frame.message.id, frame.message);
         arrived.push(frame.message);
       } else if (frame.type === "seen") {
         for (const id of frame.messages) {
-          const summary = this.byId.get(id);
+          const summary = this.known.get(id);
           if (summary) { summary.seen = frame.seen; this.forget(id); }
         }
       } else if (frame.type === "deleted" || frame.type === "expired") {
-        for (const id of frame.messages) if (this.byId.delete(id)) gone.add(id);
+        for (const id of frame.messages) if (this.known.delete(id)) gone.add(id);
       }
     }
     if (gone.size) this.remove(gone);
-    const staying = arrived.filter((summary) => this.byId.has(summary.id)).reverse();
+    const staying = arrived.filter((summary) => this.known.has(summary.id)).reverse();
     if (staying.length) this.insert(staying);
     this.draw();
     this.changed(gone);
@@ -113,6 +113,10 @@ export class List {
   insert(summaries) {
     const away = this.view.scrollTop > ROW / 2;
     this.rows = summaries.concat(this.rows);
+    if (!away && this.rows.length > MOST) { // days of mail: what is far below is fetched again when it is scrolled to
+      for (const { id } of this.rows.splice(MOST / 2)) { this.known.delete(id); this.forget(id); }
+      this.next = this.rows.at(-1).seq;
+    }
     if (away) {
       this.size();
       this.view.scrollTop += summaries.length * ROW;
@@ -131,7 +135,7 @@ export class List {
   }
 
   seen(id, seen) {
-    const summary = this.byId.get(id);
+    const summary = this.known.get(id);
     if (summary && summary.seen !== seen) { summary.seen = seen; this.forget(id); this.soon(); }
   }
 

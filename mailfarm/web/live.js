@@ -27,6 +27,14 @@ export class Live {
     socket.onclose = () => { if (socket === this.socket) this.lost(); };
   }
 
+  /** Give up a connection that is silent, without waiting for its end: that may take minutes. */
+  drop() {
+    const { socket } = this;
+    this.socket = null;
+    socket.close();
+    this.lost();
+  }
+
   /** Try again at once, if the next try is still ahead. */
   now() {
     if (this.timers.retry) this.connect();
@@ -52,7 +60,7 @@ export class Live {
       this.timers.beat = setInterval(() => {
         this.send({ op: "ping" });
         clearTimeout(this.timers.pong);
-        this.timers.pong = setTimeout(() => { this.socket.close(); }, PONG_WITHIN);
+        this.timers.pong = setTimeout(() => this.drop(), PONG_WITHIN);
       }, beat);
       this.send({ op: "watch" });
       this.tell({ type: "up" });
@@ -68,7 +76,7 @@ export class Live {
   }
 
   send(frame) {
-    if (this.ready && this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(frame));
+    if (this.ready && this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(frame));
   }
 
   ask() {

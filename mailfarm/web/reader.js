@@ -3,8 +3,8 @@
 import * as api from "./api.js";
 import { byId, called, copyButton, face, fullTime, h, icon, iconButton, many, plain, size, words } from "./dom.js";
 
-const RAW_SHOWN = 400_000;
-const REMOTE = /(?:\ssrc|\sbackground)\s*=\s*["']?\s*(?:https?:)?\/\/|url\(\s*["']?\s*(?:https?:)?\/\//i;
+const RAW_SHOWN = 400_000, MOST = 500;
+const REMOTE = /\s(?:src|background)\s*=[\s"']*(?:https?:)?\/\/|url\([\s"']*(?:https?:)?\/\//i;
 let preferred = null, narrow = false;
 
 export class Reader {
@@ -122,7 +122,7 @@ export class Reader {
       stage.classList.toggle("narrow", value);
       for (const button of target.parentNode.children) button.setAttribute("aria-pressed", button === target);
     } }, label);
-    const load = REMOTE.test(message.html) && h("span.soft", "Remote images are not loaded.", h("button.link", { id: "load-images", onclick: () => {
+    const load = REMOTE.test(message.html) && h("span.soft", "Remote images are not loaded. ", h("button.link", { id: "load-images", onclick: () => {
       remote = true;
       stage.replaceChildren(frame());
       load.remove();
@@ -145,8 +145,8 @@ export class Reader {
   links(message) {
     if (!message.links.length && !message.codes.length) return h("p.soft", "No links and no one-time codes were found.");
     return [
-      message.codes.length > 0 && [h("h3", "One-time codes"), h("ul.codes", message.codes.map((code) => h("li", h("code", plain(code)), copyButton(code, `Copy code ${plain(code)}`))))],
-      message.links.length > 0 && [h("h3", "Links"), h("ul.links", message.links.map((link) => h("li", icon("link"),
+      message.codes.length > 0 && [h("h3", "One-time codes"), h("ul.codes", message.codes.slice(0, MOST).map((code) => h("li", h("code", plain(code)), copyButton(code, `Copy code ${plain(code)}`))))],
+      message.links.length > 0 && [h("h3", "Links"), h("ul.links", message.links.slice(0, MOST).map((link) => h("li", icon("link"),
         h("div.grow", link.text && link.text !== link.url && words(link.text, "b"), this.anchor(link.url)), copyButton(link.url, "Copy link"))))],
     ].flat(2);
   }
@@ -159,12 +159,12 @@ export class Reader {
 
   files(message, files) {
     const depth = new Map();
-    const tree = message.parts.slice(0, 500).map((part) => {
+    const tree = message.parts.slice(0, MOST).map((part) => {
       depth.set(part.n, Math.min(12, (depth.get(part.parent) ?? -1) + 1));
       return "  ".repeat(depth.get(part.n)) + [part.n, part.content_type, part.charset, part.encoding, part.disposition, part.filename, part.size !== null && size(part.size)].filter(Boolean).map(plain).join("  ");
     });
     return [
-      files.length === 0 ? h("p.soft", "Nothing is attached.") : h("ul.links", files.map((part) => h("li", icon("attach"),
+      files.length === 0 ? h("p.soft", "Nothing is attached.") : h("ul.links", files.slice(0, MOST).map((part) => h("li", icon("attach"),
         h("div.grow", words(part.filename || `part ${part.n}`, "b"), h("span.soft", `${plain(part.content_type)}, ${size(part.size)}`)),
         h("a.button", { href: api.partPath(message.id, part.n), download: part.filename || `part-${part.n}` }, icon("download"), "Download")))),
       h("details.parts", h("summary", `Structure: ${many(message.parts.length, "part")}`),
@@ -181,7 +181,7 @@ export class Reader {
     return [
       h("h3", "Envelope"),
       h("dl.table",
-        fact("MAIL FROM", `<${envelope.sender}>`), envelope.recipients.slice(0, 200).map((one) => fact("RCPT TO", `<${one.address}>`)),
+        fact("MAIL FROM", `<${envelope.sender}>`), envelope.recipients.slice(0, MOST).map((one) => fact("RCPT TO", `<${one.address}>`)),
         fact("From host", [origin.client, origin.port].filter(Boolean).join(" port ")), fact("Said it was", origin.helo),
         fact("Came by", [origin.service, origin.protocol].filter(Boolean).join(", ")), fact("TLS", origin.tls), fact("Message-ID", message.message_id)),
       h("h3", "Headers"), place,

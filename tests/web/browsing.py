@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import smtplib
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -99,6 +100,30 @@ def post(
         message.add_attachment(data, "application", "octet-stream", filename=name)
     with smtplib.SMTP("127.0.0.1", running.port("smtp", "capture"), timeout=30) as smtp:
         smtp.send_message(message, "bounce@analytical.example", [to])
+
+
+def fill(running: Running, to: str, numbers: range) -> None:
+    """Send many small mails: a hundred transactions a write, with BDAT (RFC 3030) and PIPELINING."""
+    with (
+        socket.create_connection(("127.0.0.1", running.port("smtp", "capture")), timeout=60) as wire,
+        wire.makefile("rb") as answers,
+    ):
+
+        def answered(lines: int, code: bytes) -> None:
+            for _ in range(lines):
+                while (line := answers.readline())[3:4] == b"-":
+                    pass
+                assert line.startswith(code), line
+
+        answered(1, b"220")
+        wire.sendall(b"EHLO test.example\r\n")
+        answered(1, b"250")
+        for start in numbers[::100]:
+            some = range(start, min(start + 100, numbers.stop))
+            for number in some:
+                mail = f"From: a@x.example\r\nSubject: Mail {number}\r\n\r\nBody {number}\r\n"
+                wire.sendall(f"MAIL FROM:<a@x.example>\r\nRCPT TO:<{to}>\r\nBDAT {len(mail)} LAST\r\n{mail}".encode())
+            answered(3 * len(some), b"250")
 
 
 class Canary:
