@@ -33,7 +33,10 @@ class Refusals:
         """Refusals that were not told, because there were too many."""
 
     def tell(self, account: str, address: str, sender: str, origin: Origin, reply: Reply, lines: Sequence[str]) -> bool:
-        """Tell of one refused address. Whether it was told; it is not when the address, or all, had their share."""
+        """Tell of one refused address. Whether it was told: it is not when the address, or all, had their share, nor
+        when nobody may see it (``account`` is empty)."""
+        if not account:
+            return False
         now = self._clock()
         key = address.lower()
         wait, tat = gcra(self._tats.get(key, 0.0), now / 1e6, PER_ADDRESS)

@@ -22,13 +22,14 @@ The replies to a pipelined batch leave in one write (RFC 2920 §3.2), also when 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
-from twisted.internet.interfaces import IHandshakeListener, IProtocol, IPushProducer
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IProtocol, IPushProducer
 from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -37,6 +38,7 @@ from zope.interface import implementer
 
 from mailfarm.errors import QueueFull, Temporary
 from mailfarm.mail.reply import Reply
+from mailfarm.smtp.replies import SHUTTING_DOWN
 from mailfarm.smtp.requests import Auth, Chunk, Data, Discarded, End, Hello, Mail, Question, Rcpt, StartTls
 from mailfarm.smtp.server import Server, ServerConfig
 
@@ -80,7 +82,6 @@ class SMTPFactory(ServerFactory):
     """
 
     noisy = False
-    log = Logger()
 
     def __init__(
         self,
@@ -89,6 +90,7 @@ class SMTPFactory(ServerFactory):
         reactor: Any,
         metrics: SMTPMetrics,
         *,
+        log: Logger = Logger(),  # noqa: B008 - it has no state
         caps: Caps = Caps(),
         tls: ServerTls | None = None,
         implicit_tls: bool = False,
@@ -98,6 +100,7 @@ class SMTPFactory(ServerFactory):
         self.session = session
         self.reactor = reactor
         self.metrics = metrics
+        self.log = log
         self.caps = caps
         self.tls = tls
         self.implicit_tls = implicit_tls
@@ -106,7 +109,7 @@ class SMTPFactory(ServerFactory):
         self.draining = False
         self._sweep = LoopingCall(self._look)
         self._sweep.clock = reactor
-        self._empty: Deferred[None] | None = None
+        self._empty: list[Deferred[None]] = []
 
     def buildProtocol(self, addr: Any) -> Any:
         if self.draining or len(self.open) >= self.caps.max_sessions + _REFUSED_AT_ONCE:
@@ -120,8 +123,8 @@ class SMTPFactory(ServerFactory):
         self.draining = True
         if not self.open:
             return succeed(None)
-        self._empty = Deferred()
-        ended = self._empty
+        ended: Deferred[None] = Deferred()
+        self._empty.append(ended)
         last = self.reactor.callLater(grace, self._cut)
         for protocol in tuple(self.open):
             protocol.shut_down()
@@ -151,9 +154,9 @@ class SMTPFactory(ServerFactory):
         if not self.open:
             if self._sweep.running:
                 self._sweep.stop()
-            if self._empty is not None:
-                empty, self._empty = self._empty, None
-                empty.callback(None)
+            empty, self._empty = self._empty, []
+            for each in empty:
+                each.callback(None)
 
     def _look(self) -> None:
         now = self.reactor.seconds()
@@ -180,7 +183,7 @@ class _Decision:
         self.waiting = False
 
 
-@implementer(IProtocol, IHandshakeListener, IPushProducer)
+@implementer(IProtocol, IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
 class SMTPProtocol:
     """One connection. Slotted and without a base class, because there may be ten thousand idle ones."""
 
@@ -189,6 +192,7 @@ class SMTPProtocol:
         "_content",
         "_core",
         "_decision",
+        "_ended",
         "_fault",
         "_leaving_since",
         "_lost",
@@ -204,7 +208,6 @@ class SMTPProtocol:
         "transport",
     )
 
-    log = Logger()
     transport: Any
 
     def __init__(self, factory: SMTPFactory) -> None:
@@ -220,6 +223,7 @@ class SMTPProtocol:
         self._reading = True
         self._working = False
         self._lost = False
+        self._ended = False
         self._leaving_since: float | None = None
         self._shaking_since: float | None = None
         self._unread_since: float | None = None
@@ -249,9 +253,12 @@ class SMTPProtocol:
     def makeConnection(self, transport: Any) -> None:
         self.transport = transport
         peer = transport.getPeer()
-        self.client, self.port = peer.host, peer.port
+        # an IPv6 socket that takes IPv4 too says ::ffff:192.0.2.1
+        self.client = peer.host[7:] if peer.host.startswith("::ffff:") and "." in peer.host else peer.host
+        self.port = peer.port
         room = self.factory.came(self)
-        transport.setTcpNoDelay(True)
+        with suppress(OSError):  # it may have gone already; we shall hear of it
+            transport.setTcpNoDelay(True)
         if self.factory.implicit_tls:
             if not room:  # a handshake to say no would cost more than it is worth
                 self.factory.metrics.full.inc()
@@ -276,7 +283,7 @@ class SMTPProtocol:
         factory = self.factory
         self._core = Server(factory.config, factory.reactor.seconds(), tls=factory.implicit_tls)
         if factory.draining:
-            self._core.greet(FULL)
+            self._core.greet(SHUTTING_DOWN)
         elif not room:
             factory.metrics.full.inc()
             self._core.greet(FULL)
@@ -290,7 +297,7 @@ class SMTPProtocol:
     def _greet(self, reply: Reply) -> None:
         (self.factory.metrics.begun if reply.positive else self.factory.metrics.turned_away).inc()
         assert self._core is not None
-        self._core.greet(reply)
+        self._core.greet(SHUTTING_DOWN if self.factory.draining else reply)
 
     def dataReceived(self, data: bytes) -> None:
         core = self._core
@@ -299,12 +306,23 @@ class SMTPProtocol:
         core.receive(data, self.factory.reactor.seconds())
         self._pump()
 
+    def readConnectionLost(self) -> None:
+        """The client will send no more, but may still read: what it sent is worked off and answered."""
+        self._ended = True
+        if self._core is None:
+            self.abort()
+        else:
+            self._pump()
+
+    def writeConnectionLost(self) -> None:
+        """Never asked for here; ``connectionLost`` follows."""
+
     def connectionLost(self, reason: Failure) -> None:
         if self._lost:
             return
         self._lost = True
         if self._shaking_since is not None:
-            self.log.info(
+            self.factory.log.info(
                 "The TLS handshake with {client} did not succeed: {why}", client=self.client, why=_brief(reason)
             )
         self._drop_content()
@@ -331,7 +349,7 @@ class SMTPProtocol:
         # Replies before a pending decision wait for it: the client has more of the batch to wait for anyway.
         if self._decision is None:
             self._flush(core)
-            if core.closing:
+            if core.closing or (self._ended and self._unread_since is None):
                 self._leave()
                 return
         self._read_or_not(core)
@@ -428,7 +446,7 @@ class SMTPProtocol:
             return self._decided(question, self._failed(Failure(), question), content)
         decision = _Decision(question, self.factory.reactor.seconds())
         waiting.addErrback(self._failed, question).addCallback(self._arrived, decision, content)
-        waiting.addErrback(lambda failure: self.log.failure("A decision could not be answered", failure))
+        waiting.addErrback(lambda failure: self.factory.log.failure("A decision could not be answered", failure))
         if decision.reply is not None:
             return decision.reply
         decision.waiting = True
@@ -467,7 +485,7 @@ class SMTPProtocol:
         asked = type(question).__name__ if question is not None else "the greeting"
         reply = NO_ROOM if isinstance(error, QueueFull) or _no_room(error) else FAILED
         if isinstance(error, Temporary) or _no_room(error):
-            self.log.warn(
+            self.factory.log.warn(
                 "{question} of {client} was answered {code}: {why}",
                 question=asked,
                 client=self.client,
@@ -475,7 +493,7 @@ class SMTPProtocol:
                 why=str(error),
             )
         else:
-            self.log.failure(
+            self.factory.log.failure(
                 "{question} of {client} failed and was answered 451", failure, question=asked, client=self.client
             )
         return reply if question is not None else Reply(421, reply.enhanced, reply.text, close=True)
@@ -485,7 +503,7 @@ class SMTPProtocol:
         try:
             self._session.discarded(request)
         except Exception:
-            self.log.failure("A discarded transaction could not be told")
+            self.factory.log.failure("A discarded transaction could not be told")
 
     # content
 
@@ -501,7 +519,7 @@ class SMTPProtocol:
             self._drop_content()
             self._fault = NO_ROOM if _no_room(error) else FAILED
             self.factory.metrics.errors.inc()
-            self.log.error(
+            self.factory.log.error(
                 "Content from {client} cannot be kept in {folder}: {why}. Make room there, or name another folder.",
                 client=self.client,
                 folder=str(self.factory.folder or "the temporary folder"),
@@ -551,7 +569,7 @@ class SMTPProtocol:
             self._pump()
 
     def _give_up(self, decision: _Decision) -> None:
-        self.log.error("A decision for {client} takes too long; it was answered 451", client=self.client)
+        self.factory.log.error("A decision for {client} takes too long; it was answered 451", client=self.client)
         self._decision = None
         assert self._core is not None
         if decision.question is None:
@@ -574,7 +592,7 @@ class SMTPProtocol:
         self.transport.unregisterProducer()
         if not self._reading:
             self._reading = True
-            self.transport.resumeProducing()  # else we would not hear the client go
+            self.transport.resumeProducing()  # a TLS layer waits for the client's good-bye
         self.transport.loseConnection()
 
     def _cut(self) -> None:

@@ -37,6 +37,7 @@ SETTINGS
     MAILFARM_HOSTNAME, MAILFARM_DOMAINS, MAILFARM_MAX_SIZE, MAILFARM_CERTIFICATE, MAILFARM_KEY, MAILFARM_GRACE
 
     A client (an IPv4 address, an IPv6 /64) may begin 600 connections a minute; then 421 4.7.0. Loopback is not counted.
+    The hundredth unknown recipient ends a session with 421 4.7.0.
 
 DIAGNOSTICS
     cannot listen on ...         the port is in use or not ours to take; the line names the setting
@@ -90,6 +91,8 @@ SENDER_OK: Final = Reply(250, "2.1.0", "Ok")
 RECIPIENT_OK: Final = Reply(250, "2.1.5", "Ok")
 GO_AHEAD: Final = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
 NO_AUTH: Final = Reply(535, "5.7.8", "There is no AUTH here; submit mail on the submission port")
+GUESSING: Final = Reply(421, "4.7.0", "Too many unknown recipients", close=True)
+MOST_UNKNOWN: Final = 100
 ANOTHER_ACCOUNT: Final = Reply(
     452, "4.5.3", "Too many recipients for one transaction; send to this one in a transaction of its own"
 )
@@ -99,7 +102,7 @@ class Mx:
     """The service. ``domains`` are ours; ``owner`` gives the account that owns a domain, or empty: it may see what was
     refused for addresses there. ``clock`` gives microseconds; ``folder`` takes large content while it comes in."""
 
-    log = Logger()
+    log = Logger(namespace="mailfarm.mx")
 
     def __init__(
         self,
@@ -145,6 +148,7 @@ class Mx:
             lambda connection: MxSession(self, connection),
             reactor,
             SMTPMetrics(registry, SERVICE),
+            log=self.log,
             caps=caps.with_sessions(settings.max_connections),
             tls=tls,
             folder=folder,
@@ -208,12 +212,13 @@ class _Transaction:
 class MxSession:
     """One session's decisions."""
 
-    __slots__ = ("_connection", "_mx", "_transaction")
+    __slots__ = ("_connection", "_mx", "_transaction", "_unknown_so_far")
 
     def __init__(self, mx: Mx, connection: Connection) -> None:
         self._mx = mx
         self._connection = connection
         self._transaction: _Transaction | None = None
+        self._unknown_so_far = 0
 
     def connected(self) -> Answer:
         return self._mx.door.answer(self._connection.client)
@@ -242,7 +247,8 @@ class MxSession:
         if mailbox is None or not live:
             reply = self._unknown(address, said)
             self._refused(transaction, said, mailbox.account if mailbox else mx.owner(_domain(address)), reply)
-            return reply
+            self._unknown_so_far += 1
+            return reply if self._unknown_so_far < MOST_UNKNOWN else GUESSING
         if transaction.account and transaction.account != mailbox.account:
             return ANOTHER_ACCOUNT
         transaction.account = mailbox.account

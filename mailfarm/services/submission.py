@@ -54,7 +54,7 @@ DIAGNOSTICS
                                  behind
     message ... was not confirmed
                                  the queue did not answer; the client has to send again
-    AUTH failed                  a wrong user or secret; the line has client and user name
+    AUTH failed                  a wrong user or secret; the line has the client, and the user if there is such a one
     PROXY header of ... refused  a listed proxy sends no header, or a damaged one
     metrics mailfarm_submission_...
                                  sessions, sessions_open, logins, recipients, messages, content_octets, timeouts
@@ -153,7 +153,7 @@ class Submission:
     microseconds; ``folder`` takes large content while it comes in. ``plain_auth``: the capture port takes AUTH without
     TLS; None: if it is on loopback."""
 
-    log = Logger()
+    log = Logger(namespace="mailfarm.submission")
 
     def __init__(
         self,
@@ -214,6 +214,7 @@ class Submission:
                 lambda connection: SubmissionSession(self, connection, auth_needed),
                 reactor,
                 metrics,
+                log=self.log,
                 caps=caps.with_sessions(settings.max_connections),
                 tls=tls if starttls or implicit else None,
                 implicit_tls=implicit,
@@ -263,7 +264,9 @@ class Submission:
         except Exception as error:
             self._trouble("AUTH could not be decided", error)
             return AUTH_NOT_NOW, None
-        self.log.info("AUTH failed from {client} for user {user}", client=client, user=name[:LONGEST_NAME])
+        # Who types the secret where the name belongs would find it in the log: only names that exist go there.
+        user = "an unknown user" if credential is None else credential.name
+        self.log.info("AUTH failed from {client} for {user}", client=client, user=user)
         return WRONG, None
 
     async def _look(self, wanted: Sequence[_ByAddress | _ById]) -> Mapping[_ByAddress | _ById, _Found | None]:

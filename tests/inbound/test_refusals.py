@@ -61,3 +61,10 @@ def test_what_is_remembered_is_bounded(monkeypatch) -> None:  # type: ignore[no-
     for n in range(100):
         telling.tell(f"x{n}@mx.test")
     assert len(telling.refusals._tats) == 10
+
+
+def test_what_nobody_may_see_is_not_told_and_costs_nothing() -> None:
+    telling = Telling()
+    assert not telling.refusals.tell("", "x@elsewhere.example", "", ORIGIN, NO, [])
+    assert not telling.heard
+    assert telling.refusals.dropped == 0

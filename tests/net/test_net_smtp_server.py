@@ -523,6 +523,38 @@ async def test_a_client_that_goes_frees_everything() -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_client_that_says_everything_and_then_only_listens_is_answered() -> None:
+    """As ``printf ... | nc -N`` does: its end of the connection is closed before our decisions are made."""
+    answer, asked = later()
+    async with playing(rcpt=answer) as play:
+        client = await play.connect()
+        client.send(GREETED + "DATA\r\ntext\r\n.\r\n")
+        client.transport.loseWriteConnection()
+        await wait_until(lambda: asked)
+        (protocol,) = play.factory.open
+        await wait_until(lambda: protocol._ended)
+        asked[0].callback(OK)
+        assert await client.codes(5) == ["250", "250", "250", "354", "250"]
+        await client.ended()
+        assert [data for _, data in play.session.accepted] == [b"text\r\n"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_draining_while_the_greeting_is_decided_says_421_and_nothing_else() -> None:
+    answer, asked = later()
+    async with playing(connected=answer) as play:
+        client = await play.connect(greeted=False)
+        await wait_until(lambda: asked)
+        stopped = defer.ensureDeferred(play.listener.stop(20))
+        await wait_until(lambda: play.factory.draining)
+        asked[0].callback(Reply(220, "", "mx.test"))
+        await client.ended()
+        await stopped
+        assert client.received.startswith(b"421 4.3.2 ")
+        assert client.received.count(b"\r\n") == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_content_that_is_not_taken_is_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[SpillContent] = []
     real = content_module.SpillContent.__init__

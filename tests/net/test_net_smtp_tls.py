@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 from loopback import Client, connect, wait_until
 from prometheus_client import CollectorRegistry
-from test_net_smtp_server import GREETED, OK, Deciding, all_sent, later
+from test_net_smtp_server import FAST, GREETED, OK, Deciding, all_sent, later
 from twisted.internet import defer, reactor
 
 from mailfarm.config import Address
@@ -20,6 +20,8 @@ from mailfarm.net.smtp_metrics import SMTPMetrics
 from mailfarm.net.smtp_server import READ_AHEAD, Caps, SMTPFactory
 from mailfarm.net.tls import ServerTls, dev_certificate
 from mailfarm.smtp.server import Deadlines, ServerConfig
+
+NO_HURRY = Deadlines()
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def how(request: pytest.FixtureRequest) -> str:
 
 @asynccontextmanager
 async def secured(
-    tls: ServerTls, how: str, *, caps: Caps = Caps(sweep=0.05), deadlines: Deadlines = Deadlines(), **answers: Any
+    tls: ServerTls, how: str, *, caps: Caps = FAST, deadlines: Deadlines = NO_HURRY, **answers: Any
 ) -> AsyncIterator[tuple[Listener, list[Deciding]]]:
     sessions: list[Deciding] = []
 
@@ -151,12 +153,12 @@ async def test_a_client_that_reads_its_replies_late_goes_on_where_it_was(tls: Se
         client = await inside(listener, how)
         (protocol,) = listener.factory.open
         client.transport.pauseProducing()
+        raw = getattr(client.transport, "transport", client.transport)
         lines = 0
         while protocol._unread_since is None:
             assert lines < 4_000_000
             client.send(b"HELP\r\n" * 20_000)
             lines += 20_000
-            raw = getattr(client.transport, "transport", client.transport)
             await wait_until(lambda: protocol._unread_since is not None or all_sent_raw(raw), every=0.001)
         before = client.received.count(b"\r\n")
         client.send("QUIT\r\n")

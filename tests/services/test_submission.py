@@ -207,7 +207,7 @@ async def test_unknown_user_and_wrong_secret_are_answered_alike_and_the_third_ti
         await client.ended()
         globalLogPublisher.removeObserver(said.append)
         assert len(checks) == 3, "the same work for each"
-        assert [event["user"] for event in said if "user" in event] == ["known", "unknown", "revoked"]
+        assert [event["user"] for event in said if "user" in event] == ["known", "an unknown user", "revoked"]
         assert "wrong-secret" not in str(said)
         assert secret not in str(said)
         client, _ = await greeted(service.listening["capture"].port)
