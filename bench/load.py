@@ -15,51 +15,48 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import signal
+import pickle
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from multiprocessing.connection import Connection
-from typing import Any
+from typing import IO, Any
 
 from corpus import corpus
 from dialog import Options
 from generator import Load, Plan, Result
+
+_WORKER = "--worker"
 
 
 def run(plan: Plan, processes: int = 1) -> Result:
     """Run a plan, shared out over several processes if one is not enough."""
     if processes == 1:
         return Load(plan, corpus(plan.size, seed=plan.seed)).run()
-    context = multiprocessing.get_context("spawn")
-    running: list[tuple[Any, Connection]] = []
-    for number in range(processes):
-        ours, theirs = context.Pipe()
-        share = replace(
-            plan,
-            sessions=_share(plan.sessions, processes, number),
-            messages=_share(plan.messages, processes, number),
-            rate=plan.rate / processes,
-            label=f"{plan.label}-{number}" if plan.label else "",
-        )
-        child = context.Process(target=_in_child, args=(share, theirs))
-        child.start()
-        theirs.close()
-        running.append((child, ours))
+    running: list[subprocess.Popen[bytes]] = []
     result = Result()
     try:
-        for _, pipe in running:
-            pipe.recv()  # connected and ready
-        for _, pipe in running:
-            pipe.send(None)
-        for child, pipe in running:
-            result.add(pipe.recv())
-            child.join()
+        for number in range(processes):
+            share = replace(
+                plan,
+                sessions=_share(plan.sessions, processes, number),
+                messages=_share(plan.messages, processes, number),
+                rate=plan.rate / processes,
+                label=f"{plan.label}-{number}" if plan.label else "",
+            )
+            child = subprocess.Popen([sys.executable, __file__, _WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            running.append(child)
+            _tell(child.stdin, share)
+        for child in running:
+            _hear(child.stdout)  # connected and ready
+        for child in running:
+            _tell(child.stdin, None)
+        for child in running:
+            result.add(_hear(child.stdout))
     finally:
-        for child, _ in running:
-            if child.is_alive():
-                child.kill()
+        for child in running:
+            child.kill()
+            child.communicate()
     return result
 
 
@@ -67,13 +64,27 @@ def _share(total: int, parts: int, number: int) -> int:
     return total // parts + (number < total % parts)
 
 
-def _in_child(plan: Plan, pipe: Connection) -> None:
-    def start() -> None:
-        pipe.send(None)
-        pipe.recv()
+def _tell(pipe: IO[bytes] | None, value: Plan | Result | None) -> None:
+    assert pipe
+    pickle.dump(value, pipe)
+    pipe.flush()
 
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    pipe.send(Load(plan, corpus(plan.size, seed=plan.seed)).run(start))
+
+def _hear(pipe: IO[bytes] | None) -> Any:
+    assert pipe
+    return pickle.load(pipe)  # from our own child
+
+
+def _work() -> int:
+    """What a child does: hear its plan, say when it is ready, hear the start, tell its result."""
+    plan: Plan = _hear(sys.stdin.buffer)
+
+    def start() -> None:
+        _tell(sys.stdout.buffer, None)
+        _hear(sys.stdin.buffer)
+
+    _tell(sys.stdout.buffer, Load(plan, corpus(plan.size, seed=plan.seed)).run(start))
+    return 0
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -141,4 +152,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_work() if sys.argv[1:] == [_WORKER] else main())
