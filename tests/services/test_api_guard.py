@@ -106,6 +106,7 @@ async def test_a_link_from_another_site_may_be_followed(ask):
 )
 @ensure
 async def test_a_form_cannot_change_anything(ask, content_type):
+    assert (await ask("POST", "/v1/mailboxes", None)).status == 400
     answer = await ask("POST", "/v1/mailboxes", b"{}", content_type=content_type)
     assert (answer.status, answer.problem) == (415, "not-json")
     assert (await ask("GET", "/v1/mailboxes")).json["mailboxes"] == []

@@ -77,7 +77,7 @@ async def test_nothing_is_deleted_by_leaving_something_out(farm, ask, body):
     _, path, _ = await a_mailbox(ask, 1, farm)
     answer = await ask("DELETE", f"{path}/messages", body)
     assert answer.status == 400
-    assert (await ask("DELETE", f"{path}/messages")).status == 415
+    assert (await ask("DELETE", f"{path}/messages")).problem == "invalid-json"
     assert (await ask("GET", path)).json["messages"] == 1
 
 
@@ -338,3 +338,35 @@ def test_refusals_forget_the_address_that_was_longest_quiet():
     for address in ("a@x.example", "b@x.example", "a@x.example", "c@x.example"):
         log.hear(Refused("1", "me", 1, "mx", "", address, "", 550, "5.1.1", "", ()))
     assert [len(log.of("me", f"{name}@x.example")) for name in "abc"] == [2, 0, 1]
+
+
+@ensure
+async def test_what_changes_something_is_done_and_told_though_the_client_has_gone(farm, ask, monkeypatch):
+    from twisted.internet.defer import Deferred
+
+    box, _, ids = await a_mailbox(ask, 1, farm)
+    heard = []
+    await farm.bus.subscribe(box["id"], heard.append)
+    gate = Deferred()
+    real = farm.database.unit
+
+    async def slow(work):
+        result = await real(work)
+        await gate
+        return result
+
+    port = await serve(farm)
+    monkeypatch.setattr(farm.database, "unit", slow)
+    client = await raw(port, b"DELETE /v1/messages/%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % ids[0].encode())
+    gone = []
+
+    async def is_gone():
+        gone.append((await ask("GET", f"/v1/messages/{ids[0]}")).status == 404)
+
+    while not gone or not gone[-1]:
+        await is_gone()
+    client.transport.abortConnection()
+    await pump(lambda: client.lost)
+    assert heard == []
+    gate.callback(None)
+    await pump(lambda: heard)

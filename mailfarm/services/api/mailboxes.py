@@ -13,13 +13,13 @@ from mailfarm.events import MailboxOpened, from_rfc3339
 from mailfarm.ids import Ids
 from mailfarm.mailboxes import store
 from mailfarm.mailboxes.addresses import Domains
+from mailfarm.mailboxes.announce import announce
 from mailfarm.mailboxes.forms import mailbox_form
 from mailfarm.mailboxes.mailbox import LONGEST, Mailbox, NewMailbox
 from mailfarm.net.problems import Problem
-from mailfarm.ports import Database, Tx
+from mailfarm.ports import Bus, Database, Tx
 
 from .access import Access
-from .announce import Announce
 from .answering import Answer
 from .asking import Body, Field
 from .routes import Ask, Gives, Resource, route
@@ -62,14 +62,14 @@ class Mailboxes(Resource):
         self,
         access: Access,
         database: Database,
-        announce: Announce,
+        bus: Bus,
         ids: Ids,
         domains: Domains,
         random: Callable[[int], bytes],
     ) -> None:
         super().__init__(access)
         self._database = database
-        self._announce = announce
+        self._bus = bus
         self._ids = ids
         self._domains = domains
         self._random = random
@@ -104,7 +104,7 @@ class Mailboxes(Resource):
             return mailbox, opened, made.name
 
         mailbox, opened, user = await self._database.unit(work)
-        self._announce([opened])
+        announce(self._bus, [opened])
         form = {**mailbox_form(mailbox), "smtp": {"user": user, "password": secret.text}}
         return Answer(form, 201, headers={"Location": f"/v1/mailboxes/{mailbox.id}"})
 
@@ -167,7 +167,7 @@ class Mailboxes(Resource):
     async def delete(self, ask: Ask) -> Answer:
         """Its address is free again and its SMTP credential ends."""
         closed = await self._database.unit(lambda tx: store.delete(tx, self._ids, ask.account, ask.id))
-        self._announce([closed])
+        announce(self._bus, [closed])
         return Answer(status=204)
 
 

@@ -10,13 +10,13 @@ from klein import Klein
 from mailfarm.events import Change, summary_form
 from mailfarm.ids import Ids
 from mailfarm.mailboxes import messages, store
+from mailfarm.mailboxes.announce import announce
 from mailfarm.mailboxes.forms import message_form
 from mailfarm.mailboxes.match import LONGEST, Criteria
 from mailfarm.net.problems import Problem
-from mailfarm.ports import Database, Tx
+from mailfarm.ports import Bus, Database, Tx
 
 from .access import Access
-from .announce import Announce
 from .answering import Answer
 from .asking import LARGEST, Body, Field
 from .routes import Ask, Gives, Resource, route
@@ -53,10 +53,10 @@ class Messages(Resource):
 
     app = Klein()
 
-    def __init__(self, access: Access, database: Database, announce: Announce, ids: Ids) -> None:
+    def __init__(self, access: Access, database: Database, bus: Bus, ids: Ids) -> None:
         super().__init__(access)
         self._database = database
-        self._announce = announce
+        self._bus = bus
         self._ids = ids
 
     @route(
@@ -133,15 +133,17 @@ class Messages(Resource):
     async def _again(
         self, ask: Ask, work: Callable[[Tx], Awaitable[Sequence[Change]]], until_done: bool
     ) -> tuple[int, int]:
-        """Run ``work`` in units of a bounded size until nothing is left. The number changed, and the cursor then."""
+        """Run ``work`` in units of a bounded size until all that was there is done: not until there is nothing, which
+        may be never while mail comes in. The number changed, and the cursor then."""
         changed = 0
         cursor: int | None = None
+        there = (await self._database.read(lambda tx: store.find(tx, ask.account, ask.id))).messages
         while True:
             changes = await self._database.unit(work)
-            self._announce(changes)
+            announce(self._bus, changes)
             changed += sum(len(change.messages) for change in changes if hasattr(change, "messages"))
             cursor = changes[-1].seq if changes else cursor
-            if not changes or not until_done:
+            if not changes or not until_done or changed >= there:
                 break
         if cursor is None:
             cursor = (await self._database.read(lambda tx: store.find(tx, ask.account, ask.id))).cursor
@@ -171,7 +173,7 @@ class Messages(Resource):
             return changes, (await messages.find(tx, ask.account, ask.id)).summary
 
         changes, summary = await self._database.unit(work)
-        self._announce(changes)
+        announce(self._bus, changes)
         return Answer(summary_form(summary))
 
     @route(app, "DELETE", "/v1/messages/<id>", "Delete a message", gives=Gives(204), scope="messages:write")
@@ -182,7 +184,7 @@ class Messages(Resource):
             found = await messages.find(tx, ask.account, ask.id)
             return await messages.delete(tx, self._ids, ask.account, found.summary.mailbox, [ask.id])
 
-        self._announce(await self._database.unit(work))
+        announce(self._bus, await self._database.unit(work))
         return Answer(status=204)
 
 

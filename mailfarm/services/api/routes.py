@@ -15,8 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from klein import Klein
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.server import Request
 
+from mailfarm.errors import MailfarmError
 from mailfarm.ids import is_id
 from mailfarm.net.problems import Problem
 
@@ -25,6 +29,8 @@ from .answering import Answer, write
 from .asking import Body, Field, read_body, read_query
 
 MAX_BODY = 1 << 20
+
+log = Logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +135,8 @@ def route(
             members = _members(request, body)
             if "id" in path and not is_id(path["id"]):
                 raise Problem("not-found", "there is no such id")
-            answer = await function(self, Ask(request, caller, path, values, members))
+            work = function(self, Ask(request, caller, path, values, members))
+            answer = await (work if request.method in (b"GET", b"HEAD") else _to_the_end(work))
             if answer is not None:
                 write(request, answer)
 
@@ -138,6 +145,21 @@ def route(
         return function
 
     return declare
+
+
+def _to_the_end(work: Awaitable[Answer | None]) -> Deferred[Answer | None]:
+    """What changes something is not left half done, and its change not untold, because the client went away: the
+    answer is given up then, the work is not."""
+    answered: Deferred[Answer | None] = Deferred()
+
+    def done(result: Any) -> None:
+        if not answered.called:  # it is, if it was cancelled
+            answered.callback(result)
+        elif isinstance(result, Failure) and not result.check(MailfarmError, Problem):
+            log.failure("What a client that went away had asked for failed", result)
+
+    Deferred.fromCoroutine(work).addBoth(done)  # type: ignore[arg-type]
+    return answered
 
 
 def _members(request: Request, body: Body | None) -> Mapping[str, Any]:
@@ -150,6 +172,8 @@ def _members(request: Request, body: Body | None) -> Mapping[str, Any]:
         if raw:
             raise Problem("invalid-value", "this takes no body")
         return {}
+    if not raw and request.getHeader("content-type") is None:
+        raise Problem("invalid-json", "a JSON body is needed; say {} if there is nothing to say")
     kind, _, parameters = (request.getHeader("content-type") or "").lower().partition(";")
     charset = parameters.replace(" ", "").replace('"', "").strip()
     if kind.strip() != "application/json" or charset not in ("", "charset=utf-8"):

@@ -18,7 +18,6 @@ from mailfarm.ports import Bus, Database
 
 from .about import About
 from .access import Access
-from .announce import announcer
 from .content import Contents
 from .counting import Counts
 from .events import Events
@@ -77,12 +76,11 @@ class Api:
         self._refusals = RefusalLog(bus)
         counts = Counts(registry or CollectorRegistry())
         access = Access(database, account)
-        announce = announcer(bus)
         about = About(access, version, lambda: self._slots.stopping, smtp)
         resources = (
             about,
-            Mailboxes(access, database, announce, ids, domains, random),
-            Messages(access, database, announce, ids),
+            Mailboxes(access, database, bus, ids, domains, random),
+            Messages(access, database, bus, ids),
             Contents(access, database, reactor),
             Events(access, database, Streams(feeds, self._slots, counts, reactor)),
             Waits(access, database, feeds, spawn, self._refusals, self._slots, counts, reactor),

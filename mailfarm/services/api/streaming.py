@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IPushProducer
 from twisted.web.server import Request
 from zope.interface import implementer
@@ -76,6 +76,9 @@ async def send(request: Request, reactor: Any, size: int, first: bytes, read: Re
             request.write(chunk)
             left -= len(chunk)
             number += 1
+    except TimeoutError:
+        # the client takes nothing: waiting for our buffer to empty would be waiting for ever
+        request.channel.forceAbortClient()
     except Exception:
         if flow.stopped:
             return

@@ -12,6 +12,7 @@ from typing import Any
 from mailfarm.errors import NotFound, Temporary
 from mailfarm.events import Change, Event, MailboxClosed, MailboxOpened
 from mailfarm.mailboxes import store
+from mailfarm.mailboxes.announce import account_topic
 from mailfarm.mailboxes.feed import Spawn
 from mailfarm.mailboxes.forms import mailbox_form
 from mailfarm.mailboxes.mailbox import Mailbox
@@ -47,7 +48,7 @@ class Watch:
 
     async def start(self) -> None:
         """Listen."""
-        self._subscription = await self._bus.subscribe(f"account:{self.account}", self._hear)
+        self._subscription = await self._bus.subscribe(account_topic(self.account), self._hear)
 
     def stop(self) -> None:
         """Listen no more."""
