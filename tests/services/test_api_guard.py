@@ -19,7 +19,7 @@ class Raw(Protocol):
     """What a server says, as it comes."""
 
     def __init__(self) -> None:
-        self.data = b""
+        self.data = bytearray()
         self.lost = False
 
     def dataReceived(self, data: bytes) -> None:
