@@ -16,7 +16,6 @@ from __future__ import annotations
 import atexit
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -71,7 +70,7 @@ class Engine:
         self._max_jobs = max_jobs
         self._max_octets = max_octets
         self._durable = path is not None
-        self._temporary = None if path is not None else Path(tempfile.mkdtemp(prefix="mailfarm-"))
+        self._temporary = None if path is not None else sqlite_open.temporary_folder()
         self.path = path if path is not None else self._temporary / "mailfarm.sqlite"  # type: ignore[operator]
         self._writes: SimpleQueue[Job | None] = SimpleQueue()
         self._reads: SimpleQueue[Job | None] = SimpleQueue()

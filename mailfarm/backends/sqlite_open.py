@@ -13,7 +13,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import sqlite3
+import tempfile
+import time
 from pathlib import Path
 
 from mailfarm.errors import DatabaseUnavailable, SchemaMismatch
@@ -22,6 +25,8 @@ APPLICATION_ID = 0x6D66726D
 """``mfrm`` in the header of our files (PRAGMA application_id), for file(1) and for ``migrate``."""
 
 PAGE = 4096
+_TEMPORARY = "mailfarm-ephemeral-"
+_YOUNG = 60.0  # seconds in which a folder may not be locked yet by who has just made it
 SCHEMA = Path(__file__).parent.parent / "schema" / "sqlite"
 
 
@@ -49,6 +54,17 @@ class Owner:
     def release(self) -> None:
         """Let another have it. The file stays: removing it would race with whoever is about to lock it."""
         os.close(self._file)
+
+
+def temporary_folder() -> Path:
+    """A private folder for a database that is not to be kept. Those of processes that were killed are removed: mail
+    does not stay behind in /tmp."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*/*.lock"):
+        with contextlib.suppress(OSError, DatabaseUnavailable):
+            if lock.stat().st_uid == os.getuid() and time.time() - lock.stat().st_mtime > _YOUNG:
+                Owner(lock.with_suffix("")).release()
+                shutil.rmtree(lock.parent)
+    return Path(tempfile.mkdtemp(prefix=_TEMPORARY))
 
 
 def connect(path: Path, *, busy_timeout: float, cache: int, durable: bool, readable_only: bool) -> sqlite3.Connection:

@@ -63,6 +63,23 @@ def test_what_is_temporary_goes_with_its_process():
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    names = ("killed", "alive", "young")
+    killed, alive, young = (tmp_path / f"mailfarm-ephemeral-{name}" / "mailfarm.sqlite" for name in names)
+    for path in (killed, young):
+        await open_engine(path).close()
+    living = open_engine(alive)
+    for path in (killed, alive):
+        os.utime(f"{path}.lock", (1, 1))
+    new = open_engine(None)
+    assert new.path.parent.parent == tmp_path
+    assert [path.parent.exists() for path in (killed, alive, young)] == [False, True, True]
+    await new.close()
+    await living.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_newer_schema_is_refused_and_left_alone(tmp_path):
     path = tmp_path / "mail.sqlite"
     await open_engine(path).close()
