@@ -160,11 +160,16 @@ def _level(event: dict[str, Any]) -> str:
     return _LEVELS.get(event.get("log_level"), "critical" if event.get("log_level") is LogLevel.critical else "info")  # type: ignore[arg-type]
 
 
+def _namespace(event: dict[str, Any]) -> str:
+    namespace = str(event.get("log_namespace", ""))
+    return "twisted" if namespace == "log_legacy" else namespace
+
+
 def _json(event: dict[str, Any]) -> bytes:
     line: dict[str, Any] = {
         "time": datetime.fromtimestamp(event.get("log_time", 0.0), UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "level": _level(event),
-        "namespace": str(event.get("log_namespace", "")),
+        "namespace": _namespace(event),
         "text": _short(formatEvent(_hidden(event)), LONGEST_FIELD),
     }
     failure = event.get("log_failure")
@@ -196,7 +201,7 @@ def _dumps(line: dict[str, Any]) -> bytes:
 
 def _text(event: dict[str, Any]) -> bytes:
     moment = datetime.fromtimestamp(event.get("log_time", 0.0)).astimezone().strftime("%H:%M:%S")
-    namespace = str(event.get("log_namespace", "")).removeprefix("mailfarm.")
+    namespace = _namespace(event).removeprefix("mailfarm.")
     level = _level(event)
     mark = "" if level == "info" else f"{level}: "
     text = _short(formatEvent(_hidden(event)), LONGEST_FIELD).replace("\n", "\n    ")

@@ -62,6 +62,7 @@ from twisted.logger import Logger
 
 from mailfarm.config import Address as ListenAddress
 from mailfarm.config import MxSettings
+from mailfarm.errors import ConfigurationError
 from mailfarm.ids import Ids
 from mailfarm.inbound.accept import Accept
 from mailfarm.inbound.refusals import Refusals
@@ -102,8 +103,6 @@ class Mx:
     """The service. ``domains`` are ours; ``owner`` gives the account that owns a domain, or empty: it may see what was
     refused for addresses there. ``clock`` gives microseconds; ``folder`` takes large content while it comes in."""
 
-    log = Logger(namespace="mailfarm.mx")
-
     def __init__(
         self,
         *,
@@ -126,10 +125,14 @@ class Mx:
         deadlines: Deadlines = Deadlines(),  # noqa: B008 - frozen
         caps: Caps = Caps(),  # noqa: B008 - frozen
     ) -> None:
+        self.log = Logger(namespace="mailfarm.mx")
         self.owner = owner
         self.domains = frozenset(domain_key(name) for name in domains.names)
         self.default_domain = domains.default
-        self.accept = Accept(queue, ids, clock, hostname, self._trouble)
+        try:
+            self.accept = Accept(queue, ids, clock, hostname, self._trouble)
+        except ValueError as error:
+            raise ConfigurationError([f"MAILFARM_HOSTNAME: {error}"]) from None
         self.refusals = Refusals(bus, ids, clock, SERVICE)
         self.door = Door(SERVICE, hostname, limiter, connections)
         self.directory: Gather[str, tuple[Mailbox | None, bool]] = Gather(self._look)
@@ -137,14 +140,18 @@ class Mx:
         self._listener: Listener | None = None
         if settings.listen is None:
             return
-        factory = SMTPFactory(
-            ServerConfig(
+        try:
+            config = ServerConfig(
                 hostname=hostname,
                 max_size=max_size,
                 max_recipients=settings.max_recipients,
                 starttls=settings.starttls and tls is not None,
                 deadlines=deadlines,
-            ),
+            )
+        except ValueError as error:
+            raise ConfigurationError([f"MAILFARM_MX_MAX_RECIPIENTS, MAILFARM_MAX_SIZE: {error}"]) from None
+        factory = SMTPFactory(
+            config,
             lambda connection: MxSession(self, connection),
             reactor,
             SMTPMetrics(registry, SERVICE),

@@ -153,8 +153,6 @@ class Submission:
     microseconds; ``folder`` takes large content while it comes in. ``plain_auth``: the capture port takes AUTH without
     TLS; None: if it is on loopback."""
 
-    log = Logger(namespace="mailfarm.submission")
-
     def __init__(
         self,
         *,
@@ -179,8 +177,12 @@ class Submission:
         deadlines: Deadlines = Deadlines(),  # noqa: B008 - frozen
         caps: Caps = Caps(),  # noqa: B008 - frozen
     ) -> None:
+        self.log = Logger(namespace="mailfarm.submission")
         self.default = default
-        self.accept = Accept(queue, ids, clock, hostname, self._trouble)
+        try:
+            self.accept = Accept(queue, ids, clock, hostname, self._trouble)
+        except ValueError as error:
+            raise ConfigurationError([f"MAILFARM_HOSTNAME: {error}"]) from None
         self.refusals = Refusals(bus, ids, clock, SERVICE)
         self.door = Door(SERVICE, hostname, limiter, connections)
         self.directory: Gather[_ByAddress | _ById, _Found | None] = Gather(self._look)
@@ -200,8 +202,8 @@ class Submission:
                 raise ConfigurationError(
                     [f"{setting}: this port needs a certificate; set MAILFARM_CERTIFICATE and MAILFARM_KEY, or off"]
                 )
-            factory = SMTPFactory(
-                ServerConfig(
+            try:
+                config = ServerConfig(
                     hostname=hostname,
                     max_size=max_size,
                     max_recipients=settings.max_recipients,
@@ -210,7 +212,11 @@ class Submission:
                     auth_without_tls=not auth_needed and capture_plain,
                     normalize=settings.normalize,
                     deadlines=deadlines,
-                ),
+                )
+            except ValueError as error:
+                raise ConfigurationError([f"MAILFARM_SUBMISSION_MAX_RECIPIENTS, MAILFARM_MAX_SIZE: {error}"]) from None
+            factory = SMTPFactory(
+                config,
                 lambda connection: SubmissionSession(self, connection, auth_needed),
                 reactor,
                 metrics,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 from loopback import Client, connect
+from prometheus_client import CollectorRegistry
 from smtp_house import ALL, FREE, HOST, House, house
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
@@ -362,8 +363,6 @@ async def test_where_it_listens_can_be_switched_off_and_two_cannot_share(tmp_pat
         off = await h.mx(settings=MxSettings(listen=None))
         assert off.listening == {}
         on = await h.mx()
-        from prometheus_client import CollectorRegistry
-
         with pytest.raises(ConfigurationError, match="MAILFARM_MX_LISTEN"):
             await h.mx(settings=MxSettings(listen=on.listening["mx"]), registry=CollectorRegistry())
 
@@ -389,6 +388,15 @@ async def test_smtplib_sends(tmp_path: Path) -> None:
         assert spooled.origin.protocol == "ESMTPS"
         assert spooled.origin.tls.startswith("TLSv1.3 TLS_")
         assert b"TLSv1.3" in spooled.trace
+
+
+@pytest_twisted.ensureDeferred
+async def test_settings_that_make_no_sense_are_named(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        with pytest.raises(ConfigurationError, match="MAILFARM_HOSTNAME"):
+            await h.mx(hostname="no name")
+        with pytest.raises(ConfigurationError, match=r"_MAX_RECIPIENTS.*at least 100"):
+            await h.mx(settings=MxSettings(max_recipients=5), registry=CollectorRegistry())
 
 
 def test_its_manual_names_its_settings() -> None:

@@ -435,6 +435,15 @@ async def test_a_port_in_use_leaves_none_open(tmp_path: Path) -> None:
             await h.submission(settings=settings, registry=CollectorRegistry())
 
 
+@pytest_twisted.ensureDeferred
+async def test_settings_that_make_no_sense_are_named(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        with pytest.raises(ConfigurationError, match="MAILFARM_HOSTNAME"):
+            await h.submission(hostname="no name")
+        with pytest.raises(ConfigurationError, match=r"_MAX_RECIPIENTS.*at least 100"):
+            await h.submission(settings=SubmissionSettings(max_recipients=5), registry=CollectorRegistry())
+
+
 def test_its_manual_names_its_settings() -> None:
     for variable in variables():
         if variable.group == "submission":
