@@ -18,7 +18,8 @@ MOST_CANDIDATES = 500
 ENOUGH = 30
 """Points from which a candidate is given at all."""
 
-_URL = re.compile(r"\b(?:https?://|www\.)\S+|\S+@\S+", re.IGNORECASE)
+# Every repetition below is bounded where another may follow it: no text takes long.
+_URL = re.compile(r"\b(?:https?://|www\.)\S+|[^\s@]{1,64}@[^\s@]{1,255}", re.IGNORECASE)
 _CANDIDATE = re.compile(
     r"(?<![\w.,/:#%+$€£¥@=&-])(?:"
     r"(?P<prefixed>[A-Z]{1,3}-\d{4,8})"
@@ -33,13 +34,13 @@ _CANDIDATE = re.compile(
 _KEYWORD = re.compile(
     r"\b(?:one[- ]?time|otp|passcode|pass ?code|password|pin|code|codes|2fa|two[- ]factor|2-step|verification|verify|"
     r"verifying|authenticat\w*|confirm\w*|log ?in|sign[- ]?in|security|token|access|"
-    r"einmal\w*|\w*code|\w*kode|bestätigung\w*|sicherheits\w*|anmelde\w*|tan|kennwort|passwort|"
+    r"einmal\w*|\w{0,30}code|\w{0,30}kode|bestätigung\w*|sicherheits\w*|anmelde\w*|tan|kennwort|passwort|"
     r"código|codigo|verificación|verificação|clave|contraseña|code d\w*|vérification|codice|verifica|"
     r"kod|kodu|koodi|kód|код|пароль|κωδικός)\b|認証|確認|コード|验证码|驗證碼|校验码|인증|코드|رمز|קוד",
     re.IGNORECASE,
 )
 _STRONG = re.compile(
-    r"\b(?:one[- ]?time|otp|passcode|pass ?code|pin|code|einmal\w*|\w*code|\w*kode|tan|código|codigo|codice|kod|kodu|"
+    r"\b(?:one[- ]?time|otp|passcode|pass ?code|pin|code|einmal\w*|\w{0,30}code|\w{0,30}kode|tan|código|codigo|codice|kod|kodu|"
     r"kód|koodi|код|token|κωδικός)\b|認証|確認コード|コード|验证码|驗證碼|校验码|인증|코드|رمز|קוד",
     re.IGNORECASE,
 )

@@ -11,6 +11,8 @@ from .visible import LONGEST_URL, MOST_LINKS
 
 _URL = re.compile(r"\bhttps?://[^\s<>\"'`{}|\\^\x00-\x1f]+", re.IGNORECASE)
 _TAIL = ".,;:!?*_~"
+_PAIRS = {")": "(", "]": "[", "»": "«", "”": "“", "’": "‘"}
+MOST_TRIMMED = 50
 
 
 def in_text(text: str) -> Iterable[Link]:
@@ -24,13 +26,11 @@ def in_text(text: str) -> Iterable[Link]:
 
 
 def _trim(url: str) -> str:
-    while url:
-        last = url[-1]
-        pairs = {")": "(", "]": "[", "»": "«", "”": "“", "’": "‘"}
-        if last in _TAIL or (last in pairs and url.count(last) > url.count(pairs[last])):
-            url = url[:-1]
-        else:
+    for _ in range(MOST_TRIMMED):
+        last = url[-1:]
+        if not (last and (last in _TAIL or (last in _PAIRS and url.count(last) > url.count(_PAIRS[last])))):
             break
+        url = url[:-1]
     return url
 
 

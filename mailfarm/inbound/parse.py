@@ -44,7 +44,7 @@ def parse(content: bytes) -> Parsed:
     if section.malformed:
         findings.add(f"{section.malformed} header lines are no fields")
     try:
-        body = _body(content, findings)
+        body = _body(content, section, findings)
     except Exception as error:  # paranoid: a message that cannot be parsed must still be kept and listed
         findings.add(f"the parts could not be read: {type(error).__name__}")
         body = _Body(parser="none")
@@ -99,8 +99,9 @@ class _Body:
     html_cut: bool = False
 
 
-def _body(content: bytes, findings: _Findings) -> _Body:
-    if structure.safe_for_fast(content):
+def _body(content: bytes, section: Section, findings: _Findings) -> _Body:
+    # a line that is no field ends the headers for the fast parser, and everything else would be text
+    if not section.malformed and structure.safe_for_fast(content):
         try:
             return _read(structure.fast(content), "fast", findings)
         except Broken as error:
@@ -160,7 +161,7 @@ def _part(number: int, parent: int | None, node: Node, data: bytes | None, insid
     return Part(
         number,
         parent,
-        plain(node.content_type),
+        node.content_type,
         plain(node.parameters.get("charset", "")).strip()[:100],
         name,
         plain(node.disposition),

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import fast_mail_parser
 
 from .headers import Section, lenient_base64, parameters, read_section
+from .headers import plain as plain_text
 
 MOST_PARTS = 1000
 DEEPEST = 100
@@ -276,7 +277,7 @@ def _node(
     # RFC 2045 §5.2: what names no type and subtype is text/plain
     kind = content_type or (stated if stated.count("/") == 1 and " " not in stated else default)
     return Node(
-        kind[:200].lower(),
+        plain_text(kind[:200].lower()),
         of_type,
         disposition.partition(" ")[0][:50],
         of_disposition.get("filename") or of_type.get("name", ""),

@@ -7,7 +7,7 @@ import pytest_twisted
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "mailboxes"))
 
-from mailbox_house import House  # noqa: E402
+from mailbox_house import House
 
 
 @pytest_twisted.async_yield_fixture
