@@ -95,8 +95,14 @@ class Relay:
         return word != "end"
 
     def _accept(self) -> None:
+        if self._listener.fileno() < 0:  # closed since select told of it
+            return
         near, _ = self._listener.accept()
-        far = socket.create_connection(("127.0.0.1", self.target))
+        try:
+            far = socket.create_connection(("127.0.0.1", self.target))
+        except ConnectionRefusedError:
+            near.close()
+            return
         for one, other in ((near, far), (far, near)):
             self._pairs[one] = other
             self._selector.register(one, selectors.EVENT_READ)
