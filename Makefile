@@ -32,6 +32,7 @@ format: setup-test ## let ruff lay out the code
 bench: setup-bench ## measure: accepting beside smtp-sink, waiting beside MailDev (five minutes)
 	$(PY) bench/accept.py $(ARGS)
 	$(PY) bench/wait.py $(ARGS)
+	$(PY) bench/parse.py
 
 bench-quick: setup-bench ## the same in less than a minute, and less exactly
 	$(PY) bench/accept.py --quick $(ARGS)
@@ -41,7 +42,7 @@ screenshot: setup-test ## take the README's pictures of the web inbox
 	$(PY) bench/screenshot.py $(ARGS)
 
 lock: ## write requirements.lock anew, from the newest versions setup.cfg allows
-	rm -rf .make/lock-venv
+	mkdir -p .make && rm -rf .make/lock-venv
 	python3 -m venv .make/lock-venv
 	.make/lock-venv/bin/python -m pip install -q --disable-pip-version-check '.[test]'
 	{ echo '# The exact versions `make` installs, for the program and for its tests. Written by `make lock`.'; \

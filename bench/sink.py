@@ -11,8 +11,9 @@ import os
 import re
 import select
 import shutil
-import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -47,24 +48,17 @@ class TrivialSink:
     """Our own sink, in a process of its own, for as long as the context lasts. Enters as the port."""
 
     def __enter__(self) -> int:
-        listener = socket.create_server(("127.0.0.1", 0), backlog=1000)
-        port: int = listener.getsockname()[1]
-        self._pid = os.fork()
-        if not self._pid:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            try:
-                _serve(listener)
-            finally:
-                os._exit(1)
-        listener.close()
-        return port
+        self._process = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE)
+        assert self._process.stdout
+        return int(self._process.stdout.readline())
 
     def __exit__(self, *_: object) -> None:
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        self._process.kill()
+        self._process.communicate()
 
 
 def _serve(listener: socket.socket) -> None:
+    print(listener.getsockname()[1], flush=True)
     poll = select.epoll()
     poll.register(listener.fileno(), select.EPOLLIN)
     peers: dict[int, socket.socket] = {}
@@ -108,3 +102,7 @@ def _answer(line: bytes) -> bytes:
         if verb == known:
             return reply
     return b"500 5.5.1 What?\r\n"
+
+
+if __name__ == "__main__":
+    _serve(socket.create_server(("127.0.0.1", 0), backlog=1000))

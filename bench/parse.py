@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""How long parsing one message takes, on one core: all of it, the MIME tree alone, and what is looked for in the text.
+
+Filing cannot be faster than this, and in ``mailfarm dev`` it shares its core with everything else. Microseconds of CPU
+a message; the corpus is that of the load generator.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import fast_mail_parser
+import report
+from corpus import corpus
+
+from mailfarm.inbound.codes import codes
+from mailfarm.inbound.parse import parse
+from mailfarm.inbound.visible import visible
+
+
+def cost(work: Callable[[Any], object], items: Sequence[Any], seconds: float = 0.3) -> float:
+    """Microseconds of CPU each: the fastest of the passes that fit into ``seconds``, the first one not counted."""
+    best = float("inf")
+    end = time.monotonic() + seconds
+    for passed in range(1_000):
+        began = time.process_time()
+        for item in items:
+            work(item)
+        if passed:
+            best = min(best, (time.process_time() - began) / len(items) * 1e6)
+        if passed and time.monotonic() > end:
+            break
+    return best
+
+
+def main() -> int:
+    """Print the table."""
+    rows = []
+    for kind in ("1500", "4000", "20000", "mixed", "1000000"):
+        mails = [mail.content for mail in corpus(kind, 20)]
+        parsed = [parse(content) for content in mails]
+        rows.append(
+            (
+                kind,
+                cost(parse, mails),
+                cost(lambda content: fast_mail_parser.parse_email_tree(content, mode="lazy"), mails),
+                cost(lambda one: visible(one.html), parsed),
+                cost(lambda one: codes((one.text, one.visible)), parsed),
+            )
+        )
+    text = report.table(("octets", "parse µs", "MIME tree µs", "visible text µs", "codes µs"), rows)
+    report.save("parse", False, {"machine": report.machine(), "rows": rows}, text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
