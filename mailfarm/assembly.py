@@ -22,6 +22,7 @@ import orjson
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.error import CannotListenError
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -33,7 +34,7 @@ from .backends.sqlite_database import Database
 from .backends.sqlite_engine import Engine
 from .backends.sqlite_queue import Queue
 from .config import Address, Settings
-from .errors import MailfarmError
+from .errors import ConfigurationError, MailfarmError
 from .ids import Ids
 from .mailboxes import store as mailboxes
 from .mailboxes.addresses import Domains
@@ -195,10 +196,22 @@ class Farm:
             Step("sweep", sweep.start, sweep.stop),
             Step("feeds", look_from_now_on, look_no_more),
             Step("live", live.start, live.stop),
-            Step("api", self.api.start, self.api.stop),
+            Step("api", self._serve_http, self.api.stop),
             Step("submission", self.submission.start, lambda: self.submission.stop(self._grace)),
             Step("mx", self.mx.start, lambda: self.mx.stop(self._grace)),
         )
+
+    async def _serve_http(self) -> None:
+        try:
+            await self.api.start()
+        except CannotListenError as error:
+            why = getattr(error.socketError, "strerror", None) or str(error.socketError)
+            raise ConfigurationError(
+                [
+                    f"cannot listen on {self.settings.api.listen}: {why}. Stop what holds it, or set "
+                    "MAILFARM_API_LISTEN to another address"
+                ]
+            ) from None
 
     async def _bring_up(self, *steps: Step) -> None:
         for step in steps:

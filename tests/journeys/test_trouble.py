@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import re
 import signal
 import smtplib
 import socket
@@ -12,12 +14,13 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from running import FREE_PORTS, Running, until
 
-from mailfarm.sdk import Farm
+from mailfarm.sdk import Farm, Inbox
 
 
 def start(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -49,15 +52,16 @@ def test_beyond_loopback_without_tokens_it_does_not_start() -> None:
     assert "MAILFARM_API_AUTH=token" in done.stderr
 
 
-def test_a_port_in_use_is_named() -> None:
+@pytest.mark.parametrize("name", ["MAILFARM_SUBMISSION_CAPTURE", "MAILFARM_MX_LISTEN", "MAILFARM_API_LISTEN"])
+def test_a_port_in_use_is_named(name: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         where = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = start("--ephemeral", MAILFARM_SUBMISSION_CAPTURE=where)
+        done = start("--ephemeral", **{name: where})
     assert done.returncode == 1
     assert where in done.stderr
-    assert "MAILFARM_SUBMISSION_CAPTURE" in done.stderr
+    assert name in done.stderr
 
 
 def test_one_folder_one_process(folder: Path) -> None:
@@ -166,60 +170,121 @@ def test_sigterm_lets_a_running_transaction_finish(folder: Path) -> None:
         assert farm.mailbox(inbox.address).wait_for(timeout=5).subject == "in time"
 
 
+class Ledger:
+    """What clients know of the mails they sent."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.contents: dict[str, bytes] = {}
+        self.acknowledged: set[str] = set()
+
+    def client(self, port: int, address: str, name: str, chance: random.Random) -> None:
+        """Send until the server goes."""
+        with contextlib.suppress(OSError, smtplib.SMTPException):
+            for first in range(0, 10_000, 20):
+                with smtplib.SMTP("127.0.0.1", port, timeout=20) as smtp:
+                    for number in range(first, first + 20):
+                        self.send(smtp, address, f"{name}-{number}", chance.choice((100, 4_000, 4_000, 400_000)))
+
+    def send(self, smtp: smtplib.SMTP, address: str, token: str, size: int) -> None:
+        content = f"Subject: {token}\r\n\r\n".encode() + b"x\r\n" * (size // 3)
+        with self.lock:
+            self.contents[token] = content
+        try:
+            smtp.sendmail("a@shop.example", [address], content)
+        except BaseException:
+            smtp.close()
+            raise
+        with self.lock:
+            self.acknowledged.add(token)
+
+    def compare(self, inbox: Inbox) -> None:
+        """Every acknowledged mail is there, byte for byte; none is there twice; change numbers have no gaps."""
+        with contextlib.suppress(TimeoutError):  # the comparison below says more
+            until(lambda: len(inbox.messages()) >= len(self.acknowledged), 60, 0.2)
+        messages = inbox.messages()
+        found: Counter[str] = Counter()
+        for message in messages:
+            raw = message.raw
+            (token,) = re.findall(rb"^Subject: (\S+)", raw, re.MULTILINE)
+            assert raw.endswith(b"\r\n" + self.contents[token.decode()])
+            found[token.decode()] += 1
+        assert self.acknowledged - set(found) == set()
+        assert [token for token, times in found.items() if times > 1] == []
+        assert sorted(message.seq for message in messages) == list(range(1, len(messages) + 1))
+
+
 def test_kill_9_in_the_middle_of_anything(folder: Path) -> None:
     """Nothing acknowledged is missing, nothing is filed twice, change numbers have no gaps."""
     chance = random.Random(4711)
-    acknowledged: list[str] = []
-    unknown: set[str] = set()
-    lock = threading.Lock()
+    ledger = Ledger()
     address = "ledger@mailfarm.test"
-
-    def client(port: int, name: str) -> None:
-        for number in range(10_000):
-            token = f"{name}-{number}"
-            try:
-                if number % 20 == 0:
-                    smtp = smtplib.SMTP("127.0.0.1", port, timeout=20)
-                    smtp.ehlo()
-                with lock:
-                    unknown.add(token)
-                size = chance.choice((100, 4_000, 4_000, 400_000))
-                smtp.sendmail(
-                    "a@shop.example", [address], f"Subject: {token}\r\n\r\n".encode() + b"x\r\n" * (size // 3)
-                )
-                with lock:
-                    unknown.discard(token)
-                    acknowledged.append(token)
-            except (OSError, smtplib.SMTPException):
-                return
-
     for round_ in range(8):
         running = Running(folder)
         with Farm(running.url) as farm:
             if round_ == 0:
                 farm.create_mailbox(address=address)
+        port = running.port("smtp", "capture")
         clients = [
-            threading.Thread(target=client, args=(running.port("smtp", "capture"), f"r{round_}c{n}")) for n in range(6)
+            threading.Thread(
+                target=ledger.client, args=(port, address, f"r{round_}c{n}", random.Random(round_ * 6 + n))
+            )
+            for n in range(6)
         ]
-        before = len(acknowledged)
+        wanted = len(ledger.acknowledged) + chance.randrange(5, 120)
         for thread in clients:
             thread.start()
-        wanted = before + chance.randrange(5, 120)
-        until(lambda wanted=wanted: len(acknowledged) >= wanted, 60)
+        until(lambda wanted=wanted: len(ledger.acknowledged) >= wanted, 60)
         running.kill()
         for thread in clients:
             thread.join(60)
             assert not thread.is_alive()
-
     with Running(folder) as running, Farm(running.url) as farm:
-        inbox = farm.mailbox(address)
+        ledger.compare(farm.mailbox(address))
 
-        def subjects() -> Counter[str]:
-            return Counter(mail.subject for mail in inbox.messages())
 
-        until(lambda: not set(acknowledged) - set(subjects()), 60, 0.2)
-        found = subjects()
-        assert [token for token, times in found.items() if times > 1] == []
-        assert set(found) - set(acknowledged) <= unknown
-        seqs = sorted(mail.seq for mail in inbox.messages())
-        assert seqs == list(range(1, len(seqs) + 1))
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 24 MB, made of memory; only root may mount one."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m,mode=0700", "mailfarm-test", str(disk)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a small disk could not be mounted: {mounted.stderr.strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_disk_that_fills_up_loses_nothing_and_is_said_in_time(small_disk: Path) -> None:
+    """Without a reserve the disk fills while content comes in; with room again it goes on, and all of it is there."""
+    ledger = Ledger()
+    address = "ledger@mailfarm.test"
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(6_000_000))
+    with Running(small_disk / "data", MAILFARM_RESERVE="0") as running, Farm(running.url) as farm:
+        inbox = farm.create_mailbox(address=address)
+        port = running.port("smtp", "capture")
+        codes: Counter[int] = Counter()
+
+        def send(number: int) -> int:
+            with smtplib.SMTP("127.0.0.1", port, timeout=60) as smtp:
+                try:
+                    ledger.send(smtp, address, f"n-{number}", 400_000)
+                except smtplib.SMTPResponseException as refused:
+                    codes[refused.smtp_code] += 1
+                    return refused.smtp_code
+            return 250
+
+        number = 0
+        while send(number) == 250:
+            number += 1
+            assert number < 200, "24 MB should have been full by now"
+        assert set(codes) <= {451, 452}
+        ballast.unlink()
+        until(lambda: send(10_000 + codes.total()) == 250, 60, 0.2)
+        ledger.compare(inbox)
