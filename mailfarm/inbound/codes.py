@@ -40,8 +40,8 @@ _KEYWORD = re.compile(
     re.IGNORECASE,
 )
 _STRONG = re.compile(
-    r"\b(?:one[- ]?time|otp|passcode|pass ?code|pin|code|einmal\w*|\w{0,30}code|\w{0,30}kode|tan|código|codigo|codice|kod|kodu|"
-    r"kód|koodi|код|token|κωδικός)\b|認証|確認コード|コード|验证码|驗證碼|校验码|인증|코드|رمز|קוד",
+    r"\b(?:one[- ]?time|otp|passcode|pass ?code|pin|code|einmal\w*|\w{0,30}code|\w{0,30}kode|tan|código|codigo|codice|"
+    r"kod|kodu|kód|koodi|код|token|κωδικός)\b|認証|確認コード|コード|验证码|驗證碼|校验码|인증|코드|رمز|קוד",
     re.IGNORECASE,
 )
 # What numbers are called that are no codes. "Reference code" is not meant: a strong word nearer wins.

@@ -216,11 +216,17 @@ def test_any_bytes_are_a_message(raw):
 
 
 _PIECES = st.sampled_from(
-    [b"Content-Type: multipart/mixed; boundary=b\r\n", b"Content-Type: message/rfc822\r\n", b"--b\r\n", b"--b--\r\n",
-     b"\r\n", b"\n", b"Content-Transfer-Encoding: base64\r\n", b"Content-Type: text/html; charset=utf-16\r\n", b"QUJD",
-     b"=?utf-8?q?=C3?=", b"From: ", b"Subject: ", b"<a href=", b"\xff", b"\0", b"Content-Type: multipart/digest; boundary=b\r\n",
-     b"Content-Transfer-Encoding: quoted-printable\r\n", b"=\r\n", b"=3D", b"a" * 70, b"Content-Disposition: attachment; filename=../x\r\n"]
-)  # fmt: skip
+    [
+        *(b"Content-Type: multipart/%b; boundary=b\r\n" % kind for kind in (b"mixed", b"digest", b"related")),
+        b"Content-Type: message/rfc822\r\n",
+        b"Content-Type: text/html; charset=utf-16\r\n",
+        b"Content-Transfer-Encoding: base64\r\n",
+        b"Content-Transfer-Encoding: quoted-printable\r\n",
+        b"Content-Disposition: attachment; filename=../x\r\n",
+        *(b"--b\r\n", b"--b--\r\n", b"\r\n", b"\n", b"From: ", b"Subject: ", b"QUJD", b"=\r\n", b"=3D"),
+        *(b"=?utf-8?q?=C3?=", b"<a href=", b"\xff", b"\0", b"a" * 70),
+    ]
+)
 
 
 @given(st.lists(st.one_of(_PIECES, st.binary(max_size=5)), max_size=40))

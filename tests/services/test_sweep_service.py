@@ -1,0 +1,161 @@
+"""sweep: what has expired goes, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from prometheus_client import CollectorRegistry
+from twisted.internet import reactor
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "mailboxes"))
+
+from mailbox_house import House, until
+
+from mailfarm.accounts import store as accounts
+from mailfarm.accounts.secret import new_secret
+from mailfarm.config import SweepSettings
+from mailfarm.errors import DatabaseUnavailable
+from mailfarm.events import Expired, MailboxClosed
+from mailfarm.mailboxes import store
+from mailfarm.services.sweep import Sweep
+
+DAY = 86400
+
+
+@pytest_twisted.async_yield_fixture
+async def house():
+    made = await House().open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def heard():
+    return []
+
+
+def sweep(house, database=None, interval=3600.0):
+    return Sweep(
+        settings=SweepSettings(interval=interval),
+        database=database or house.database,
+        bus=house.bus,
+        ids=house.ids,
+        reactor=reactor,
+        registry=CollectorRegistry(),
+    )
+
+
+async def everything(house):
+    """The number of rows in every table there is, but what makes the database one of ours."""
+
+    async def count(tx):
+        tables = await tx.rows("select name from sqlite_master where type = 'table' and name not like 'sqlite_%'")
+        return {table: (await tx.row(f"select count(*) from {table}"))[0] for (table,) in tables}
+
+    return await house.database.read(count)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_disposable_mailbox_that_ended_leaves_nothing_behind(house, heard):
+    before = await everything(house)
+    mailbox = await house.mailbox(kind="disposable", lifetime=60)
+    await house.bus.subscribe(mailbox.id, heard.append)
+    await house.bus.subscribe(f"account:{house.account}", heard.append)
+    secret = new_secret(os.urandom)
+    await house.unit(
+        accounts.create_credential, house.ids, house.account, secret.verifier, name=mailbox.id, mailbox=mailbox.id
+    )
+    for n in range(30):
+        await house.send(mailbox, content=b"x" * 20_000 * n)
+    await house.mark(mailbox, None)
+    await house.delete(mailbox, [(await house.list(mailbox)).messages[0].id])
+    heard.clear()
+    house.ahead = 61
+    await sweep(house).sweep()
+    assert [type(event) for event in heard] == [MailboxClosed, MailboxClosed]
+    after = await everything(house)
+    # that something was filed once is remembered without saying what or where, until no redelivery can come
+    assert after.pop("filed") == 30
+    before.pop("filed")
+    assert after == before
+    house.ahead = 31 * DAY
+    await sweep(house).sweep()
+    assert (await everything(house))["filed"] == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_messages_expire_by_their_mailboxs_retention(house, heard):
+    mailbox, keeps = await house.mailbox(retention=60), await house.mailbox()
+    await house.bus.subscribe(mailbox.id, heard.append)
+    for box in (mailbox, keeps):
+        for _ in range(3):
+            await house.send(box)
+    heard.clear()
+    house.ahead = 61
+    await sweep(house).sweep()
+    (event,) = heard
+    assert isinstance(event, Expired)
+    assert (event.seq, len(event.messages)) == (4, 3)
+    assert (await house.find(mailbox)).messages == 0
+    assert (await house.find(keeps)).messages == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_deletion_left_to_do_is_done(house, monkeypatch):
+    monkeypatch.setattr("mailfarm.mailboxes.changes.MOST", 3)
+    mailbox = await house.mailbox()
+    await house.file(*[house.item(mailbox) for _ in range(20)])
+    await house.unit(store.delete, house.ids, house.account, mailbox.id)
+    assert (await house.counts())["message"] > 0
+    await sweep(house).sweep()
+    assert set((await house.counts()).values()) == {0}
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_sweeps_at_once_do_no_harm(house, heard):
+    boxes = [await house.mailbox(lifetime=60, retention=30) for _ in range(5)]
+    for box in boxes:
+        await house.bus.subscribe(box.id, heard.append)
+        await house.file(*[house.item(box) for _ in range(10)])
+    house.ahead = 61
+    first, second = sweep(house), sweep(house)
+    house.spawn(first.sweep())
+    await second.sweep()
+    await first.sweep()
+    assert set((await house.counts()).values()) == {0}
+    assert len(heard) == 5
+    assert not house.failures
+
+
+class Flaky:
+    """The real database, away now and then."""
+
+    def __init__(self, database):
+        self._database = database
+        self.units = 0
+
+    def unit(self, work):
+        self.units += 1
+        if self.units % 2:
+            raise DatabaseUnavailable("away")
+        return self._database.unit(work)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_service_goes_on_whatever_happens_and_stops_when_asked(house, heard):
+    mailbox = await house.mailbox(lifetime=60)
+    await house.bus.subscribe(mailbox.id, heard.append)
+    house.ahead = 61
+    database = Flaky(house.database)
+    service = sweep(house, database, interval=0.01)
+    await service.start()
+    await until(lambda: heard and database.units > 10)
+    await service.stop()
+    await service.stop()
+    units = database.units
+    await house.mailbox()
+    assert database.units == units
