@@ -27,8 +27,7 @@ DESCRIPTION
     end it with 421. Ten failures of a client, or fifty of a user name, in five minutes are enough: then 421 or
     454 4.7.0. Failures of clients on loopback are not counted against them, only against the user name.
 
-    Before content is let in the queue is asked for room (452 4.3.1); after its end 250 is said when the queue has
-    confirmed, never earlier.
+    Before content the queue is asked for room (452 4.3.1); 250 is said when the queue has confirmed, never earlier.
 
     On SIGTERM: the ports are closed, idle sessions hear 421 4.3.2, running transactions finish within MAILFARM_GRACE.
     On SIGHUP: the certificate is read again, for new connections.
@@ -63,7 +62,6 @@ DIAGNOSTICS
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,16 +69,17 @@ from prometheus_client import CollectorRegistry
 from twisted.logger import Logger
 
 from mailfarm.accounts.credential import Credential, check
+from mailfarm.accounts.guesses import LONGEST_NAME, OF_CLIENT, OF_NAME, Guesses
 from mailfarm.accounts.store import find_credential
 from mailfarm.config import Address, SubmissionSettings
-from mailfarm.errors import ConfigurationError, NotFound
+from mailfarm.errors import ConfigurationError
 from mailfarm.ids import Ids
 from mailfarm.inbound.accept import Accept
+from mailfarm.inbound.capture import ByAddress, ById, DefaultMailbox, Wanted, look
 from mailfarm.inbound.refusals import Refusals
 from mailfarm.limits import Limit
 from mailfarm.mail.envelope import Envelope
 from mailfarm.mail.reply import Reply
-from mailfarm.mailboxes import store
 from mailfarm.net.clients import CONNECTIONS, Door, client_key, on_loopback
 from mailfarm.net.content import SpillContent
 from mailfarm.net.gather import Gather
@@ -89,12 +88,14 @@ from mailfarm.net.smtp_metrics import SMTPMetrics
 from mailfarm.net.smtp_server import Caps, SMTPFactory
 from mailfarm.net.smtp_session import Answer, Connection, origin_of
 from mailfarm.net.tls import ServerTls
-from mailfarm.ports import Bus, Charge, Database, Limiter, Queue, Tx
+from mailfarm.ports import Bus, Database, Limiter, Queue, Tx
 from mailfarm.smtp.config import MECHANISMS
 from mailfarm.smtp.requests import Auth, Discarded, Hello, Mail, Rcpt
 from mailfarm.smtp.server import Deadlines, ServerConfig
 
 SERVICE: Final = "submission"
+
+__all__ = ["DefaultMailbox", "Submission", "SubmissionSession"]
 
 HELLO: Final = Reply(250, "", "")
 SENDER_OK: Final = Reply(250, "2.1.0", "Ok")
@@ -103,49 +104,11 @@ GO_AHEAD: Final = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
 WELCOME: Final = Reply(235, "2.7.0", "Authenticated")
 WRONG: Final = Reply(535, "5.7.8", "User name or password is wrong")
 AUTH_NOT_NOW: Final = Reply(454, "4.7.0", "Authentication is not available now; try again later")
-NAME_TOO_OFTEN: Final = Reply(454, "4.7.0", "Too many failures for this user name; try again in some minutes")
-CLIENT_TOO_OFTEN: Final = Reply(
-    421, "4.7.0", "Too many failures from your network; try again in some minutes", close=True
-)
+NAME_TOO_OFTEN: Final = Reply(454, "4.7.0", "Too many failures for this user name; try again later")
+CLIENT_TOO_OFTEN: Final = Reply(421, "4.7.0", "Too many failures from your network; try again later", close=True)
 AUTH_FIRST: Final = Reply(530, "5.7.0", "Authentication required")  # RFC 4954 §6
 NO_SENDING: Final = Reply(550, "5.7.1", "Sending is not available yet; use a credential for capture")
 ENDED: Final = Reply(550, "5.1.1", "The mailbox has ended; make a new one and use its user name and password")
-
-FAILURES_OF_CLIENT: Final = Limit(10, 300)
-FAILURES_OF_NAME: Final = Limit(50, 300)
-LONGEST_NAME: Final = 255
-
-
-@dataclass(frozen=True, slots=True)
-class DefaultMailbox:
-    """Where open capture files what has no mailbox of its own, and whose that is."""
-
-    id: str
-    account: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A recipient's or a credential's mailbox, if it lives."""
-
-    mailbox: str
-    account: str
-
-
-@dataclass(frozen=True, slots=True)
-class _ByAddress:
-    """Look for the mailbox of a recipient, for an account."""
-
-    address: str
-    account: str
-
-
-@dataclass(frozen=True, slots=True)
-class _ById:
-    """Look whether an account's mailbox lives."""
-
-    id: str
-    account: str
 
 
 class Submission:
@@ -172,8 +135,8 @@ class Submission:
         folder: Path | None = None,
         plain_auth: bool | None = None,
         connections: Limit = CONNECTIONS,
-        failures_of_client: Limit = FAILURES_OF_CLIENT,
-        failures_of_name: Limit = FAILURES_OF_NAME,
+        failures_of_client: Limit = OF_CLIENT,
+        failures_of_name: Limit = OF_NAME,
         deadlines: Deadlines = Deadlines(),  # noqa: B008 - frozen
         caps: Caps = Caps(),  # noqa: B008 - frozen
     ) -> None:
@@ -185,8 +148,8 @@ class Submission:
             raise ConfigurationError([f"MAILFARM_HOSTNAME: {error}"]) from None
         self.refusals = Refusals(bus, ids, clock, SERVICE)
         self.door = Door(SERVICE, hostname, limiter, connections)
-        self.directory: Gather[_ByAddress | _ById, _Found | None] = Gather(self._look)
-        self.guesses = Guesses(limiter, failures_of_client, failures_of_name)
+        self.directory: Gather[Wanted, str | None] = Gather(self._look)
+        self.guesses = Guesses(SERVICE, limiter, failures_of_client, failures_of_name)
         self._database = database
         self._listeners: dict[str, Listener] = {}
         metrics = SMTPMetrics(registry, SERVICE)
@@ -258,15 +221,16 @@ class Submission:
     async def log_in(self, client: str, request: Auth) -> tuple[Reply, Credential | None]:
         """Answer an AUTH exchange."""
         name = request.user
+        network = "" if on_loopback(client) else client_key(client)
         try:
-            refused = await self.guesses.too_many(client, name)
+            refused = await self.guesses.too_many(network, name)
             if refused is not None:
-                return refused, None
+                return CLIENT_TOO_OFTEN if refused == "client" else NAME_TOO_OFTEN, None
             credential, now = await self._database.read(lambda tx: _credential(tx, name))
             # the same work whether there is such a user or not
             if check(credential, request.secret, now):
                 return WELCOME, credential
-            await self.guesses.count(client, name)
+            await self.guesses.count(network, name)
         except Exception as error:
             self._trouble("AUTH could not be decided", error)
             return AUTH_NOT_NOW, None
@@ -275,22 +239,8 @@ class Submission:
         self.log.info("AUTH failed from {client} for {user}", client=client, user=user)
         return WRONG, None
 
-    async def _look(self, wanted: Sequence[_ByAddress | _ById]) -> Mapping[_ByAddress | _ById, _Found | None]:
-        async def look(tx: Tx) -> dict[_ByAddress | _ById, _Found | None]:
-            found: dict[_ByAddress | _ById, _Found | None] = {}
-            for each in wanted:
-                found[each] = await (_by_id(tx, each) if isinstance(each, _ById) else self._by_address(tx, each))
-            return found
-
-        return await self._database.read(look)
-
-    async def _by_address(self, tx: Tx, wanted: _ByAddress) -> _Found | None:
-        mailbox = await store.by_address(tx, wanted.address)
-        if mailbox is not None and mailbox.account == wanted.account and mailbox.live(tx.now):
-            return _Found(mailbox.id, mailbox.account)
-        if wanted.account != self.default.account:
-            return None
-        return await _by_id(tx, _ById(self.default.id, self.default.account))
+    async def _look(self, wanted: Sequence[Wanted]) -> Mapping[Wanted, str | None]:
+        return await self._database.read(lambda tx: look(tx, wanted, self.default))
 
     def _trouble(self, what: str, error: Exception) -> None:
         self.log.error("{what}: {error!r}", what=what, error=error)
@@ -298,45 +248,6 @@ class Submission:
 
 async def _credential(tx: Tx, name: str) -> tuple[Credential | None, int]:
     return await find_credential(tx, name[: LONGEST_NAME + 1]), tx.now
-
-
-async def _by_id(tx: Tx, wanted: _ById) -> _Found | None:
-    try:
-        mailbox = await store.find(tx, wanted.account, wanted.id)
-    except NotFound:
-        return None
-    return _Found(mailbox.id, mailbox.account) if mailbox.live(tx.now) else None
-
-
-class Guesses:
-    """Counts failed AUTH by client and by user name. A cost of 0 only asks, so success costs nothing."""
-
-    def __init__(self, limiter: Limiter, of_client: Limit, of_name: Limit) -> None:
-        self._limiter = limiter
-        self._of_client = of_client
-        self._of_name = of_name
-
-    async def too_many(self, client: str, name: str) -> Reply | None:
-        """What to say instead of looking at the secret at all, or None."""
-        refusal = await self._limiter.charge(self._charges(client, name, 0))
-        if refusal is None:
-            return None
-        return CLIENT_TOO_OFTEN if refusal.key.startswith(_CLIENT) else NAME_TOO_OFTEN
-
-    async def count(self, client: str, name: str) -> None:
-        """One more failure. Each key on its own: one that is full does not spare the other."""
-        for charge in self._charges(client, name, 1):
-            await self._limiter.charge([charge])
-
-    def _charges(self, client: str, name: str, cost: int) -> list[Charge]:
-        charges = [Charge(_NAME + name[:LONGEST_NAME].lower(), self._of_name, cost)]
-        if not on_loopback(client):
-            charges.insert(0, Charge(_CLIENT + client_key(client), self._of_client, cost))
-        return charges
-
-
-_CLIENT: Final = f"{SERVICE}:auth-client:"
-_NAME: Final = f"{SERVICE}:auth-name:"
 
 
 class _Transaction:
@@ -394,15 +305,15 @@ class SubmissionSession:
         assert transaction is not None
         address = request.recipient.address
         if credential is not None and credential.mailbox is not None:
-            found = await self._service.directory.get(_ById(credential.mailbox, credential.account))
+            found = await self._service.directory.get(ById(credential.mailbox, credential.account))
             reply = ENDED
         else:
-            found = await self._service.directory.get(_ByAddress(address, transaction.account))
+            found = await self._service.directory.get(ByAddress(address, transaction.account))
             reply = Reply(550, "5.1.1", f"<{address}>: there is no such mailbox, and no default mailbox")
         if found is None:
             self._refused(transaction, address, reply)
             return reply
-        transaction.mailboxes[address] = found.mailbox
+        transaction.mailboxes[address] = found
         return RECIPIENT_OK
 
     async def data(self, envelope: Envelope) -> Reply:

@@ -668,7 +668,8 @@ async def test_a_port_in_use_says_what_to_do() -> None:
 
 def in_memory(protocol: Any) -> int:
     """The octets of content a session keeps in memory, here and in the core."""
-    kept = 0 if protocol._content is None else len(protocol._content._memory)
+    content = protocol._incoming.content
+    kept = 0 if content is None else len(content._memory)
     return kept + protocol._core.buffered + len(protocol._core.content._gathered)
 
 
