@@ -213,7 +213,6 @@ let typing = null;
 byId("filter").addEventListener("input", (event) => {
   clearTimeout(typing);
   typing = setTimeout(() => {
-    byId("empty").hidden = true;
     if (list.mailbox) list.show(list.mailbox, criteria(event.target.value), opened);
   }, 180);
 });

@@ -51,6 +51,7 @@ export class List {
     this.reset(mailbox, filter);
     this.active = keep;
     this.draw();
+    this.changed();
     const page = await this.page(null);
     if (!page) return;
     this.loaded = true;

@@ -63,7 +63,8 @@ export class Reader {
     bar.addEventListener("keydown", (event) => this.turn(event));
     this.place.replaceChildren(this.head(message), bar, this.panel);
     this.place.scrollTop = 0;
-    this.view(this.tabs.some(([name]) => name === preferred) ? preferred : this.tabs[0][0]);
+    // The view chosen last, unless there is nothing in it.
+    this.view((this.tabs.find(([name, , , count]) => name === preferred && count !== 0) ?? this.tabs[0])[0]);
   }
 
   head(message) {

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import smtplib
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
-from urllib.request import urlopen
 
 from browsing import PIXEL, Canary, Tab, fill, post
 from playwright.sync_api import expect
@@ -38,11 +36,13 @@ def test_a_mail_appears_without_reload(tab: Tab, farm: Farm) -> None:
     assert page.evaluate("window.sameDocument")
 
 
-def test_the_empty_state_names_the_port_the_server_tells(tab: Tab, farm: Farm) -> None:
-    with urlopen(f"{tab.running.url}/v1/version") as answer:
-        where = json.load(answer).get("smtp", {}).get("capture", "127.0.0.1:1025")
+def test_the_empty_state_names_the_real_port(tab: Tab, farm: Farm) -> None:
+    where = f"127.0.0.1:{tab.running.port('smtp', 'capture')}"
     page = tab.open(f"/#/mailboxes/{farm.create_mailbox().id}")
     expect(page.locator("#empty")).to_contain_text(f"swaks --server {where} --to ")
+    other = farm.create_mailbox()
+    page.locator(f"#boxes a[data-id='{other.id}']").click()
+    expect(page.locator("#empty")).to_contain_text(f"--to {other.address}")
 
 
 def test_html_mail_runs_nothing_and_calls_nobody(tab: Tab, farm: Farm, canary: Canary) -> None:
