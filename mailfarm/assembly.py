@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 from prometheus_client import CollectorRegistry
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import LoopingCall
@@ -197,8 +197,7 @@ class Farm:
             Step("feeds", look_from_now_on, look_no_more),
             Step("live", live.start, live.stop),
             Step("api", self._serve_http, self.api.stop),
-            Step("submission", self.submission.start, lambda: self.submission.stop(self._grace)),
-            Step("mx", self.mx.start, lambda: self.mx.stop(self._grace)),
+            Step("listeners", self._listen, self._drain),
         )
 
     async def _serve_http(self) -> None:
@@ -212,6 +211,19 @@ class Farm:
                     "MAILFARM_API_LISTEN to another address"
                 ]
             ) from None
+
+    async def _listen(self) -> None:
+        await self.submission.start()
+        try:
+            await self.mx.start()
+        except BaseException:
+            await self.submission.stop(0.0)
+            raise
+
+    async def _drain(self) -> None:
+        """Both at once, or the grace would pass twice."""
+        both = [Deferred.fromCoroutine(service.stop(self._grace)) for service in (self.submission, self.mx)]
+        await gatherResults(both, consumeErrors=True)
 
     async def _bring_up(self, *steps: Step) -> None:
         for step in steps:
