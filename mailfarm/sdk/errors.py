@@ -27,7 +27,7 @@ from .values import NearMiss, Refusal, Summary
 
 
 class FarmError(Exception):
-    """The base of every error the SDK raises on purpose."""
+    """The base of every error the SDK raises on purpose. All of them can be pickled."""
 
 
 class CannotConnect(FarmError):
@@ -44,11 +44,11 @@ class ApiError(FarmError):
     ``status`` is the HTTP status, ``name`` the problem's short name (``not-found``), ``problem`` all its members.
     """
 
-    def __init__(self, message: str, *, status: int, problem: Mapping[str, Any]) -> None:
+    def __init__(self, message: str, *, status: int = 0, problem: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
         self.status = status
-        self.problem = dict(problem)
-        self.name = str(problem.get("type", "")).rpartition("/")[2]
+        self.problem = dict(problem or {})
+        self.name = str(self.problem.get("type", "")).rpartition("/")[2]
 
 
 class NoSuchMailbox(ApiError):
@@ -84,11 +84,11 @@ class WaitTimeout(FarmError, AssertionError):
         self,
         message: str,
         *,
-        messages: Sequence[Summary],
-        near_misses: Sequence[NearMiss],
-        refusals: Sequence[Refusal],
-        in_mailbox: int | None,
-        cursor: int,
+        messages: Sequence[Summary] = (),
+        near_misses: Sequence[NearMiss] = (),
+        refusals: Sequence[Refusal] = (),
+        in_mailbox: int | None = None,
+        cursor: int = 0,
     ) -> None:
         super().__init__(message)
         self.messages = tuple(messages)
@@ -101,7 +101,7 @@ class WaitTimeout(FarmError, AssertionError):
 class UnexpectedMessage(FarmError, AssertionError):
     """A message arrived that should not have; ``messages`` are all of them."""
 
-    def __init__(self, message: str, *, messages: Sequence[Summary]) -> None:
+    def __init__(self, message: str, *, messages: Sequence[Summary] = ()) -> None:
         super().__init__(message)
         self.messages = tuple(messages)
 

@@ -108,7 +108,7 @@ def _keep(folder: Path, tell: int) -> int:
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
     log = (folder / "log").open("ab")
-    with (folder / "keeper").open("ab") as keeper, (folder / "alive").open("rb") as alive:
+    with (folder / "keeper").open("ab") as keeper, (folder / "alive").open("r+b") as alive:
         _lock(keeper)
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "mailfarm", "dev", "--ephemeral", "--json"],

@@ -8,8 +8,11 @@ not vouch for is shown as an escape, ``\\x1b`` for example.
 from __future__ import annotations
 
 from typing import Final
+from unicodedata import category
 
 _KEPT: Final = frozenset("\n\t")
+_JOINERS: Final = frozenset("\u200c\u200d")
+"""Format characters that some scripts and emoji need, and that neither move nor hide anything."""
 
 
 def plain(text: str, keep: frozenset[str] = frozenset()) -> str:
@@ -20,7 +23,7 @@ def plain(text: str, keep: frozenset[str] = frozenset()) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in keep else _escape(c) for c in text)
+    return "".join(c if c.isprintable() or c in keep or c in _JOINERS else _escape(c) for c in text)
 
 
 def plain_lines(text: str) -> str:
@@ -50,4 +53,6 @@ def seconds(span: float) -> str:
 
 
 def _escape(character: str) -> str:
+    if category(character) == "Zs":  # a blank of another width, such as a no-break space
+        return " "
     return character.encode("unicode_escape").decode("ascii")

@@ -11,10 +11,10 @@
 ``mailfarm_url``  session  where the server is, for ``AsyncFarm``, ``TwistedFarm`` or a browser
 ============  =======  =============================================================================================
 
-Which server: ``--mailfarm-url``, else the variable MAILFARM_URL (with MAILFARM_TOKEN if it asks for one), else the ini
-value ``mailfarm_url``. Where none is given, the first test that wants one starts a ``mailfarm dev --ephemeral`` on free
-ports, which ends with the session, however that ends; with pytest-xdist all workers share it. ``inbox.smtp`` says where
-and as whom to send.
+Which server: ``--mailfarm-url``, else the variable MAILFARM_URL, else the ini value ``mailfarm_url``; MAILFARM_TOKEN or
+MAILFARM_TOKEN_FILE gives its token, if it asks for one. Where none is given, the first test that wants one starts a
+``mailfarm dev --ephemeral`` on free ports, which ends with the session, however that ends; with pytest-xdist all
+workers share it. ``inbox.smtp`` says where and as whom to send.
 
 When a test fails, the messages of the mailboxes it made are shown in its report. On a server that was there before,
 the ``inbox`` of a failed test is kept for a day, so that it can be looked at in the browser.
@@ -64,7 +64,7 @@ def farm(pytestconfig: pytest.Config, mailfarm_url: str) -> Iterator[Farm]:
     from .verbs import smtp_places
 
     smtp = None if _given(pytestconfig) else smtp_places(_server(pytestconfig)["smtp"], "127.0.0.1")
-    with Farm(mailfarm_url, os.environ.get("MAILFARM_TOKEN"), smtp=smtp) as farm:
+    with Farm(mailfarm_url, _token(), smtp=smtp) as farm:
         farm._on_made = lambda inbox: pytestconfig.stash[_ITEM].stash[_MADE].append(inbox)
         yield farm
 
@@ -76,6 +76,12 @@ def inbox(request: pytest.FixtureRequest, farm: Farm) -> Iterator[Inbox]:
     yield inbox
     if not (request.node.stash.get(_FAILED, False) and _given(request.config)):
         inbox.__exit__(None, None, None)
+
+
+def _token() -> str | None:
+    if path := os.environ.get("MAILFARM_TOKEN_FILE"):
+        return Path(path).read_text("utf-8").strip()
+    return os.environ.get("MAILFARM_TOKEN")
 
 
 def _given(config: pytest.Config) -> str:

@@ -6,6 +6,7 @@ Standard library only: what this sends, any Python program can.
 from __future__ import annotations
 
 import mimetypes
+import re
 import smtplib
 import ssl
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 CAPTURE: Final = "smtp://127.0.0.1:1025"
 TIMEOUT: Final = 60.0
+OURSELVES: Final = "localhost"  # for EHLO: smtplib would ask the DNS, which may take long
 SCHEMES: Final = {"smtp": 1025, "smtp+starttls": 1587, "smtps": 1465}
 
 TEXT: Final = """\
@@ -103,6 +105,9 @@ def compose(
     Raises Unusable for an address or subject that cannot stand in a header, and for a file that cannot be read.
     """
     mail = EmailMessage()
+    for each in (from_, *to):
+        if not re.fullmatch(r"[^\s<>@,]+@[^\s<>@,]+", parseaddr(each)[1]):
+            raise Unusable(f"{each!r} is no address; write for example someone@example.org")
     try:
         mail["From"] = from_
         mail["To"] = ", ".join(to)
@@ -158,9 +163,9 @@ def connect(where: Server) -> smtplib.SMTP:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     smtp: smtplib.SMTP
     if where.tls == "implicit":
-        smtp = smtplib.SMTP_SSL(where.host, where.port, timeout=TIMEOUT, context=context)
+        smtp = smtplib.SMTP_SSL(where.host, where.port, OURSELVES, timeout=TIMEOUT, context=context)
     else:
-        smtp = smtplib.SMTP(where.host, where.port, timeout=TIMEOUT)
+        smtp = smtplib.SMTP(where.host, where.port, OURSELVES, timeout=TIMEOUT)
     try:
         if where.tls == "starttls":
             smtp.starttls(context=context)

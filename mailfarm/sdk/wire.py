@@ -72,13 +72,17 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def json(self) -> Any:
-        """The body's JSON. Raises ApiError on what is none: then this is not a mailfarm."""
+        """The JSON object of the body. Raises ApiError on anything else, and later for a member it lacks: then this is
+        not a mailfarm."""
         try:
-            return _json.loads(self.body)
+            found = _json.loads(self.body, object_hook=_Form)
         except ValueError:
+            found = None
+        if not isinstance(found, _Form):
             start = self.body[:60].decode("utf-8", "replace")
-            text = f"the answer is not JSON but begins {start!r}; is this the URL of a mailfarm?"
-            raise ApiError(text, status=self.status, problem={}) from None
+            text = f"the answer is not a JSON object but begins {start!r}; is this the URL of a mailfarm?"
+            raise ApiError(text, status=self.status)
+        return found
 
     def problem(self) -> Mapping[str, Any]:
         """The problem document, empty where the answer is none."""
@@ -94,6 +98,13 @@ class Response:
             return min(max(float(self.headers.get("retry-after", default)), 0.01), 60.0)
         except ValueError:
             return default
+
+
+class _Form(dict[str, Any]):
+    """A JSON object that says so when it lacks what the API promises."""
+
+    def __missing__(self, name: str) -> Any:
+        raise ApiError(f"the answer has no member {name!r}; is this the URL of a mailfarm?", status=200)
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,6 +262,9 @@ def test_nobody_there(mailfarm: Run, monkeypatch: pytest.MonkeyPatch, nobody: st
         ("send", "--text", "@/no/such/file"),
         ("send", "--subject", "two\nlines"),
         ("send", "--to", "a@b\r\nc"),
+        ("send", "--to", ""),
+        ("send", "--to", "<"),
+        ("send", "--from", "nobody"),
         ("send", "--user", "u"),
     ],
 )
@@ -289,6 +292,7 @@ def test_help_has_examples_and_exit_codes(mailfarm: Run, verb: str) -> None:
 
 def test_plain_text() -> None:
     assert plain("Hello\x1b[2J\u202e") == "Hello\\x1b[2J\\u202e"
+    assert plain("no\u00a0break \U0001f469\u200d\U0001f469\u2028") == "no break \U0001f469\u200d\U0001f469\\u2028"
     assert plain_lines("a\r\nb\tc\rd\x00") == "a\nb\tc\\rd\\x00"
     assert line("  a\n b \x07", 100) == "a b \\x07"
     assert line("x" * 20, 10) == "x" * 9 + "…"

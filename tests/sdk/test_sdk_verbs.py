@@ -19,6 +19,8 @@ from mailfarm.sdk.errors import (
     NotAllowed,
     NotInMessage,
     NotLoaded,
+    UnexpectedMessage,
+    WaitTimeout,
 )
 from mailfarm.sdk.message import MessageBase
 from mailfarm.sdk.values import Detail, Headers, Link, MailboxState, Smtp, Summary, form_of
@@ -149,6 +151,9 @@ def test_clear_says_all() -> None:
         (problem(409, "conflict"), AddressTaken),
         (problem(400, "invalid-value"), ApiError),
         (answer(200, None), ApiError),
+        (answer(200, {"hello": "world"}), ApiError),
+        (answer(200, DETAIL | {"links": [{}]}), ApiError),
+        (answer(200, []), ApiError),
         (answer(301, None, location="/elsewhere"), ApiError),
         (Response(500, b"<html>oops"), ApiError),
     ],
@@ -242,6 +247,17 @@ def test_a_link_is_text_and_survives_copying() -> None:
         assert each == "https://a.example/"
         assert each.text == "here"
         assert type(each.url) is str
+
+
+def test_errors_survive_pickling() -> None:
+    for error in (
+        NoSuchMailbox("no", status=404, problem={"type": "/v1/problems/not-found"}),
+        WaitTimeout("late", messages=[Summary.of(summary(1))], in_mailbox=3),
+        UnexpectedMessage("oops", messages=[Summary.of(summary(1))]),
+        NotInMessage("nothing"),
+    ):
+        copied = pickle.loads(pickle.dumps(error))
+        assert (type(copied), str(copied), vars(copied)) == (type(error), str(error), vars(error))
 
 
 def test_values_know_the_json_they_came_from() -> None:
