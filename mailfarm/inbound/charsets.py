@@ -34,8 +34,9 @@ def known(label: str) -> bool:
     return not label or _name(label) in _KNOWN
 
 
-def decode(data: bytes, label: str = "") -> str:
-    """``data`` as text. A missing or unknown label, and ASCII that is none: UTF-8 if it is, else windows-1252."""
+def decode(data: bytes, label: str = "", *, cut: bool = False) -> str:
+    """``data`` as text. A missing or unknown label, and ASCII that is none: UTF-8 if it is, else windows-1252. ``cut``
+    says that the last character may not be whole."""
     codec = _KNOWN.get(_name(label), "")
     if codec:
         try:
@@ -45,7 +46,9 @@ def decode(data: bytes, label: str = "") -> str:
                 return clean(data.decode("utf_8", "replace"))
     try:
         return clean(data.decode("utf_8"))
-    except UnicodeError:
+    except UnicodeDecodeError as error:
+        if cut and error.start >= len(data) - 3:
+            return clean(data[: error.start].decode("utf_8"))
         if codec not in ("", "cp1252"):
             try:
                 return clean(data.decode(codec, "replace"))

@@ -60,19 +60,19 @@ _JOIN = re.compile(r"[ \u00a0-]")
 def codes(texts: Iterable[str]) -> tuple[str, ...]:
     """The codes in ``texts`` (subject, text, visible HTML text), best first, each once."""
     best: dict[str, int] = {}
-    for text in texts:
-        for code, points in _judged(text[:LONGEST_TEXT]):
+    looked_at = [_URL.sub(lambda match: " " * len(match[0]), text[:LONGEST_TEXT]) for text in texts if text]
+    for text in looked_at:
+        for code, points in _judged(text):
             if points > best.get(code, ENOUGH - 1):
                 best[code] = points
+    # a number on a line of its own is no code where nobody speaks of one
+    if not any(_KEYWORD.search(text) for text in looked_at if best):
+        return ()
     # sorted is stable: among equals, the one that comes first
     return tuple(sorted(best, key=lambda code: -best[code])[:MOST])
 
 
 def _judged(text: str) -> Iterable[tuple[str, int]]:
-    text = _URL.sub(lambda match: " " * len(match[0]), text)
-    keywords = [(match.start(), match.end()) for match in _KEYWORD.finditer(text)]
-    if not keywords:
-        return
     for number, match in enumerate(_CANDIDATE.finditer(text)):
         if number >= MOST_CANDIDATES:
             break

@@ -131,7 +131,7 @@ def _read(tree: Tree, parser: Parser, findings: _Findings) -> _Body:
                 found.add(f"part {number}: the charset {label!r} is unknown")
             left = room[made.content_type]
             # a character takes up to four octets
-            text = charsets.decode(data[: 4 * left + 4], label).replace("\r\n", "\n")
+            text = charsets.decode(data[: 4 * left + 4], label, cut=len(data) > 4 * left + 4).replace("\r\n", "\n")
             if len(text) > left or len(data) > 4 * left + 4:
                 text = text[:left]
                 if made.content_type == "text/html":

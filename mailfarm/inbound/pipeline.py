@@ -3,8 +3,8 @@
 * A crash before the unit commits: the lease ends, all is done again.
 * A crash behind it: the entry comes again, ``filed`` knows it, and it is ended. What the bus was not told, followers
   find by looking.
-* The database does not answer: the same unit is tried again, with growing pauses, while the leases are extended. An
-  outage never uses up an entry's tries.
+* The database or the queue does not answer: the same is tried again, with growing pauses, while the leases are
+  extended. An outage never uses up an entry's tries.
 * One item makes the unit fail: the batch is filed one by one, and that item alone fails its turn.
 * Parsing killed its worker twice: it is not parsed a third time, but filed as it is, so that its reader sees it.
 """
@@ -114,14 +114,32 @@ class Pipeline:
         found = []
         for attempt in group:
             try:
-                chunks = [chunk async for chunk in attempt.spooled.content.chunks()]
+                found.append((attempt, await self._read(attempt)))
             except NotFound:
                 continue  # another worker has ended it meanwhile
+            except Temporary:
+                continue  # stopping: it comes again
             except Exception as error:
                 await self._fail(attempt, "its content could not be read", error)
-                continue
-            found.append((attempt, chunks[0] if len(chunks) == 1 else b"".join(chunks)))
         return found
+
+    async def _read(self, attempt: Attempt) -> bytes:
+        delay = 0.25
+        while True:
+            try:
+                chunks = [chunk async for chunk in attempt.spooled.content.chunks()]
+            except Temporary as error:
+                delay = await self._later("the queue did not give a message's content; it is asked again", error, delay)
+            else:
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def _later(self, what: str, error: Temporary, delay: float) -> float:
+        """Wait before something is tried again; the next delay. Raises ``error`` when the service stops."""
+        self._host.trouble(what, error)
+        self._host.count("retried", 1)
+        if not await self._host.pause(delay):
+            raise error
+        return min(2 * delay, LONGEST_PAUSE)
 
     async def _parse_all(self, read: Sequence[tuple[Attempt, bytes]]) -> list[_Item]:
         items = []
@@ -175,11 +193,7 @@ class Pipeline:
             try:
                 return await self._database.unit(lambda tx: file(tx, self._ids, to_file))
             except Temporary as error:
-                self._host.trouble("the database did not take a batch; it is tried again", error)
-                self._host.count("retried", 1)
-                if not await self._host.pause(delay):
-                    raise
-                delay = min(2 * delay, LONGEST_PAUSE)
+                delay = await self._later("the database did not take a batch; it is tried again", error, delay)
 
     async def _fail(self, attempt: Attempt, what: str, error: Exception) -> None:
         self._host.trouble(f"message {attempt.spooled.id}: {what}", error)

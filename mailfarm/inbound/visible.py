@@ -19,13 +19,16 @@ _STOP = re.compile(r"""[>"']""")
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9:-]{0,40}")
 _HREF = re.compile(r"""\bhref\s{0,20}=\s{0,20}(?:"([^"]*)|'([^']*)|([^\s>"']+))""", re.IGNORECASE)
 _HIDDEN = {"head", "script", "style", "template", "title"}
-_RAW = {"script", "style", "title"}
+_RAW = {name: re.compile(f"</{name}", re.IGNORECASE) for name in ("script", "style", "title")}
 _BLOCK = {
     "address", "article", "blockquote", "br", "center", "dd", "div", "dl", "dt", "footer", "form", "h1", "h2", "h3",
     "h4", "h5", "h6", "header", "hr", "li", "main", "ol", "p", "pre", "section", "table", "tbody", "tfoot", "thead",
     "tr", "ul",
 }  # fmt: skip
 _CELL = {"td", "th"}
+_MATTERS = _HIDDEN | _BLOCK | _CELL | {"a", "area", "body", "html", "img"}
+# most tags: no quotes, so that the first > ends them
+_SIMPLE = re.compile(r"""<(/?)([a-zA-Z][a-zA-Z0-9:-]{0,40})([^>"'<]*)>""")
 _SPACE = re.compile(r"[ \t\r\f\v\u00a0\u200b\u200c\u200d\ufeff\u00ad\u034f]+")
 _LINES = re.compile(r" ?\n[ \n]*")
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]{1,30}):(?=\S)")
@@ -64,7 +67,17 @@ class _Reader:
                 self.text(html[at:])
                 break
             self.text(html[at:tag])
-            at = self.markup(tag)
+            simple = _SIMPLE.match(html, tag)
+            if simple is None:
+                at = self.markup(tag)
+                continue
+            at = simple.end()
+            name = simple[2].lower()
+            if name in _MATTERS:
+                if simple[1]:
+                    self.close(name)
+                else:
+                    at = self.open(name, simple[3], at)
         self.end_link()
 
     def text(self, text: str) -> None:
@@ -96,13 +109,17 @@ class _Reader:
         end = self.end_of_tag(name.end())
         if closing:
             self.close(name[0].lower())
-        else:
-            self.start(name[0].lower(), html[name.end() : end])
-        if not closing and name[0].lower() in _RAW:
-            # their content is no markup: on to the end tag
-            close = re.compile(f"</{name[0]}", re.IGNORECASE).search(html, end)
-            return len(html) if close is None else close.start()
-        return end
+            return end
+        return self.open(name[0].lower(), html[name.end() : end], end)
+
+    def open(self, name: str, attributes: str, end: int) -> int:
+        """A start tag that ends at ``end``; where to go on reading."""
+        self.start(name, attributes)
+        if name not in _RAW:
+            return end
+        # their content is no markup: on to the end tag
+        close = _RAW[name].search(self.html, end)
+        return len(self.html) if close is None else close.start()
 
     def end_of_tag(self, at: int) -> int:
         """The place behind the tag's ``>``, which may stand in a quoted value without ending it."""

@@ -270,3 +270,16 @@ def check(raw):
         else:
             kind, name, data = part(raw, each.n, parsed.head.parser)
             assert (kind, name, len(data)) == (each.content_type, each.filename, each.size)
+
+
+def test_text_beyond_the_cap_is_cut_and_said_so():
+    raw = b"Subject: s\r\n\r\n" + "é".encode() * 3_000_000
+    parsed = parse(raw)
+    assert parsed.text == "é" * 1024 * 1024
+    assert parsed.head.text_truncated
+    assert not parsed.head.html_truncated
+    cut = b"Subject: s\r\n\r\n" + ("x" + "€" * 2_000_000).encode()
+    assert set(parse(cut).text) == {"x", "€"}
+    page = parse(b"Content-Type: text/html\r\n\r\n" + b"<p>x" * 600_000)
+    assert page.head.html_truncated
+    assert len(page.html) == 1024 * 1024

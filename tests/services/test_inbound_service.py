@@ -18,7 +18,7 @@ from mailbox_house import Bytes, House, until
 
 from mailfarm.backends.sqlite_queue import Queue
 from mailfarm.config import InboundSettings
-from mailfarm.errors import DatabaseUnavailable
+from mailfarm.errors import DatabaseUnavailable, QueueUnavailable
 from mailfarm.events import Filed
 from mailfarm.inbound import pipeline
 from mailfarm.mailboxes import messages, store
@@ -342,3 +342,38 @@ async def test_batches_are_parted_by_octets_messages_and_number(works):
     assert sizes(attempts([3 << 20] * 5)) == [2, 2, 1]
     assert sizes(attempts([1, 20 << 20, 1])) == [1, 1, 1]
     assert sizes(attempts([1] * 4, leads=900)) == [2, 2]
+
+
+class Unreadable(Bytes):
+    """Content whose queue is away for the first few readings."""
+
+    left = 5
+
+    async def chunks(self):
+        if self.left:
+            self.left -= 1
+            raise QueueUnavailable("away")
+        yield self.data
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_outage_of_the_queue_while_content_is_read_uses_up_no_tries(works, monkeypatch):
+    house = works.house
+    mailbox = await house.mailbox()
+    monkeypatch.setattr(pipeline, "LONGEST_PAUSE", 0.01)
+    await works.put(mailbox)
+    content = Unreadable(b"Subject: late\r\n\r\nx")
+
+    class Behind:
+        def __getattr__(self, name):
+            return getattr(works.queue, name)
+
+        async def take(self, *args):
+            taken = await works.queue.take(*args)
+            return [replace(one, spooled=replace(one.spooled, content=content)) for one in taken]
+
+    service = await works.start(queue=Behind())
+    await works.empty()
+    assert [message.subject for message in (await house.list(mailbox)).messages] == ["late"]
+    assert content.closed
+    assert counted(service, "failed") == 0
