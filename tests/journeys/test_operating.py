@@ -59,13 +59,16 @@ def test_health_readiness_and_metrics() -> None:
 
 
 def test_healthz_says_503_while_a_transaction_holds_up_the_end() -> None:
-    with Running() as running, smtplib.SMTP("127.0.0.1", running.port("smtp", "capture")) as busy:
+    with Running() as running:
+        busy = smtplib.SMTP("127.0.0.1", running.port("smtp", "capture"))
         busy.ehlo()
         busy.mail("a@shop.example")
         busy.rcpt("b@shop.example")
         running.process.send_signal(signal.SIGTERM)
         until(lambda: get(f"{running.url}/healthz")[0] == 503)
-        busy.rset()
+        assert busy.rset()[0] == 250
+        assert busy.getreply()[0] == 421
+        busy.close()
 
 
 def test_a_new_certificate_is_shown_after_sighup(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from mailfarm.net.problems import Problem
 from mailfarm.ports import CHUNK, Database
 
 from .access import Access
-from .answering import IMMUTABLE, Answer, attachment, matches, tag_of
+from .answering import IMMUTABLE, REVALIDATE, Answer, attachment, matches, tag_of
 from .asking import Field
 from .routes import Ask, Gives, Resource, route
 from .streaming import send
@@ -124,7 +124,7 @@ class Contents(Resource):
     async def text(self, ask: Ask) -> Answer:
         """The text part, decoded; empty if there is none."""
         message = await self._find(ask)
-        return self._immutable(ask.request, message.text.encode("utf-8", "replace"), "text/plain; charset=utf-8")
+        return self._rendered(ask.request, message.text.encode("utf-8", "replace"), "text/plain; charset=utf-8")
 
     @route(
         app,
@@ -147,7 +147,7 @@ class Contents(Resource):
         else:
             page = await self._in_thread(lambda: _page(message, remote, {}, b""))
         body = page.encode("utf-8", "replace")
-        return self._immutable(ask.request, body, "text/html; charset=utf-8", html.policy(remote))
+        return self._rendered(ask.request, body, "text/html; charset=utf-8", html.policy(remote))
 
     @route(
         app,
@@ -225,9 +225,9 @@ class Contents(Resource):
         found: T = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
         return found
 
-    def _immutable(self, request: Request, body: bytes, kind: str, policy: str = SANDBOX) -> Answer:
+    def _rendered(self, request: Request, body: bytes, kind: str, policy: str = SANDBOX) -> Answer:
         request.setHeader("Content-Security-Policy", policy)
-        return Answer(body, type=kind, cache=IMMUTABLE, etag=tag_of(body))
+        return Answer(body, type=kind, cache=REVALIDATE, etag=tag_of(body))  # a newer mailfarm may render it anew
 
 
 class _Decoded:
