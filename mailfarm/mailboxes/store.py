@@ -157,7 +157,8 @@ async def clear_closed(tx: Tx) -> bool:
 
 
 async def _close(tx: Tx, ids: Ids, id: str, account: str, address: str) -> MailboxClosed:
-    await tx.execute("update mailbox set ends_at = ?, address_key = ? where id = ?", (tx.now, f"!{id}", id))
+    # 0, not now: a clock that is set back must not bring a closed mailbox to life
+    await tx.execute("update mailbox set ends_at = 0, address_key = ? where id = ?", (f"!{id}", id))
     await tx.execute("delete from credential where mailbox = ?", (id,))
     return MailboxClosed(ids.new(), account, id, tx.now, address)
 

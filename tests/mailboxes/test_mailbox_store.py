@@ -227,3 +227,18 @@ async def test_a_large_mailbox_is_closed_at_once_and_cleared_in_steps(house, mon
         steps += 1
     assert steps > 5
     assert set((await house.counts()).values()) == {0, 1}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_clock_set_back_brings_no_closed_mailbox_to_life(house, monkeypatch):
+    monkeypatch.setattr("mailfarm.mailboxes.changes.MOST", 1)
+    mailbox = await house.mailbox()
+    await house.file(*[house.item(mailbox) for _ in range(3)])
+    await house.unit(store.delete, house.ids, house.account, mailbox.id)
+    house.ahead = -3600
+    with pytest.raises(NotFound):
+        await house.find(mailbox)
+    assert len((await house.file(house.item(mailbox))).dropped) == 1
+    while await house.unit(store.clear_closed):
+        pass
+    assert set((await house.counts()).values()) == {0}
