@@ -15,7 +15,7 @@ findings                    50, of 300 characters
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mailfarm.errors import NotFound
 from mailfarm.mailboxes.content import Head, Parsed, Parser, Part
@@ -208,6 +208,9 @@ def _snippet(text: str) -> str:
     return plain(" ".join(text[: SNIPPET * 20].split())[:SNIPPET])
 
 
-def kept(finding: str) -> Parsed:
-    """What is said of a message whose parsing could not even be tried, or never came back."""
-    return replace(Parsed(), head=Head(parser="none", findings=(plain(finding)[:LONGEST_FINDING],)))
+def kept(content: bytes, finding: str) -> Parsed:
+    """What is said of a message whose parts could not be read, or whose reading never came back: its headers, which
+    are read by nothing but plain loops over bounded text."""
+    findings = _Findings()
+    findings.add(finding)
+    return _parsed(headers.read_section(content), _Body(parser="none"), findings)

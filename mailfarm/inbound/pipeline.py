@@ -6,7 +6,8 @@
 * The database or the queue does not answer: the same is tried again, with growing pauses, while the leases are
   extended. An outage never uses up an entry's tries.
 * One item makes the unit fail: the batch is filed one by one, and that item alone fails its turn.
-* Parsing killed its worker twice: it is not parsed a third time, but filed as it is, so that its reader sees it.
+* Parsing killed its worker three times, the last time alone: only its headers are read then, and it is filed, so that
+  its reader sees it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ T = TypeVar("T")
 
 INLINE = 64 * 1024
 """Content up to this many octets is parsed on the spot, larger content by ``compute``."""
-TRIES_TO_PARSE = 2
+TRIES_TO_PARSE = 3
+"""The last of them alone: an entry that was lost twice is handed out by itself."""
 LONGEST_PAUSE = 15.0
 """Seconds between two tries of a unit."""
 
@@ -145,7 +147,7 @@ class Pipeline:
         items = []
         for attempt, content in read:
             if attempt.tries > TRIES_TO_PARSE:
-                parsed = kept(f"not parsed: {attempt.tries - 1} tries to file it failed")
+                parsed = kept(content, f"not parsed: {attempt.tries - 1} tries to file it failed")
                 self._host.count("unparsed", 1)
             else:
                 parsed = await self._parse(content)
@@ -159,7 +161,7 @@ class Pipeline:
             # a fault of ours, no reason to keep mail from its reader
             self._host.trouble("a message could not be parsed", error)
             self._host.count("unparsed", 1)
-            return kept(f"not parsed: {type(error).__name__}")
+            return kept(content, f"not parsed: {type(error).__name__}")
 
     # ---- file
 

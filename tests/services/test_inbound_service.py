@@ -199,6 +199,7 @@ async def test_a_message_that_keeps_failing_is_filed_unparsed(works, monkeypatch
     (message,) = (await house.list(mailbox)).messages
     stored = await house.read(messages.find, house.account, message.id)
     assert "not parsed" in stored.head.findings[0]
+    assert message.subject == "evil"
     assert counted(service, "unparsed") == 1
 
 
