@@ -59,11 +59,13 @@ class Owner:
 def temporary_folder() -> Path:
     """A private folder for a database that is not to be kept. Those of processes that were killed are removed: mail
     does not stay behind in /tmp."""
-    for lock in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*/*.lock"):
+    for folder in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
+        # any of them may go while we look: its owner ends, or another one cleans up
         with contextlib.suppress(OSError, DatabaseUnavailable):
-            if lock.stat().st_uid == os.getuid() and time.time() - lock.stat().st_mtime > _YOUNG:
-                Owner(lock.with_suffix("")).release()
-                shutil.rmtree(lock.parent)
+            for lock in list(folder.glob("*.lock")):
+                if lock.stat().st_uid == os.getuid() and time.time() - lock.stat().st_mtime > _YOUNG:
+                    Owner(lock.with_suffix("")).release()
+                    shutil.rmtree(folder)
     return Path(tempfile.mkdtemp(prefix=_TEMPORARY))
 
 

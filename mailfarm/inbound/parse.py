@@ -7,7 +7,6 @@ The content itself is kept as it is, whatever parsing makes of it.
 parts listed                1,000, at most 100 deep
 headers                     1,000 fields, 256 KiB
 text and HTML, decoded      1 MiB (characters) each
-links, codes                1,000, 50
 findings                    50, of 300 characters
 ==========================  =========================================
 """
@@ -20,9 +19,8 @@ from dataclasses import dataclass
 from mailfarm.errors import NotFound
 from mailfarm.mailboxes.content import Head, Parsed, Parser, Part
 
-from . import charsets, codes, filenames, headers, structure
+from . import charsets, filenames, headers, structure
 from .headers import Section, decode_words, plain
-from .links import links
 from .people import people
 from .structure import Broken, Node, Tree
 from .visible import visible
@@ -175,14 +173,11 @@ def _part(number: int, parent: int | None, node: Node, data: bytes | None, insid
 def _parsed(section: Section, body: _Body, findings: _Findings) -> Parsed:
     from_ = people(section.get("from"))
     subject = decode_words(section.get("subject"))[:LONGEST_SUBJECT]
-    shown, html_links = visible(body.html) if body.html else ("", ())
-    shown = shown[:LONGEST_TEXT]
+    shown = visible(body.html)[0][:LONGEST_TEXT] if body.html else ""
     text = body.text
     head = Head(
         people(section.get("reply-to")),
         headers.date(section.get("date")),
-        links(html_links, f"{text}\n{shown}"),
-        codes.codes((subject, text, shown)),
         body.text_cut,
         body.html_cut,
         body.parser,

@@ -47,6 +47,14 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What a test or a person looks for in a message's texts: links, and one-time codes with the likeliest first."""
+
+    links: tuple[Link, ...] = ()
+    codes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Head:
     """What the detail view shows besides summary, texts and parts.
 
@@ -57,8 +65,6 @@ class Head:
 
     reply_to: tuple[Person, ...] = ()
     date: int | None = None
-    links: tuple[Link, ...] = ()
-    codes: tuple[str, ...] = ()
     text_truncated: bool = False
     html_truncated: bool = False
     parser: Parser = "fast"
@@ -111,9 +117,7 @@ def load_head(data: str) -> Head:
     """The inverse of ``dump`` for a Head."""
     raw = orjson.loads(data)
     raw["reply_to"] = tuple(Person(**person) for person in raw["reply_to"])
-    raw["links"] = tuple(Link(**link) for link in raw["links"])
-    for name in ("codes", "findings"):
-        raw[name] = tuple(raw[name])
+    raw["findings"] = tuple(raw["findings"])
     return Head(**raw)
 
 

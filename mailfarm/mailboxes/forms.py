@@ -6,7 +6,7 @@ from typing import Any
 
 from mailfarm.events import person_form, rfc3339, summary_form
 
-from .content import StoredMessage
+from .content import Found, StoredMessage
 from .mailbox import Mailbox
 
 
@@ -26,7 +26,7 @@ def mailbox_form(mailbox: Mailbox) -> dict[str, Any]:
     }
 
 
-def message_form(message: StoredMessage) -> dict[str, Any]:
+def message_form(message: StoredMessage, found: Found) -> dict[str, Any]:
     """The JSON form of a message: its summary and everything but its bytes."""
     head, envelope, origin = message.head, message.envelope, message.origin
     return {
@@ -37,8 +37,8 @@ def message_form(message: StoredMessage) -> dict[str, Any]:
         "html": message.html,
         "text_truncated": head.text_truncated,
         "html_truncated": head.html_truncated,
-        "links": [{"url": link.url, "text": link.text} for link in head.links],
-        "codes": list(head.codes),
+        "links": [{"url": link.url, "text": link.text} for link in found.links],
+        "codes": list(found.codes),
         "parts": [
             {
                 "n": part.n,

@@ -9,13 +9,20 @@ import pytest
 from code_corpus import CORPUS
 
 from mailfarm.inbound.codes import MOST, codes
+from mailfarm.inbound.found import find
 from mailfarm.inbound.parse import parse
+from mailfarm.mailboxes.content import Found
+
+
+def found_in(content: bytes) -> Found:
+    parsed = parse(content)
+    return find(parsed.subject, parsed.text, parsed.html)
 
 
 @pytest.mark.parametrize(("subject", "text", "expected"), [case[1:] for case in CORPUS], ids=[c[0] for c in CORPUS])
 def test_in_text(subject, text, expected):
     content = f"Subject: {subject}\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n{text}".encode()
-    found = list(parse(content).head.codes)
+    found = list(found_in(content).codes)
     assert found[: len(expected)] == expected if expected else found == []
 
 
@@ -29,7 +36,7 @@ def test_in_html(subject, text, expected):
         f"{paragraphs}</table><!-- 123123 --></body></html>"
     )
     content = f"Subject: {subject}\r\nContent-Type: text/html; charset=utf-8\r\n\r\n{page}".encode()
-    found = list(parse(content).head.codes)
+    found = list(found_in(content).codes)
     assert found[: len(expected)] == expected if expected else found == []
 
 

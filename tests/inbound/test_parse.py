@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mailfarm.events import Person
 from mailfarm.inbound import structure
+from mailfarm.inbound.found import find
 from mailfarm.inbound.links import links
 from mailfarm.inbound.parse import NoPart, parse, part
 from mailfarm.inbound.visible import visible
@@ -76,7 +77,7 @@ def test_an_attached_message_is_an_attachment_and_nothing_of_it_is_ours():
     parsed = parse(raw)
     assert parsed.text == "outer"
     assert parsed.attachments == 1
-    assert parsed.head.codes == ()
+    assert find(parsed.subject, parsed.text, parsed.html).codes == ()
     assert [p.filename for p in parsed.parts if p.filename] == ["inner.pdf"]
 
 
@@ -170,7 +171,7 @@ def test_links_of_html_and_text():
             '<a href="https://pic.test/"><img src=x alt="A picture"></a>',
         )
     )
-    assert [(link.url, link.text) for link in parsed.head.links] == [
+    assert [(link.url, link.text) for link in find(parsed.subject, parsed.text, parsed.html).links] == [
         ("https://x.test/a?b=1&c=2", "Reset now"),
         ("HTTPS://z.test/q", "z"),
         ("https://pic.test/", "A picture"),

@@ -21,6 +21,7 @@ from mailfarm.config import InboundSettings
 from mailfarm.errors import DatabaseUnavailable, QueueUnavailable
 from mailfarm.events import Filed
 from mailfarm.inbound import pipeline
+from mailfarm.inbound.found import find
 from mailfarm.mailboxes import messages, store
 from mailfarm.services.inbound import Inbound
 
@@ -99,7 +100,7 @@ async def test_what_is_queued_is_filed_announced_and_ended(works):
     assert isinstance(event, Filed)
     assert event.message.subject == "one"
     stored = await house.read(messages.find, house.account, event.message.id)
-    assert stored.head.codes == ("123456",)
+    assert find("", stored.text, stored.html).codes == ("123456",)
     assert (await works.empty()).aside == 0
     assert counted(service, "filed") == 1
 

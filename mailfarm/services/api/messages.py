@@ -6,11 +6,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from klein import Klein
+from twisted.internet.threads import deferToThreadPool
 
 from mailfarm.events import Change, summary_form
 from mailfarm.ids import Ids
+from mailfarm.inbound.found import find
 from mailfarm.mailboxes import messages, store
 from mailfarm.mailboxes.announce import announce
+from mailfarm.mailboxes.content import Found, StoredMessage
 from mailfarm.mailboxes.forms import message_form
 from mailfarm.mailboxes.match import LONGEST, Criteria
 from mailfarm.net.problems import Problem
@@ -41,6 +44,7 @@ _WHICH = (
 )
 _SEEN = Field("seen", "boolean", "Whether they are seen.")
 _BATCH = 500
+_INLINE = 64 * 1024  # characters looked through on the spot: a few milliseconds
 
 
 def criteria(query: Any) -> Criteria:
@@ -53,8 +57,9 @@ class Messages(Resource):
 
     app = Klein()
 
-    def __init__(self, access: Access, database: Database, bus: Bus, ids: Ids) -> None:
+    def __init__(self, access: Access, database: Database, bus: Bus, ids: Ids, reactor: Any) -> None:
         super().__init__(access)
+        self._reactor = reactor
         self._database = database
         self._bus = bus
         self._ids = ids
@@ -153,7 +158,17 @@ class Messages(Resource):
     async def read(self, ask: Ask) -> Answer:
         """Texts, parts, links, one-time codes, envelope and origin. The HTML is as it came; `/html` has it fit to
         show."""
-        return Answer(message_form(await self._database.read(lambda tx: messages.find(tx, ask.account, ask.id))))
+        message = await self._database.read(lambda tx: messages.find(tx, ask.account, ask.id))
+        return Answer(message_form(message, await self._found(message)))
+
+    async def _found(self, message: StoredMessage) -> Found:
+        subject, text, html = message.summary.subject, message.text, message.html
+        if len(text) + len(html) <= _INLINE:
+            return find(subject, text, html)
+        found: Found = await deferToThreadPool(
+            self._reactor, self._reactor.getThreadPool(), lambda: find(subject, text, html)
+        )
+        return found
 
     @route(
         app,

@@ -80,7 +80,7 @@ class Api:
         resources = (
             about,
             Mailboxes(access, database, bus, ids, domains, random),
-            Messages(access, database, bus, ids),
+            Messages(access, database, bus, ids, reactor),
             Contents(access, database, reactor),
             Events(access, database, Streams(feeds, self._slots, counts, reactor)),
             Waits(access, database, feeds, spawn, self._refusals, self._slots, counts, reactor),
