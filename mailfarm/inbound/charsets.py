@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from encodings.aliases import aliases
+from functools import lru_cache
 
 _REFUSED = {
     "base64_codec", "bz2_codec", "hex_codec", "idna", "mbcs", "oem", "punycode", "quopri_codec", "raw_unicode_escape",
@@ -59,10 +60,22 @@ def decode(data: bytes, label: str = "", *, cut: bool = False) -> str:
 
 def clean(text: str) -> str:
     """``text`` without what no database and no JSON can hold."""
-    if text.isascii() and "\0" not in text:
-        return text
+    if "\0" not in text:
+        if text.isascii():
+            return text
+        try:
+            text.encode()  # finds surrogates ten times as fast as a regular expression
+        except UnicodeEncodeError:
+            pass
+        else:
+            return text
     return _UNWANTED.sub("\ufffd", text)
 
 
 def _name(label: str) -> str:
-    return _SEPARATORS.sub("_", label.strip().lower()[:40])
+    return _short_name(label[:40]) if label else ""
+
+
+@lru_cache(256)
+def _short_name(label: str) -> str:
+    return _SEPARATORS.sub("_", label.strip().lower())

@@ -27,9 +27,11 @@ _BLOCK = {
 }  # fmt: skip
 _CELL = {"td", "th"}
 _MATTERS = _HIDDEN | _BLOCK | _CELL | {"a", "area", "body", "html", "img"}
-# most tags: no quotes, so that the first > ends them
-_SIMPLE = re.compile(r"""<(/?)([a-zA-Z][a-zA-Z0-9:-]{0,40})([^>"'<]*)>""")
-_SPACE = re.compile(r"[ \t\r\f\v\u00a0\u200b\u200c\u200d\ufeff\u00ad\u034f]+")
+# Most tags. No attempt to match goes past the next "<", so that all of them together read the HTML once.
+_SIMPLE = re.compile(r"""<(/?)([a-zA-Z][a-zA-Z0-9:-]{0,40})((?:[^>"'<]++|"[^"<>]*+"|'[^'<>]*+')*+)>""")
+# What is no plain single space, but shown as one: each of these costs a replacement, a space between words none.
+_BLANK = r"\t\r\f\v\u00a0\u200b\u200c\u200d\ufeff\u00ad\u034f"
+_SPACE = re.compile(f" [ {_BLANK}]+|[{_BLANK}][ {_BLANK}]*")
 _LINES = re.compile(r" ?\n[ \n]*")
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]{1,30}):(?=\S)")
 _NO_LINK = {"javascript", "vbscript", "data", "cid", "mid", "mailto", "tel", "sms", "about", "blob", "file"}
@@ -61,23 +63,29 @@ class _Reader:
 
     def run(self) -> None:
         html, at = self.html, 0
-        while at < len(html):
-            tag = html.find("<", at)
-            if tag < 0:
-                self.text(html[at:])
-                break
-            self.text(html[at:tag])
-            simple = _SIMPLE.match(html, tag)
+        find, match, out, hidden = html.find, _SIMPLE.match, self.out, self.hidden
+        while (tag := find("<", at)) >= 0:
+            if tag > at and not hidden:
+                text = html[at:tag]
+                out.append(unescape(text) if "&" in text else text)
+            simple = match(html, tag)
             if simple is None:
                 at = self.markup(tag)
                 continue
             at = simple.end()
-            name = simple[2].lower()
-            if name in _MATTERS:
-                if simple[1]:
-                    self.close(name)
-                else:
-                    at = self.open(name, simple[3], at)
+            closing, name, attributes = simple.groups()
+            if name not in _MATTERS:
+                name = name.lower()
+                if name not in _MATTERS:
+                    continue
+            if name in _BLOCK:
+                if not hidden:
+                    out.append("\n")
+            elif closing:
+                self.close(name)
+            else:
+                at = self.open(name, attributes, at)
+        self.text(html[at:])
         self.end_link()
 
     def text(self, text: str) -> None:
