@@ -200,7 +200,7 @@ def _parsed(section: Section, body: _Body, findings: _Findings) -> Parsed:
 
 
 def _snippet(text: str) -> str:
-    return plain(" ".join(text[: SNIPPET * 20].split())[:SNIPPET])
+    return plain(" ".join(text[: SNIPPET * 4].split())[:SNIPPET])
 
 
 def kept(content: bytes, finding: str) -> Parsed:
