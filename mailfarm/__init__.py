@@ -13,6 +13,7 @@ A map of the house. Imports run one way, downwards in this list to what stands a
 ``inbound/``                           accepting mail, parsing it, filing it.
 ``services/``                          what listens or loops: mx, submission, inbound, sweep, api, live.
 ``assembly``                           the one place where all is put together.
+``dev``                                the process that runs all of it: signals, start, end.
 ``cli``                                the command line.
 ``sdk/``                               the client library and the pytest plugin; imports nothing of the rest.
 ``web/``                               the inbox in a browser.

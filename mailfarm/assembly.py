@@ -8,8 +8,6 @@ finished or safe.
 from __future__ import annotations
 
 import os
-import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -18,7 +16,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import orjson
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
@@ -40,7 +37,6 @@ from .mailboxes import store as mailboxes
 from .mailboxes.addresses import Domains
 from .mailboxes.feed import Feeds
 from .mailboxes.mailbox import Mailbox, NewMailbox
-from .net import log
 from .net.http import Status
 from .net.tls import KeyPair, ServerTls, dev_certificate
 from .ports import Tx
@@ -79,6 +75,7 @@ class Farm:
         self._reactor = reactor
         self._grace = settings.farm.grace
         self._started: list[Step] = []
+        self._hurried: Deferred[None] = Deferred()
         self.ids = Ids(clock, os.urandom)
         self.registry = CollectorRegistry()
         path = None if folder is None else folder / DATABASE
@@ -227,6 +224,8 @@ class Farm:
 
     async def _bring_up(self, *steps: Step) -> None:
         for step in steps:
+            if self.status.stopping:
+                return
             await step.start()
             self._started.append(step)
 
@@ -235,10 +234,14 @@ class Farm:
         self.status.stop()
         while self._started:
             step = self._started.pop()
-            try:
-                await step.stop()
-            except Exception:
-                _log.failure("{name} did not stop as it should", name=step.name)
+            stopped = Deferred.fromCoroutine(_stop(step))
+            # the database always ends what it was given: that is what 250 was said for
+            await (stopped if step.name == "database" else _first(stopped, self._hurried))
+
+    def hurry(self) -> None:
+        """Wait for nobody any more: sessions, requests and waits are cut."""
+        if not self._hurried.called:
+            self._hurried.callback(None)
 
     def reload(self) -> None:
         """Read the certificate again, for new connections."""
@@ -283,6 +286,26 @@ class Farm:
         await self.database.read(_select_one)
 
 
+async def _stop(step: Step) -> None:
+    try:
+        await step.stop()
+    except Exception:
+        _log.failure("{name} did not stop as it should", name=step.name)
+
+
+def _first(one: Deferred[None], other: Deferred[None]) -> Deferred[None]:
+    """Fires with whichever fires first; neither is cancelled."""
+    first: Deferred[None] = Deferred()
+
+    def fired(result: None) -> None:
+        if not first.called:
+            first.callback(None)
+
+    one.addCallback(fired)
+    other.addCallback(fired)
+    return first
+
+
 async def _select_one(tx: Tx) -> None:
     await tx.row("select 1")
 
@@ -309,75 +332,3 @@ def _endpoint(reactor: Any, address: Address) -> Any:
 
 def _web() -> Path:
     return Path(str(resources.files("mailfarm") / "web"))
-
-
-def run_dev(settings: Settings, folder: Path | None, *, announce_json: bool) -> int:
-    """``mailfarm dev``: run until SIGTERM or SIGINT; SIGHUP reads the certificate again. The exit code."""
-    from twisted.internet import reactor  # late: importing it installs it
-
-    lines = log.begin("json" if settings.farm.log == "json" else "text", settings.farm.log_level)
-    loop: Any = reactor
-    code = 0
-    farm: Farm | None = None
-
-    def failed(reason: str) -> None:
-        nonlocal code
-        code = 1
-        for line in reason.splitlines():
-            print(f"mailfarm dev: {line}", file=sys.stderr)
-
-    try:
-        farm = Farm(settings, folder, loop)
-    except MailfarmError as error:
-        failed(str(error))
-        return code
-
-    async def run() -> None:
-        assert farm is not None
-        try:
-            await farm.start()
-        except MailfarmError as error:
-            failed(str(error))
-            loop.stop()
-        except OSError as error:
-            failed(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
-            loop.stop()
-        except BaseException:
-            _log.failure("mailfarm dev could not start")
-            failed("it could not start; the reason is in the log above. This is a fault of mailfarm's")
-            loop.stop()
-        else:
-            where = farm.where()
-            print(orjson.dumps(where).decode() if announce_json else _welcome(where, folder is None), flush=True)
-
-    def start() -> None:
-        signal.signal(signal.SIGHUP, lambda *_: loop.callFromThread(farm.reload))
-        spawn(run())
-
-    loop.callWhenRunning(start)
-    loop.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(farm.stop()))
-    loop.run()
-    lines.flush()
-    return code
-
-
-def _welcome(where: dict[str, Any], ephemeral: bool) -> str:
-    smtp = where["smtp"]
-    lines = ["mailfarm is running", ""]
-    names = {
-        "capture": "SMTP, takes anything",
-        "starttls": "SMTP, STARTTLS and password",
-        "tls": "SMTP, TLS and password",
-    }
-    if where["http"]:
-        lines.append(f"  web inbox and API           {where['http']}/")
-    lines += [f"  {names[word]:<27} {address}" for word, address in smtp.items()]
-    if where["mx"]:
-        lines.append(f"  mx, for mailboxes that are  {where['mx']}")
-    lines += ["", "  mail is gone when this ends" if ephemeral else f"  mail is kept in {where['data']}", ""]
-    if "capture" in smtp:
-        lines += [
-            "Send a first mail:  mailfarm send",
-            f"             or:  swaks --server {smtp['capture']} --to you@example.org",
-        ]
-    return "\n".join([*lines, "Stop:               Ctrl-C"])

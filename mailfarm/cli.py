@@ -93,7 +93,7 @@ def _dev(args: argparse.Namespace) -> int:
     if "MAILFARM_LOG_LEVEL" not in os.environ and not args.verbose and not args.json:
         settings = replace(settings, farm=replace(settings.farm, log_level="warn"))
     folder = None if args.ephemeral else Path(args.data or settings.farm.data or _data_home())
-    from .assembly import run_dev
+    from .dev import run_dev
 
     code: int = run_dev(settings, folder, announce_json=args.json)
     return code

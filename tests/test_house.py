@@ -32,6 +32,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("inbound", "outbound"),
     ("services",),
     ("assembly",),
+    ("dev",),
     ("cli",),
     ("__main__",),
 )

@@ -170,6 +170,29 @@ def test_sigterm_lets_a_running_transaction_finish(folder: Path) -> None:
         assert farm.mailbox(inbox.address).wait_for(timeout=5).subject == "in time"
 
 
+def test_a_second_signal_waits_for_nobody(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with Running(tmp_path / "data", log) as running, Farm(running.url) as farm:
+        inbox = farm.create_mailbox()
+        busy = smtplib.SMTP("127.0.0.1", running.port("smtp", "capture"))
+        busy.ehlo()
+        busy.mail("a@shop.example")
+        busy.rcpt(inbox.address)
+        running.process.send_signal(signal.SIGINT)
+        until(lambda: not listens(running.port("smtp", "capture")))
+        assert running.process.poll() is None
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(10) == 0
+        busy.close()
+    assert "Traceback" not in log.read_text()
+
+
+def listens(port: int) -> bool:
+    """Whether anybody takes connections there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 class Ledger:
     """What clients know of the mails they sent."""
 

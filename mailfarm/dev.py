@@ -1,0 +1,110 @@
+"""The process of ``mailfarm dev``: what it says at its start, the signals it hears, and how it ends.
+
+======================  =================================================================
+SIGTERM, SIGINT         stop: running transactions finish within MAILFARM_GRACE
+one of them once more   stop, and wait for nobody
+SIGHUP                  read the certificate again
+======================  =================================================================
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from .assembly import Farm, spawn
+from .config import Settings
+from .errors import MailfarmError
+from .net import log
+
+_log = Logger()
+
+
+def run_dev(settings: Settings, folder: Path | None, *, announce_json: bool) -> int:
+    """Run until told to stop. ``folder`` keeps the data; None keeps nothing. The exit code: 0, or 1 if it could not
+    start."""
+    from twisted.internet import reactor  # late: importing it installs it
+
+    lines = log.begin("json" if settings.farm.log == "json" else "text", settings.farm.log_level)
+    loop: Any = reactor
+    code = 0
+    farm: Farm | None = None
+
+    def failed(reason: str) -> None:
+        nonlocal code
+        code = 1
+        for line in reason.splitlines():
+            print(f"mailfarm dev: {line}", file=sys.stderr)
+
+    try:
+        farm = Farm(settings, folder, loop)
+    except MailfarmError as error:
+        failed(str(error))
+        return code
+
+    async def run() -> None:
+        assert farm is not None
+        try:
+            await farm.start()
+        except MailfarmError as error:
+            failed(str(error))
+            loop.stop()
+        except OSError as error:
+            failed(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
+            loop.stop()
+        except BaseException:
+            _log.failure("mailfarm dev could not start")
+            failed("it could not start; the reason is in the log above. This is a fault of mailfarm's")
+            loop.stop()
+        else:
+            where = farm.where()
+            print(orjson.dumps(where).decode() if announce_json else _welcome(where, folder is None), flush=True)
+
+    stopping = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopping
+        if not announce_json:
+            print("\nmailfarm dev: stopping" + (" at once" if stopping else "; once more to wait for nobody"))
+        loop.callFromThread(farm.hurry if stopping else loop.stop)
+        stopping = True
+
+    def start() -> None:
+        signal.signal(signal.SIGHUP, lambda *_: loop.callFromThread(farm.reload))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+        spawn(run())
+
+    loop.callWhenRunning(start)
+    loop.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(farm.stop()))
+    loop.run()
+    lines.flush()
+    return code
+
+
+def _welcome(where: dict[str, Any], ephemeral: bool) -> str:
+    smtp = where["smtp"]
+    lines = ["mailfarm is running", ""]
+    names = {
+        "capture": "SMTP, takes anything",
+        "starttls": "SMTP, STARTTLS and password",
+        "tls": "SMTP, TLS and password",
+    }
+    if where["http"]:
+        lines.append(f"  web inbox and API           {where['http']}/")
+    lines += [f"  {names[word]:<27} {address}" for word, address in smtp.items()]
+    if where["mx"]:
+        lines.append(f"  mx, for mailboxes that are  {where['mx']}")
+    lines += ["", "  mail is gone when this ends" if ephemeral else f"  mail is kept in {where['data']}", ""]
+    if "capture" in smtp:
+        lines += [
+            "Send a first mail:  mailfarm send",
+            f"             or:  swaks --server {smtp['capture']} --to you@example.org",
+        ]
+    return "\n".join([*lines, "Stop:               Ctrl-C"])
