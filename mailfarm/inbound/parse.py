@@ -59,7 +59,7 @@ def part(content: bytes, n: int, parser: Parser) -> tuple[str, str, bytes]:
             tree = structure.fast(content) if parser == "fast" else structure.plain(content)
             for number, _, node in structure.walk(tree.root):
                 if number == n:
-                    data = node.content()
+                    data = node.body.whole()
                     if data is not None:
                         return node.content_type, filenames.safe(node.filename), data
         except Broken:
@@ -121,16 +121,17 @@ def _read(tree: Tree, parser: Parser, findings: _Findings) -> _Body:
         inside = parent in foreign
         if inside or node.content_type == "message/rfc822":
             foreign.add(number)
-        data = node.content()
-        made = _part(number, parent, node, data, inside, found)
-        if made.content_type in texts and not inside and not made.attachment and data is not None:
+        size = node.body.size()
+        made = _part(number, parent, node, size, inside, found)
+        if made.content_type in texts and not inside and not made.attachment and size is not None:
             label = made.charset
             if not charsets.known(label):
                 found.add(f"part {number}: the charset {label!r} is unknown")
             left = room[made.content_type]
-            # a character takes up to four octets
-            text = charsets.decode(data[: 4 * left + 4], label, cut=len(data) > 4 * left + 4).replace("\r\n", "\n")
-            if len(text) > left or len(data) > 4 * left + 4:
+            most = 4 * left + 4  # a character takes up to four octets
+            data = (node.body.head(most) or b"")[:most]
+            text = charsets.decode(data, label, cut=size > most).replace("\r\n", "\n")
+            if len(text) > left or size > most:
                 text = text[:left]
                 if made.content_type == "text/html":
                     body.html_cut = True
@@ -148,7 +149,7 @@ def _read(tree: Tree, parser: Parser, findings: _Findings) -> _Body:
     return body
 
 
-def _part(number: int, parent: int | None, node: Node, data: bytes | None, inside: bool, found: _Findings) -> Part:
+def _part(number: int, parent: int | None, node: Node, size: int | None, inside: bool, found: _Findings) -> Part:
     name = filenames.safe(node.filename)
     if name != node.filename:
         found.add(f"part {number}: the name {node.filename!r} is not safe")
@@ -165,7 +166,7 @@ def _part(number: int, parent: int | None, node: Node, data: bytes | None, insid
         plain(node.disposition),
         plain(node.content_id),
         plain(node.encoding),
-        None if data is None else len(data),
+        size,
         not (inside or shown or picture or whole),
     )
 

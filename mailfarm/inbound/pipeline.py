@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Protocol, TypeVar
 
 from mailfarm.errors import MailfarmError, NotFound, Temporary
@@ -131,11 +132,13 @@ class Pipeline:
         delay = 0.25
         while True:
             try:
-                chunks = [chunk async for chunk in attempt.spooled.content.chunks()]
+                whole = BytesIO()  # grows in place, and gives its buffer away without a copy
+                async for chunk in attempt.spooled.content.chunks():
+                    whole.write(chunk)
             except Temporary as error:
                 delay = await self._later("the queue did not give a message's content; it is asked again", error, delay)
             else:
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                return whole.getvalue()
 
     async def _later(self, what: str, error: Temporary, delay: float) -> float:
         """Wait before something is tried again; the next delay. Raises ``error`` when the service stops."""

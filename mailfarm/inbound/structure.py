@@ -15,6 +15,7 @@ import binascii
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import fast_mail_parser
 
@@ -23,13 +24,28 @@ from .headers import plain as plain_text
 
 MOST_PARTS = 1000
 DEEPEST = 100
+LARGE = 4 * 1024 * 1024
+"""Octets above which the plain parser is taken: it decodes no part to know its size."""
 MOST_DASHES = 200_000
 """Lines that begin with ``--`` which are looked at."""
 
 
+class Body(Protocol):
+    """What a part holds, in its transfer encoding. Each of these may raise ``Broken``."""
+
+    def whole(self) -> bytes | None:
+        """All of it, decoded; None if the part only holds other parts."""
+
+    def head(self, limit: int) -> bytes | None:
+        """At least the first ``limit`` octets of it, if there are so many."""
+
+    def size(self) -> int | None:
+        """Its length once decoded, in octets."""
+
+
 @dataclass(slots=True)
 class Node:
-    """One part. ``content`` decodes it (None for a container) and may raise ``Broken``."""
+    """One part, and those in it."""
 
     content_type: str
     parameters: dict[str, str]
@@ -38,7 +54,7 @@ class Node:
     content_id: str
     encoding: str
     depth: int
-    content: Callable[[], bytes | None]
+    body: Body
     children: list[Node] = field(default_factory=list)
 
     @property
@@ -75,7 +91,7 @@ def walk(root: Node) -> Iterator[tuple[int, int | None, Node]]:
 
 def safe_for_fast(data: bytes) -> bool:
     """Whether the fast parser's time and memory are bounded on this message."""
-    if len(data) > 90_000_000 or data.count(b"=?") > 500 or data.count(b"\n--") > 5000:
+    if len(data) > LARGE or data.count(b"=?") > 500 or data.count(b"\n--") > 5000:
         return False
     if len(data) <= 256 * 1024:
         return True
@@ -112,16 +128,31 @@ def fast(data: bytes) -> Tree:
 
 def _from_fast(part: fast_mail_parser.PyLazyMimePart, depth: int) -> Node:
     headers = {name.lower(): values[0] for name, values in part.headers.items() if values}
-    return _node(headers.get, depth, lambda: _fast_content(part), part.content_type)
+    return _node(headers.get, depth, _FastBody(part), part.content_type)
 
 
-def _fast_content(part: fast_mail_parser.PyLazyMimePart) -> bytes | None:
-    try:
-        return part.content
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        raise Broken(str(error)) from None
+class _FastBody:
+    """Decoded when first asked for, and kept: there are no places to come back to. Large mail is not read this way."""
+
+    __slots__ = ("_part",)
+
+    def __init__(self, part: fast_mail_parser.PyLazyMimePart) -> None:
+        self._part = part
+
+    def whole(self) -> bytes | None:
+        try:
+            return self._part.content
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            raise Broken(str(error)) from None
+
+    def head(self, limit: int) -> bytes | None:
+        return self.whole()
+
+    def size(self) -> int | None:
+        data = self.whole()
+        return None if data is None else len(data)
 
 
 # ---- plain
@@ -193,7 +224,7 @@ class _Reader:
         while True:
             section = self._section(start)
             depth = len(self.open)
-            node = _node(section.get, depth, lambda: None, None, default)
+            node = _node(section.get, depth, _NOTHING, None, default)
             if self.open:
                 self.open[-1].node.children.append(node)
             self.open.append(_Open(node, section.body))
@@ -238,7 +269,7 @@ class _Reader:
             self.places = {name: at for name, at in self.places.items() if at < place}
             node, start = open_.node, open_.start
             if not node.content_type.startswith("multipart/") or not node.children:
-                node.content = _decoder(data, start, max(end, start), node.encoding)
+                node.body = _Place(data, start, max(end, start), node.encoding)
         del self.open[place:]
 
     def _find(self, finding: str) -> None:
@@ -249,11 +280,55 @@ class _Reader:
 _BLANK = re.compile(rb"\n\r?\n")
 
 
-def _decoder(data: bytes, start: int, end: int, encoding: str) -> Callable[[], bytes]:
-    def content() -> bytes:
-        return decoded(data[start:end], encoding)
+class _Place:
+    """A body as a place in the message: nothing is copied before it is asked for, and its size costs a slice."""
 
-    return content
+    __slots__ = ("_data", "_encoding", "_end", "_start")
+
+    def __init__(self, data: bytes, start: int, end: int, encoding: str) -> None:
+        self._data = data
+        self._start = start
+        self._end = end
+        self._encoding = encoding
+
+    def whole(self) -> bytes:
+        return decoded(self._data[self._start : self._end], self._encoding)
+
+    def head(self, limit: int) -> bytes:
+        # quoted-printable takes three characters for an octet at most; soft line ends come on top
+        end = min(self._end, self._start + 4 * limit + SLICE)
+        return decoded(self._data[self._start : end], self._encoding)
+
+    def size(self) -> int:
+        start, end = self._start, self._end
+        if self._encoding not in ("base64", "quoted-printable"):
+            return end - start
+        if end - start <= SLICE or self._encoding == "quoted-printable":
+            return len(self.whole())
+        digits = sum(
+            len(self._data[at : min(at + SLICE, end)].translate(None, _NO_DIGITS)) for at in range(start, end, SLICE)
+        )
+        return digits // 4 * 3 + max(digits % 4 - 1, 0)
+
+
+class _Nothing:
+    """What a part holds that only holds other parts."""
+
+    __slots__ = ()
+
+    def whole(self) -> None:
+        return None
+
+    def head(self, limit: int) -> None:
+        return None
+
+    def size(self) -> None:
+        return None
+
+
+SLICE = 1024 * 1024
+_NO_DIGITS = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"))
+_NOTHING = _Nothing()
 
 
 def decoded(body: bytes, encoding: str) -> bytes:
@@ -268,7 +343,7 @@ def decoded(body: bytes, encoding: str) -> bytes:
 def _node(
     get: Callable[[str, str], str],
     depth: int,
-    content: Callable[[], bytes | None],
+    body: Body,
     content_type: str | None,
     default: str = "text/plain",
 ) -> Node:
@@ -284,5 +359,5 @@ def _node(
         get("content-id", "").strip().strip("<>")[:500],
         get("content-transfer-encoding", "").partition(";")[0].strip().lower()[:50],
         depth,
-        content,
+        body,
     )

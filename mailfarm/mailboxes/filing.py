@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from mailfarm.events import Filed, Summary
@@ -24,6 +25,8 @@ from .match import address_key
 MOST_ITEMS = 100
 """Items one unit files at most."""
 MOST_OCTETS = 8 * 1024 * 1024
+CHUNKS_AT_ONCE = 16
+"""Pieces of content in one statement: an engine may copy all of them."""
 """Octets of content one unit files at most, unless it is one item that is larger."""
 MOST_MESSAGES = 2_000
 """Messages one unit makes at most, unless they are one item's."""
@@ -209,7 +212,8 @@ async def _store(tx: Tx, contents: Sequence[ToFile], rows: Sequence[Any], filed:
     if not contents:
         return
     await tx.insert("content", _CONTENT, [_content(item, tx.now) for item in contents])
-    chunks = [chunk for item in contents for chunk in _chunks(item)]
-    await tx.insert("content_chunk", ("content", "number", "data"), chunks)
+    chunks = (chunk for item in contents for chunk in _chunks(item))
+    while some := list(islice(chunks, CHUNKS_AT_ONCE)):
+        await tx.insert("content_chunk", ("content", "number", "data"), some)
     await tx.insert("message", _MESSAGE, rows)
     await tx.insert("event", ("mailbox", "seq", "data"), [event_row(each) for each in filed])

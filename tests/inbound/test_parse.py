@@ -100,7 +100,7 @@ def test_both_parsers_number_and_decode_alike():
         trees = [structure.fast(raw), structure.plain(raw)]
         seen = [
             [
-                (n, parent, node.content_type, node.filename, node.encoding, node.disposition, node.content())
+                (n, parent, node.content_type, node.filename, node.encoding, node.disposition, node.body.whole())
                 for n, parent, node in structure.walk(tree.root)
             ]
             for tree in trees
@@ -284,3 +284,25 @@ def test_text_beyond_the_cap_is_cut_and_said_so():
     page = parse(b"Content-Type: text/html\r\n\r\n" + b"<p>x" * 600_000)
     assert page.head.html_truncated
     assert len(page.html) == 1024 * 1024
+
+
+def test_a_large_message_is_read_by_places_and_none_of_its_attachments_decoded():
+    """Above the limit the plain parser is taken; the sizes it says without decoding are those of what it decodes."""
+    attachment = bytes(range(256)) * 20_000 + b"tail"
+    raw = mail(text="hello", attachments=[("a.bin", attachment), ("b.txt", b"\x00" * 3_000_001)])
+    assert len(raw) > structure.LARGE
+    parsed = parse(raw)
+    assert parsed.head.parser == "plain"
+    assert parsed.text.strip() == "hello"
+    sizes = {each.filename: each.size for each in parsed.parts if each.filename}
+    assert sizes == {"a.bin": len(attachment), "b.txt": 3_000_001}
+    (number,) = (each.n for each in parsed.parts if each.filename == "a.bin")
+    assert part(raw, number, "plain")[2] == attachment
+
+
+def test_a_large_text_is_cut_at_its_cap():
+    raw = b"Content-Type: text/plain; charset=utf-8\r\n\r\n" + "ä".encode() * 3_000_000
+    parsed = parse(raw)
+    assert parsed.head.text_truncated
+    assert parsed.text == "ä" * 1024 * 1024
+    assert parsed.parts[0].size == 6_000_000
