@@ -21,11 +21,17 @@ class About(Resource):
     app = Klein()
 
     def __init__(
-        self, access: Access, version: str, stopping: Callable[[], bool], smtp: Callable[[], Mapping[str, str]] = dict
+        self,
+        access: Access,
+        version: str,
+        stopping: Callable[[], bool],
+        smtp: Callable[[], Mapping[str, str]] = dict,
+        inbox: str = "",
     ) -> None:
         super().__init__(access)
         self._version = version
         self._smtp = smtp
+        self._inbox = inbox
         self._stopping = stopping
         self.document: dict[str, Any] = {}
 
@@ -36,9 +42,11 @@ class About(Resource):
 
     @route(app, "GET", "/v1/version", "Which version is it", gives=Gives(200, "Version"))
     async def version(self, ask: Ask) -> Answer:
-        """The name and version of the program, and where it takes mail to be captured, by kind of listener."""
-        smtp = self._smtp()
-        return Answer({"name": "mailfarm", "version": self._version, **({"smtp": dict(smtp)} if smtp else {})})
+        """The name and version of the program, where it takes mail to be captured, and which mailbox takes what is for
+        no other."""
+        more = {"smtp": dict(self._smtp()), "inbox": self._inbox}
+        told = {name: value for name, value in more.items() if value}
+        return Answer({"name": "mailfarm", "version": self._version, **told})
 
     @route(app, "GET", "/v1/openapi.json", "Read this document", gives=Gives(200, "OpenApi"))
     async def openapi(self, ask: Ask) -> Answer:

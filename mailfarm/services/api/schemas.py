@@ -200,11 +200,13 @@ SCHEMAS: dict[str, Schema] = {
     "Refusals": thing(refusals=many(named("Refused"))),
     "Health": thing(status={"type": "string", "enum": ["ok", "stopping"]}),
     "Version": thing(
-        "`smtp`: where mail is taken to be captured, `host:port` by kind of listener.",
-        ("smtp",),
+        "`smtp`: where mail is taken to be captured, `host:port` by kind of listener. `inbox`: the address of the "
+        "mailbox for mail that is for no other.",
+        ("smtp", "inbox"),
         name=TEXT,
         version=TEXT,
         smtp={"type": "object", "additionalProperties": TEXT},
+        inbox=TEXT,
     ),
     "ProblemKind": thing(type=TEXT, title=TEXT, status={"type": "integer"}, advice=TEXT),
     "ProblemKinds": thing(problems=many(named("ProblemKind"))),

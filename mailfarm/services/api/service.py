@@ -59,6 +59,7 @@ class Api:
         reactor: Any,
         version: str,
         smtp: Callable[[], Mapping[str, str]] = dict,
+        inbox: str = "",
         hosts: Sequence[str] = (),
         max_waits: int = 10_000,
         grace: float = 5.0,
@@ -76,7 +77,7 @@ class Api:
         self._refusals = RefusalLog(bus)
         counts = Counts(registry or CollectorRegistry())
         access = Access(database, account)
-        about = About(access, version, lambda: self._slots.stopping, smtp)
+        about = About(access, version, lambda: self._slots.stopping, smtp, inbox)
         resources = (
             about,
             Mailboxes(access, database, bus, ids, domains, random),
