@@ -161,6 +161,7 @@ class Farm:
             domains=self.domains,
             random=os.urandom,
             version=__version__,
+            inbox=f"inbox@{self.domains.default}",
             smtp=lambda: self.where()["smtp"],
             max_waits=settings.api.max_waits,
             grace=min(5.0, self._grace),

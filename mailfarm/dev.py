@@ -9,6 +9,7 @@ SIGHUP                  read the certificate again
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -103,8 +104,17 @@ def _welcome(where: dict[str, Any], ephemeral: bool) -> str:
         lines.append(f"  mx, for mailboxes that are  {where['mx']}")
     lines += ["", "  mail is gone when this ends" if ephemeral else f"  mail is kept in {where['data']}", ""]
     if "capture" in smtp:
+        elsewhere = "" if smtp["capture"] == "127.0.0.1:1025" else f" --smtp {smtp['capture']}"
         lines += [
-            "Send a first mail:  mailfarm send",
+            f"Send a first mail:  {_command()} send{elsewhere}",
             f"             or:  swaks --server {smtp['capture']} --to you@example.org",
         ]
     return "\n".join([*lines, "Stop:               Ctrl-C"])
+
+
+def _command() -> str:
+    """How this program was called, to be typed again."""
+    name = sys.argv[0]
+    if name.endswith("__main__.py"):
+        return "python -m mailfarm"
+    return os.path.relpath(name) if os.sep in name else name
