@@ -98,6 +98,27 @@ def count(text: str) -> int:
     return int(text)
 
 
+def positive(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """The same, but more than nothing."""
+
+    def more_than_nothing(text: str) -> T:
+        value = parse(text)
+        if not value:
+            raise ValueError("it must be more than 0")
+        return value
+
+    return more_than_nothing
+
+
+def hosts(text: str) -> tuple[str, ...]:
+    """Host names parted by commas or blanks, without scheme, port or path."""
+    found = words(text)
+    for name in found:
+        if not all(label and label.replace("-", "a").isalnum() for label in name.removesuffix(".").split(".")):
+            raise ValueError(f"{name!r} is no host name; write names such as mail.example.org, without scheme or port")
+    return found
+
+
 def one_of(*choices: str) -> Callable[[str], str]:
     """One of these words."""
 
@@ -127,9 +148,9 @@ class FarmSettings:
     domains: tuple[str, ...] = setting(
         "mailfarm.test *", "domains mailboxes may be in, the first for new ones; * allows any other", words
     )
-    max_size: int = setting("50M", "largest message, octets", size)
+    max_size: int = setting("50M", "largest message, octets", positive(size))
     reserve: int = setting("64M", "free disk space below which mail is answered 452 before DATA, octets", size)
-    backlog: int = setting("100000", "entries a queue may hold; beyond it mail is answered 452", count)
+    backlog: int = setting("100000", "entries a queue may hold; beyond it mail is answered 452", positive(count))
     log: str = setting("json", "json (one object a line) or text", one_of("json", "text"))
     log_level: str = setting("info", "debug, info, warn or error", one_of("debug", "info", "warn", "error"))
     grace: float = setting("25", "seconds running transactions may take after SIGTERM", seconds)
@@ -145,8 +166,8 @@ class MxSettings:
     proxy_from: tuple[Network, ...] = setting("", "networks whose connections begin with a PROXY header", networks)
     proxy_v1: bool = setting("no", "also understand version 1 of the PROXY protocol", flag)
     starttls: bool = setting("yes", "offer STARTTLS", flag)
-    max_connections: int = setting("10000", "open sessions; above it 421 4.3.2", count)
-    max_recipients: int = setting("1000", "recipients a transaction; past it 452 4.5.3", count)
+    max_connections: int = setting("10000", "open sessions; above it 421 4.3.2", positive(count))
+    max_recipients: int = setting("1000", "recipients a transaction; past it 452 4.5.3", positive(count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,23 +183,23 @@ class SubmissionSettings:
     proxy_from: tuple[Network, ...] = setting("", "networks whose connections begin with a PROXY header", networks)
     proxy_v1: bool = setting("no", "also understand version 1 of the PROXY protocol", flag)
     normalize: bool = setting("no", "rewrite bare line feeds of captured mail to CR LF instead of refusing them", flag)
-    max_connections: int = setting("10000", "open sessions; above it 421 4.3.2", count)
-    max_recipients: int = setting("1000", "recipients a transaction; past it 452 4.5.3", count)
+    max_connections: int = setting("10000", "open sessions; above it 421 4.3.2", positive(count))
+    max_recipients: int = setting("1000", "recipients a transaction; past it 452 4.5.3", positive(count))
 
 
 @dataclass(frozen=True, slots=True)
 class InboundSettings:
     """``MAILFARM_INBOUND_…``."""
 
-    batch: int = setting("100", "entries taken from the queue at once", count)
-    lease: float = setting("60", "seconds until another worker may take an entry", seconds)
+    batch: int = setting("100", "entries taken from the queue at once", positive(count))
+    lease: float = setting("60", "seconds until another worker may take an entry", positive(seconds))
 
 
 @dataclass(frozen=True, slots=True)
 class SweepSettings:
     """``MAILFARM_SWEEP_…``."""
 
-    interval: float = setting("5", "seconds between two looks for what has expired", seconds)
+    interval: float = setting("5", "seconds between two looks for what has expired", positive(seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,18 +207,20 @@ class ApiSettings:
     """``MAILFARM_API_…``."""
 
     listen: Address | None = setting("127.0.0.1:8025", "where to serve HTTP, or off", address)
-    hosts: tuple[str, ...] = setting("", "names besides localhost by which browsers may reach us", words)
+    hosts: tuple[str, ...] = setting("", "names besides localhost by which browsers may reach us", hosts)
     auth: str = setting("none", "none (loopback only) or token", one_of("none", "token"))
     first_token: str = setting("", "a token made valid at start, with every scope, when auth is token", secret=True)
-    max_waits: int = setting("10000", "waits and event streams open at once; above it 503", count)
+    max_waits: int = setting("10000", "waits and event streams open at once; above it 503", positive(count))
 
 
 @dataclass(frozen=True, slots=True)
 class LiveSettings:
     """``MAILFARM_LIVE_…``."""
 
-    max_connections: int = setting("20000", "open WebSockets; above it 503", count)
-    heartbeat: float = setting("30", "seconds between pings; a client silent for two of them is dropped", seconds)
+    max_connections: int = setting("20000", "open WebSockets; above it 503", positive(count))
+    heartbeat: float = setting(
+        "30", "seconds between pings; a client silent for two of them is dropped", positive(seconds)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,25 @@ def test_wrong_listening_addresses(text: str) -> None:
     assert len(mistakes({"MAILFARM_MX_LISTEN": text})) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MAILFARM_API_HOSTS", "*"),
+        ("MAILFARM_API_HOSTS", "http://mail.example"),
+        ("MAILFARM_API_HOSTS", "mail.example:8025"),
+        ("MAILFARM_API_MAX_WAITS", "0"),
+        ("MAILFARM_LIVE_HEARTBEAT", "0"),
+        ("MAILFARM_MAX_SIZE", "0"),
+        ("MAILFARM_GRACE", "-1"),
+        ("MAILFARM_MX_PROXY_FROM", "10.0.0.1/8"),
+        ("MAILFARM_MX_STARTTLS", "perhaps"),
+    ],
+)
+def test_values_that_do_nothing_or_harm_are_refused(name: str, value: str) -> None:
+    (mistake,) = mistakes({name: value})
+    assert mistake.startswith(f"{name}: {value!r} will not do")
+
+
 def test_every_variable_says_what_it_does() -> None:
     for variable in variables():
         assert variable.help, variable.name
