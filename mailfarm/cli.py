@@ -24,6 +24,12 @@ from .errors import ConfigurationError
 
 SERVICES = ("mx", "submission", "inbound", "sweep", "api", "live")
 
+CLIENT_SETTINGS = (
+    ("MAILFARM_URL=http://127.0.0.1:8025", "the mailfarm to talk to"),
+    ("MAILFARM_SMTP=", "where send sends to; empty: where MAILFARM_URL says it captures"),
+    ("MAILFARM_TOKEN=", "the token, where one is asked for; also as MAILFARM_TOKEN_FILE"),
+)
+
 DEV = """\
 The whole farm in one process, on loopback, with SQLite: take mail on every port, look at it in a browser, wait for
 it in a test. Every setting is an environment variable; see: mailfarm help settings
@@ -144,6 +150,9 @@ def _settings_text() -> str:
     for variable in variables():
         default = variable.default or ("(none)" if not variable.secret else "(none; a secret)")
         lines += [f"{variable.name}={default}", f"    {variable.help}"]
+    lines += ["", "The SDK and the commands send, wait, list and show read:", ""]
+    for name, meaning in CLIENT_SETTINGS:
+        lines += [name, f"    {meaning}"]
     return "\n".join(lines)
 
 
