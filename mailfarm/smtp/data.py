@@ -4,6 +4,11 @@ Only CR LF . CR LF ends DATA. A CR or LF on its own, or a NUL, is never content:
 how mail is smuggled. ``Content`` finds the end, takes the dots out, watches the rules, and gathers small pieces, so
 that the host gets a short mail as one chunk however the network cut it. What it finds does not depend on the cuts.
 
+With ``normalize`` a lone LF is a line end like CR LF, in this order: the end of data is sought first, and is CR LF . CR
+LF and nothing else; then each lone LF becomes CR LF; then the dot that begins a line is removed, whichever way the line
+before it ended, also from a line that is nothing but a dot. So LF . . x is CR LF . x, and CR LF . LF b is an empty line
+and b. A lone CR and a NUL are faults all the same.
+
 Nothing here asks about single octets: a search, a count or a replacement in C each pass over them once.
 """
 
@@ -116,12 +121,14 @@ class Content:
             behind = end + 5 + shift
             self._tail = b""
         else:
-            keep = len(work) - _held(work, start)
+            keep = len(work) - (_held(work, start) or (self.normalize and work[-1] == 0x0A))
             text = work[start:keep]
             behind = -1
             self._tail = work[keep:]
         if text:
-            if last == -2 and b"\r\n." in text:
+            if self.normalize:
+                text = text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n").replace(b"\r\n.", b"\r\n")
+            elif last == -2 and b"\r\n." in text:
                 text = text.replace(b"\r\n.", b"\r\n")
             if self._virtual:
                 self._virtual = False

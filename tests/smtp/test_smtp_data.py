@@ -22,6 +22,8 @@ nasty = st.lists(
 
 def model(wire: bytes, normalize: bool = False) -> tuple[bytes, bool, int]:
     """(content, whether it has something bare, octets read), or the octets read are -1 when there is no end."""
+    if normalize:
+        return normal_model(wire)
     line_start = 0
     lines: list[bytes] = []
     while True:
@@ -33,9 +35,18 @@ def model(wire: bytes, normalize: bool = False) -> tuple[bytes, bool, int]:
         if line == b".":
             break
         lines.append(line[1:] if line.startswith(b".") else line)
-    bare = any(b"\r" in line or b"\0" in line or (b"\n" in line and not normalize) for line in lines)
-    content = b"".join(line.replace(b"\n", b"\r\n") + b"\r\n" for line in lines)
-    return content, bare, line_start
+    bare = any(b"\r" in line or b"\0" in line or b"\n" in line for line in lines)
+    return b"".join(line + b"\r\n" for line in lines), bare, line_start
+
+
+def normal_model(wire: bytes) -> tuple[bytes, bool, int]:
+    """The same with ``normalize``: the end, then the line ends, then the dots."""
+    end = (b"\r\n" + wire).find(b"\r\n.\r\n")
+    if end < 0:
+        return b"", False, -1
+    lines = wire[:end].replace(b"\r\n", b"\n").split(b"\n")[:-1]
+    content = b"".join(line.removeprefix(b".") + b"\r\n" for line in lines)
+    return content, b"\r" in content.replace(b"\r\n", b"") or b"\0" in content, end + 3
 
 
 def read(wire: bytes, cuts: list[int], normalize: bool = False, max_size: int = 10**9) -> tuple[bytes, Content, int]:
@@ -58,6 +69,8 @@ def read(wire: bytes, cuts: list[int], normalize: bool = False, max_size: int = 
 @example(b".\r\n", [], False)
 @example(b"..\r\n.\r\n", [1], False)
 @example(b".\r", [1], False)
+@example(b"a\n..x\r\n.\r\n", [2], True)
+@example(b"a\r\n.\nb\r\n.\r\n", [], True)
 def test_reader_is_the_model_for_every_split(wire: bytes, cuts: list[int], normalize: bool) -> None:
     expected, bare, length = model(wire, normalize)
     found, content, end = read(wire, [cut for cut in cuts if cut < len(wire)], normalize)
@@ -69,10 +82,10 @@ def test_reader_is_the_model_for_every_split(wire: bytes, cuts: list[int], norma
             assert content.size == len(expected)
 
 
-@given(nasty)
-def test_octet_by_octet_is_the_model(wire: bytes) -> None:
-    expected, bare, length = model(wire)
-    found, _content, end = read(wire, list(range(len(wire))))
+@given(nasty, st.booleans())
+def test_octet_by_octet_is_the_model(wire: bytes, normalize: bool) -> None:
+    expected, bare, length = model(wire, normalize)
+    found, _content, end = read(wire, list(range(len(wire))), normalize)
     assert end == length
     if end >= 0 and not bare:
         assert found == expected
@@ -89,6 +102,24 @@ def test_nothing_else_ends_it_in_any_split(sequence: bytes, max_size: int) -> No
             assert content.fault is replies.BARE
 
 
+@pytest.mark.parametrize(
+    ("wire", "expected"),
+    [
+        (b"a\n..x\r\n.\r\n", b"a\r\n.x\r\n"),
+        (b"a\r\n.\nb\r\n.\r\n", b"a\r\n\r\nb\r\n"),
+        (b"a\n.\nb\n.\r\nc\r\n.\r\n", b"a\r\n\r\nb\r\n\r\nc\r\n"),
+        (b"\n\n..\n.x\n\r\n.\r\n", b"\r\n\r\n.\r\nx\r\n\r\n"),
+        (b"..\n..\r\n.\r\n", b".\r\n.\r\n"),
+    ],
+)
+def test_normalised_dots_in_every_split(wire: bytes, expected: bytes) -> None:
+    assert normal_model(wire) == (expected, False, len(wire))
+    for cuts in range(1 << (len(wire) - 1)):
+        split = [at + 1 for at in range(len(wire) - 1) if cuts >> at & 1]
+        found, content, end = read(wire, split, True)
+        assert (found, end, content.fault) == (expected, len(wire), None), split
+
+
 @given(st.lists(st.sampled_from([b"", b".", b"..", b".x", b"x", b"x.", b"\xff"])), st.lists(st.integers(0, 60)))
 def test_dot_stuffing_there_and_back(lines: list[bytes], cuts: list[int]) -> None:
     wire = b"".join((b"." + line if line.startswith(b".") else line) + b"\r\n" for line in lines) + b".\r\n"
@@ -102,7 +133,7 @@ def test_dot_stuffing_there_and_back(lines: list[bytes], cuts: list[int]) -> Non
 def test_bdat_has_the_rules_of_data(text: bytes, cuts: list[int], normalize: bool) -> None:
     """The same content by BDAT in chunks cut anywhere, and by DATA: the same octets, the same faults."""
     text += b"\r\n"
-    stuffed = text.replace(b"\r\n.", b"\r\n..")
+    stuffed = text.replace(b"\n.", b"\n..") if normalize else text.replace(b"\r\n.", b"\r\n..")
     wire = (b"." + stuffed if stuffed.startswith(b".") else stuffed) + b".\r\n"
     by_data, data, end = read(wire, [], normalize)
     assert end == len(wire)
