@@ -82,6 +82,10 @@ def bdat(s: State, argument: bytes) -> None:
     if parsed is None:
         return s.fail(replies.BDAT_SYNTAX)
     size, last = parsed
+    if size > 2 * s.config.max_size:
+        # nobody means to send that; to swallow it would keep the session until the transaction's time is over
+        s.discard(replies.TOO_BIG_TO_READ)
+        return s.say(replies.TOO_BIG_TO_READ)
     s.bdat_size = s.bdat_left = size
     s.bdat_last = last
     s.bdat_reply = None

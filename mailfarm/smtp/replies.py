@@ -42,6 +42,7 @@ SHUTTING_DOWN = Reply(421, "4.3.2", "Shutting down; try again soon", close=True)
 # content
 BARE = Reply(550, "5.6.0", "Content has a CR or LF on its own, or a NUL", close=True)
 TEXT_LINE_TOO_LONG = Reply(500, "5.5.2", "A line of the content is too long")
+TOO_BIG_TO_READ = Reply(552, "5.3.4", "That is more than this server reads; closing the connection", close=True)
 BDAT_SYNTAX = Reply(501, "5.5.4", "Say BDAT with a size and perhaps LAST", close=True)
 NO_CHUNKING = Reply(502, "5.5.1", "BDAT is not offered here")
 
