@@ -1,8 +1,28 @@
-"""A farm with an API, in memory."""
+"""A farm with an API, in memory; and a look at the log, in which no test leaves a failure unasked."""
+
+import gc
 
 import pytest
 import pytest_twisted
 from farm_api import Browser, Farm
+from twisted.logger import globalLogPublisher
+
+
+@pytest.fixture(autouse=True)
+def logged():
+    """What was logged as critical, which is what a traceback is. A test that expects it takes it out."""
+    seen = []
+
+    def watch(event):
+        if event["log_level"].name == "critical":
+            seen.append(event)
+
+    globalLogPublisher.addObserver(watch)
+    yield seen
+    # an error nobody took is logged when its Deferred is collected
+    gc.collect(0)
+    globalLogPublisher.removeObserver(watch)
+    assert not [(event.get("log_format"), str(event.get("log_failure"))) for event in seen]
 
 
 @pytest_twisted.async_yield_fixture

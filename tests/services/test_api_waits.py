@@ -6,6 +6,8 @@ import pytest
 import pytest_twisted
 from farm_api import Browser, pump
 from test_api_guard import raw, serve
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ServerEndpoint
 
 ensure = pytest_twisted.ensureDeferred
 
@@ -237,3 +239,34 @@ async def test_a_stream_that_pauses_and_goes_on_misses_nothing(farm, ask):
     client.transport.resumeProducing()
     await pump(lambda: client.data.count(b"\nid: ") == 300 or b'"seq":300' in client.data)
     assert [int(one["id"]) for one in events(client.data)] == list(range(1, 301))
+
+
+@ensure
+async def test_a_stream_whose_client_goes_leaves_no_trace_in_the_log(farm, ask, logged):
+    _, path = await mailbox(ask)
+    api = farm.api(endpoints=(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"),))
+    await api.start()
+    farm.cleanup.append(api.stop)
+    line = f"GET {path}/events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode()
+    clients = [await raw(api.listening[0].port, line) for _ in range(4)]
+    await pump(lambda: all(client.data for client in clients))
+    for number, client in enumerate(clients):
+        client.transport.abortConnection() if number % 2 else client.transport.loseConnection()
+    await pump(lambda: api.site.requests == 0)
+    assert len(farm.feeds) == 0
+    assert logged == []
+
+
+@ensure
+async def test_a_download_that_is_broken_off_leaves_no_trace_in_the_log(farm, ask, logged):
+    box, _ = await mailbox(ask)
+    id = await farm.file(box, content=b"Subject: x\r\n\r\n" + b"x" * 76 * 100_000)
+    api = farm.api(endpoints=(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"),))
+    await api.start()
+    farm.cleanup.append(api.stop)
+    client = await raw(api.listening[0].port, f"GET /v1/messages/{id}/raw HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    await pump(lambda: client.data)
+    client.transport.pauseProducing()
+    client.transport.abortConnection()
+    await pump(lambda: api.site.requests == 0)
+    assert logged == []

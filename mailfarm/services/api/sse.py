@@ -27,7 +27,7 @@ from mailfarm.net.problems import Problem
 from .counting import Counts
 from .routes import Ask
 from .slots import Slots
-from .streaming import Flow
+from .streaming import Flow, abort, release
 
 HEARTBEAT = 15.0
 STALLED_BEATS = 4
@@ -118,7 +118,7 @@ class _Stream:
         """Show that we are here, to the client and to what stands between; drop a client that takes nothing."""
         self._stalled = self._stalled + 1 if self._flow.paused else 0
         if self._stalled >= STALLED_BEATS:
-            self._request.channel.forceAbortClient()  # which cancels `ended`
+            abort(self._request)  # which cancels `ended`
         elif not self._flow.paused:
             self._request.write(b": \n\n")
 
@@ -130,4 +130,4 @@ class _Stream:
     def close(self) -> None:
         """Let go of the request; who called us finishes it."""
         self._flow.resumed = lambda: None
-        self._request.unregisterProducer()
+        release(self._request)

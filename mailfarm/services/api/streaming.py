@@ -54,6 +54,18 @@ class Flow:
             await self._open.addTimeout(STALLED, reactor)
 
 
+def release(request: Request) -> None:
+    """Take the producer off a request, also when its client has gone: then twisted.web has taken its channel."""
+    if request.channel is not None:
+        request.unregisterProducer()
+
+
+def abort(request: Request) -> None:
+    """Cut the connection off, if there still is one; what was written and has not left is lost."""
+    if request.channel is not None:
+        request.channel.forceAbortClient()
+
+
 async def send(request: Request, reactor: Any, size: int, first: bytes, read: Read) -> None:
     """Write ``first`` and then the chunks that ``read`` gives by number, ``size`` octets in all."""
     request.setHeader("Content-Length", str(size))
@@ -78,10 +90,10 @@ async def send(request: Request, reactor: Any, size: int, first: bytes, read: Re
             number += 1
     except TimeoutError:
         # the client takes nothing: waiting for our buffer to empty would be waiting for ever
-        request.channel.forceAbortClient()
+        abort(request)
     except Exception:
         if flow.stopped:
             return
         raise
     finally:
-        request.unregisterProducer()
+        release(request)
