@@ -21,7 +21,7 @@ from mailfarm.net.smtp_metrics import SMTPMetrics
 from mailfarm.net.smtp_server import SMTPFactory
 from mailfarm.net.smtp_session import Answer, Connection
 from mailfarm.smtp.config import ServerConfig
-from mailfarm.smtp.requests import Auth, Discarded, Hello, Mail, Rcpt
+from mailfarm.smtp.requests import Auth, Discarded, Hello, Mail, Rcpt, Refused
 
 _GREETING = Reply(220, "", "localhost ESMTP")
 _SENDER = Reply(250, "2.1.0", "Ok")
@@ -59,6 +59,9 @@ class Yes:
         return _DONE
 
     def discarded(self, request: Discarded) -> None:
+        pass
+
+    def refused(self, request: Refused) -> None:
         pass
 
     def lost(self) -> None:

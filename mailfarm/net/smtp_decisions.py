@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from mailfarm.errors import QueueFull, Temporary
 from mailfarm.mail.reply import Reply
-from mailfarm.smtp.requests import Auth, Data, Discarded, End, Hello, Mail, Question, Rcpt
+from mailfarm.smtp.requests import Auth, Data, Discarded, End, Hello, Mail, Question, Rcpt, Refused
 
 from .content import SpillContent
 from .smtp_metrics import SMTPMetrics
@@ -67,6 +67,15 @@ class Asking:
             session.discarded(discarded)
         except Exception:
             self._log.failure("A discarded transaction could not be told")
+
+    def tell_refused(self, session: Session, refused: Refused) -> None:
+        """Tell a session what was refused in its name."""
+        if refused.recipient:
+            self._metrics.recipient(refused.reply)
+        try:
+            session.refused(refused)
+        except Exception:
+            self._log.failure("A refusal could not be told")
 
     def _arrived(self, reply: Reply, decision: Decision) -> None:
         self._decided(decision, reply)

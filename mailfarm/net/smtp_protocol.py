@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from mailfarm.mail.reply import Reply
 from mailfarm.smtp.replies import SHUTTING_DOWN
-from mailfarm.smtp.requests import Chunk, Discarded, End, Question, StartTls
+from mailfarm.smtp.requests import Chunk, Discarded, End, Question, Refused, StartTls
 from mailfarm.smtp.server import Server
 
 from .content import SpillContent
@@ -78,6 +78,9 @@ class SMTPProtocol:
     @property
     def transcript(self) -> tuple[str, ...]:
         return self._core.transcript if self._core else ()
+
+    def awaits(self, question: Question) -> bool:
+        return self._core is not None and self._core.question is question and not self._lost
 
     # IProtocol, IHandshakeListener
 
@@ -198,6 +201,9 @@ class SMTPProtocol:
                 self._drop_content()
                 assert self._session is not None
                 self.factory.asking.tell(self._session, request)
+            elif isinstance(request, Refused):
+                assert self._session is not None
+                self.factory.asking.tell_refused(self._session, request)
             elif isinstance(request, StartTls):
                 self._start_tls(core)
             else:
@@ -335,6 +341,15 @@ class SMTPProtocol:
             return
         self._core.shut_down()
         self._pump()
+
+    def end_grace(self) -> None:
+        """The grace is over: say so and close. What that does not end is ``abort``ed a little later."""
+        if self._core is None or self._shaking_since is not None:
+            self.abort()
+        elif self._leaving_since is None:
+            self._decision = None
+            self._core.cut()
+            self._pump()
 
     def _leave(self) -> None:
         """Close once everything is written; the sweep cuts a client that does not take it."""

@@ -42,6 +42,8 @@ from .tls import ServerTls
 
 __all__ = ["READ_AHEAD", "Caps", "SMTPFactory", "SMTPProtocol"]
 
+FAREWELL: Final = 1.0
+"""Seconds between the 421 at the end of the grace and the reset."""
 _REFUSED_AT_ONCE: Final = 100  # connections above the cap that still get their 421
 
 
@@ -106,25 +108,31 @@ class SMTPFactory(ServerFactory):
         return SMTPProtocol(self)
 
     def drain(self, grace: float) -> Deferred[None]:
-        """421 4.3.2 to idle sessions now, and to the others once their transaction is over; what is left after
-        ``grace`` seconds is cut. Fires when the last session is gone. The port is the listener's to close, first."""
+        """421 4.3.2 to idle sessions now, and to the others once their transaction is over. What is left after
+        ``grace`` seconds hears it in the midst of its transaction, and is reset ``FAREWELL`` seconds later. Fires when
+        the last session is gone. The port is the listener's to close, first."""
         self.draining = True
         if not self.open:
             return succeed(None)
         ended: Deferred[None] = Deferred()
         self._empty.append(ended)
-        last = self.reactor.callLater(grace, self._cut)
+        last = [self.reactor.callLater(grace, self._end_grace), self.reactor.callLater(grace + FAREWELL, self._abort)]
         for protocol in tuple(self.open):
             protocol.shut_down()
 
         def done(result: None) -> None:
-            if last.active():
-                last.cancel()
+            for call in last:
+                if call.active():
+                    call.cancel()
 
         return ended.addCallback(done)
 
-    def _cut(self) -> None:
+    def _end_grace(self) -> None:
         self.log.warn("{count} sessions did not end within the grace and are cut", count=len(self.open))
+        for protocol in tuple(self.open):
+            protocol.end_grace()
+
+    def _abort(self) -> None:
         for protocol in tuple(self.open):
             protocol.abort()
 

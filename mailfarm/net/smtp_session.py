@@ -14,7 +14,7 @@ from mailfarm.mail.envelope import Envelope
 from mailfarm.mail.received import protocol_name
 from mailfarm.mail.reply import Reply
 from mailfarm.ports import Origin
-from mailfarm.smtp.requests import Auth, Discarded, Hello, Mail, Rcpt
+from mailfarm.smtp.requests import Auth, Discarded, Hello, Mail, Question, Rcpt, Refused
 
 from .content import SpillContent
 
@@ -45,6 +45,10 @@ class Connection(Protocol):
     def transcript(self) -> tuple[str, ...]:
         """The last lines of this transaction, "C: " and "S: " in front, secrets left out."""
 
+    def awaits(self, question: Question) -> bool:
+        """Whether ``question`` still waits for its answer. When it does not a decision comes too late, and must leave
+        no trace: the client was told otherwise, or has gone."""
+
 
 class Session(Protocol):
     """One SMTP connection's conversation, as the service sees it."""
@@ -73,6 +77,9 @@ class Session(Protocol):
 
     def discarded(self, request: Discarded) -> None:
         """The transaction ended without its content."""
+
+    def refused(self, request: Refused) -> None:
+        """MAIL or RCPT was refused before there was anything to decide."""
 
     def lost(self) -> None:
         """The connection is gone. A decision under way still ends, its answer goes nowhere."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Literal
 
+from mailfarm.mail.envelope import Recipient
 from mailfarm.mail.reply import Reply
 
 from . import grammar, replies, sasl
-from .requests import Auth, Data, Hello, StartTls
+from .requests import Auth, Data, Hello, Mail, Rcpt, StartTls
 from .state import BDAT, RESPONSE, SWALLOW, State
 
 Command = Callable[[State, bytes], None]
@@ -42,9 +43,14 @@ def mail(s: State, argument: bytes) -> None:
     try:
         request = grammar.mail(argument, config)
     except grammar.Malformed as error:
-        return s.fail(error.reply)
+        return s.refuse(error.reply, grammar.said(argument, b"FROM:"))
     if request.size is not None and request.size > config.max_size:  # RFC 1870 §6.1
-        return s.fail(replies.TOO_BIG)
+        return s.refuse(replies.TOO_BIG, request.sender)
+    if s.hello.verb == "HELO":
+        # RFC 5321 §2.2.1: parameters are for those who said EHLO. Some clients send SIZE all the same, hence not 555.
+        if not request.sender.isascii():
+            return s.refuse(grammar.NEEDS_SMTPUTF8, request.sender)
+        request = Mail(request.sender)
     return s.ask(request)
 
 
@@ -57,9 +63,11 @@ def rcpt(s: State, argument: bytes) -> None:
         request = grammar.rcpt(argument, s.config, s.mail.smtputf8)
     except grammar.Malformed as error:
         s.refused = True
-        return s.fail(error.reply)
+        return s.refuse(error.reply, s.mail.sender, grammar.said(argument, b"TO:"))
     if len(s.recipients) >= s.config.max_recipients:  # RFC 5321 §4.5.3.1.10
-        return s.say(replies.TOO_MANY_RECIPIENTS)
+        return s.refuse(replies.TOO_MANY_RECIPIENTS, s.mail.sender, request.recipient.address)
+    if s.hello is not None and s.hello.verb == "HELO":
+        request = Rcpt(Recipient(request.recipient.address), request.route)
     return s.ask(request)
 
 

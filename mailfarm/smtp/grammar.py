@@ -133,6 +133,16 @@ def bdat(argument: bytes) -> tuple[int, bool] | None:
     return int(words[0]), len(words) == 2
 
 
+def said(argument: bytes, keyword: bytes) -> str:
+    """What stands where a path belongs, for somebody to read: one line, at most 256 characters."""
+    text = argument[: 4 * 256].decode("utf-8", "replace").strip()
+    if text[: len(keyword)].upper() == keyword.decode():
+        text = text[len(keyword) :].lstrip()
+    if text.startswith("<") and ">" in text:
+        text = text[1 : text.index(">")] or "<>"
+    return "".join(c if c.isprintable() else "?" for c in text[:256])
+
+
 def _path(argument: bytes, pos: int, bad: Reply, syntax: Reply, *, null: bool) -> tuple[str, str, int]:
     """(address, route, position behind the path). The null path is only for senders."""
     if argument[pos : pos + 1] == b" ":  # against the letter of §4.1.1.2, for clients that err here

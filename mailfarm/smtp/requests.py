@@ -1,7 +1,7 @@
 """What the SMTP server core asks of its host: one frozen value a question.
 
 ``Hello``, ``Auth``, ``StartTls``, ``Mail``, ``Rcpt``, ``Data`` and ``End`` wait for an answer, a ``Reply``.
-``Chunk`` and ``Discarded`` only tell.
+``Chunk``, ``Discarded`` and ``Refused`` only tell.
 """
 
 from __future__ import annotations
@@ -99,5 +99,19 @@ class Discarded:
     envelope: Envelope
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The core itself refused a MAIL or RCPT, with ``reply``: malformed, too big by its SIZE, a recipient too many.
+
+    ``sender`` and ``recipient`` are as they were said, cut short; they may be no addresses. ``recipient`` is empty for
+    MAIL. A refused RCPT leaves the transaction as it was; a refused MAIL began none.
+    """
+
+    reply: Reply
+    sender: str
+    recipient: str = ""
+
+
 Question = Hello | Auth | StartTls | Mail | Rcpt | Data | End
-Request = Question | Chunk | Discarded
+News = Chunk | Discarded | Refused
+Request = Question | News

@@ -7,7 +7,7 @@
     ...                                       # write server.output()
     server.receive(data, now)                 # whenever bytes come
     while (request := server.next_request()) is not None:
-        ...                                   # Chunk, Discarded: take note; any other: server.answer(reply, now)
+        ...                                   # news (Chunk, Discarded, Refused): take note; else server.answer(reply, now)
     ...                                       # write server.output(), close if server.closing
 
 There is one question at a time: while it waits for its answer ``next_request`` gives None and input piles up
@@ -29,7 +29,7 @@ from .answers import ANSWERS
 from .commands import COMMANDS, respond, unknown
 from .config import BLOCK, Deadlines, ServerConfig
 from .data import Content
-from .requests import Chunk, Discarded, End, Request
+from .requests import Chunk, Discarded, End, Refused, Request
 from .state import BDAT, CLOSED, COMMAND, DATA, GREETING, HANDSHAKE, LINES, RESPONSE, SWALLOW, WIDTH, State, transcribed
 
 __all__ = ["Deadlines", "Server", "ServerConfig"]
@@ -92,7 +92,7 @@ class Server(State):
             if not _READERS[self.phase](self):
                 return None
         request = ready.pop(0)
-        if not isinstance(request, (Chunk, Discarded)):
+        if not isinstance(request, (Chunk, Discarded, Refused)):
             self.question = request
         return request
 
@@ -149,6 +149,12 @@ class Server(State):
         """Drain: 421 4.3.2 at once, or as soon as the running transaction is over."""
         self.draining = True
         self._drain()
+
+    def cut(self) -> None:
+        """The grace is over: 421 4.3.2 now, whatever is under way (RFC 5321 §3.8)."""
+        if isinstance(self.question, End):
+            self.end_transaction()  # as in ``time_out``
+        self._finish(replies.SHUTTING_DOWN)
 
     @property
     def pending(self) -> bool:

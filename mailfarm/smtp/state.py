@@ -11,7 +11,7 @@ from mailfarm.mail.reply import Reply
 from . import replies
 from .config import ServerConfig
 from .data import Content
-from .requests import Chunk, Discarded, Hello, Mail, Question, Request
+from .requests import Chunk, Discarded, Hello, Mail, Question, Refused, Request
 from .sasl import Exchange
 
 # What the next octets are. GREETING and CLOSED: nothing yet, and never again; HANDSHAKE: TLS is beginning.
@@ -104,6 +104,14 @@ class State:
         """Answer an error of the client's making, and count it."""
         self.errors += 1
         self.say(reply if self.errors <= self.config.max_errors else replies.TOO_MANY_ERRORS)
+
+    def refuse(self, reply: Reply, sender: str, recipient: str = "") -> None:
+        """Refuse MAIL or RCPT, and let the host know."""
+        self.ready.append(Refused(reply, sender, recipient))
+        if reply.code < 500:
+            self.say(reply)  # a shortage is no error of the client's making
+        else:
+            self.fail(reply)
 
     def ask(self, question: Question) -> None:
         """Let the host decide."""

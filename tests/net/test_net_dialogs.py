@@ -23,7 +23,7 @@ from mailfarm.net.smtp_metrics import SMTPMetrics
 from mailfarm.net.smtp_server import Caps, SMTPFactory
 from mailfarm.net.smtp_session import Answer, Connection
 from mailfarm.net.tls import ServerTls, dev_certificate
-from mailfarm.smtp.requests import Auth, Data, Discarded, End, Hello, Mail, Rcpt
+from mailfarm.smtp.requests import Auth, Data, Discarded, End, Hello, Mail, Rcpt, Refused
 
 _AT = Path(__file__).parent.parent / "smtp" / "dialog.py"
 _SPEC: Any = importlib.util.spec_from_file_location("smtp_dialog", _AT)
@@ -74,6 +74,9 @@ class Told:
 
     def discarded(self, request: Discarded) -> None:
         self.heard.discards.append(request)
+
+    def refused(self, request: Refused) -> None:
+        self.heard.refused.append(request)
 
     def lost(self) -> None:
         pass

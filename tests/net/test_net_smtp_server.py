@@ -27,7 +27,7 @@ from mailfarm.net.smtp_listener import Listener
 from mailfarm.net.smtp_metrics import SMTPMetrics
 from mailfarm.net.smtp_server import READ_AHEAD, Caps, SMTPFactory
 from mailfarm.net.smtp_session import Answer, Connection
-from mailfarm.smtp.requests import Auth, Discarded, Hello, Mail, Rcpt
+from mailfarm.smtp.requests import Auth, Discarded, Hello, Mail, Rcpt, Refused
 from mailfarm.smtp.server import Deadlines, ServerConfig
 
 CONFIG = ServerConfig(hostname="mx.test", max_size=20 * 1024 * 1024)
@@ -46,6 +46,7 @@ class Deciding:
         self.asked: list[str] = []
         self.accepted: list[tuple[Envelope, bytes]] = []
         self.discards: list[Discarded] = []
+        self.refusals: list[Refused] = []
         self.is_lost = False
 
     def _answer(self, name: str, otherwise: Reply, *what: Any) -> Answer:
@@ -82,6 +83,9 @@ class Deciding:
 
     def discarded(self, request: Discarded) -> None:
         self.discards.append(request)
+
+    def refused(self, request: Refused) -> None:
+        self.refusals.append(request)
 
     def lost(self) -> None:
         self.is_lost = True
@@ -655,7 +659,37 @@ async def test_what_does_not_finish_within_the_grace_is_cut() -> None:
         await wait_until(lambda: asked)
         await play.listener.stop(0.2)
         await client.ended()
+        # RFC 5321 §3.8: not without a word
+        assert client.received.endswith(
+            b"354 End data with <CR><LF>.<CR><LF>\r\n421 4.3.2 Shutting down; try again soon\r\n"
+        )
         assert not play.factory.open
+        assert not play.session.discards, "the session has the content, and may be storing it"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_cut_in_the_midst_of_its_content_is_told_why() -> None:
+    async with playing() as play:
+        client = await play.connect()
+        client.send(GREETED + "DATA\r\nhalf a line")
+        assert await client.codes(4) == ["250", "250", "250", "354"]
+        await play.listener.stop(0.1)
+        await client.ended()
+        assert client.received.endswith(b"\r\n421 4.3.2 Shutting down; try again soon\r\n")
+        assert len(play.session.discards) == 1
+        assert play.session.is_lost
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_session_is_told_what_the_core_refused() -> None:
+    async with playing(config=ServerConfig("mx.test", max_size=100)) as play:
+        client = await play.connect()
+        client.send("EHLO c.example\r\nMAIL FROM:<a@c.example> SIZE=101\r\n")
+        assert await client.codes(2) == ["250", "552"]
+        client.send("MAIL FROM:<a@c.example>\r\nRCPT TO:<b..c@x.example>\r\n")
+        assert await client.codes(2) == ["250", "501"]
+        told = [(each.reply.code, each.sender, each.recipient) for each in play.session.refusals]
+        assert told == [(552, "a@c.example", ""), (501, "a@c.example", "b..c@x.example")]
 
 
 @pytest_twisted.ensureDeferred

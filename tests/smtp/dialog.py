@@ -29,6 +29,7 @@ What the host was told
     from address    the envelope's sender of that mail ("from" alone: the null sender); after its content
     to a b          the envelope's recipients of that mail
     accepted 2      so many mails were accepted in all
+    refused 501 a b the core refused MAIL or RCPT itself: the code, the sender, for RCPT the recipient
     discarded 552   a transaction was discarded, with this reply's code, or "discarded none" for none
 
 In ``C`` and ``content`` these stand for octets: \\r \\n \\0 \\t \\\\ \\xHH; anything else beyond ASCII is UTF-8.
@@ -50,7 +51,7 @@ from pathlib import Path
 
 from mailfarm.mail.envelope import Envelope
 from mailfarm.mail.reply import Reply
-from mailfarm.smtp.requests import Auth, Chunk, Data, Discarded, End, Hello, Mail, Question, Rcpt, StartTls
+from mailfarm.smtp.requests import Auth, Chunk, Data, Discarded, End, Hello, Mail, Question, Rcpt, Refused, StartTls
 from mailfarm.smtp.server import Deadlines, Server, ServerConfig
 
 FOLDER = Path(__file__).parent / "dialogs"
@@ -145,7 +146,20 @@ def _line(dialog: Dialog, line: str, number: int) -> None:
         dialog.implicit_tls = True
     elif mark == "content":
         steps.append(Step("content", "", unescape(rest), number))
-    elif mark in ("has", "lacks", "silence", "closed", "TLS", "wait", "drain", "from", "to", "accepted", "discarded"):
+    elif mark in (
+        "has",
+        "lacks",
+        "silence",
+        "closed",
+        "TLS",
+        "wait",
+        "drain",
+        "from",
+        "to",
+        "accepted",
+        "discarded",
+        "refused",
+    ):
         steps.append(Step(mark.lower(), rest.strip(), number=number))
     else:
         raise ValueError(f"what is {mark!r}?")
@@ -215,6 +229,8 @@ class Heard:
         self.looked_at = 0
         self.discards: list[Discarded] = []
         self.discards_seen = 0
+        self.refused: list[Refused] = []
+        self.refused_seen = 0
         self.chunks: list[bytes] = []
 
     def content(self, end: Envelope, content: bytes, reply: Reply) -> None:
@@ -241,6 +257,11 @@ class Heard:
             reply = self.discards[self.discards_seen].reply
             self.discards_seen += 1
             assert (str(reply.code) if reply else "none") == step.text, f"line {step.number}: {reply}"
+        elif step.verb == "refused":
+            assert len(self.refused) > self.refused_seen, f"line {step.number}: nothing was refused"
+            notice = self.refused[self.refused_seen]
+            self.refused_seen += 1
+            assert f"{notice.reply.code} {notice.sender} {notice.recipient}".split() == step.text.split(), notice
 
 
 class CorePlayer:
@@ -266,6 +287,8 @@ class CorePlayer:
             elif isinstance(request, Discarded):
                 self.heard.discards.append(request)
                 self.heard.chunks.clear()
+            elif isinstance(request, Refused):
+                self.heard.refused.append(request)
             else:
                 assert server.pending
                 assert server.next_request() is None

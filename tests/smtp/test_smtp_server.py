@@ -10,7 +10,7 @@ from smtp.dialog import GREETING, decide
 from mailfarm.mail.envelope import Envelope, Recipient
 from mailfarm.mail.reply import Reply
 from mailfarm.smtp import replies
-from mailfarm.smtp.requests import Auth, Chunk, Data, Discarded, End, Hello, Mail, Rcpt, Request, StartTls
+from mailfarm.smtp.requests import Auth, Chunk, Data, Discarded, End, Hello, Mail, Rcpt, Refused, Request, StartTls
 from mailfarm.smtp.server import Deadlines, Server, ServerConfig
 
 CONFIG = ServerConfig("mx.example", max_size=100_000)
@@ -31,7 +31,7 @@ def pump(server: Server) -> list[Request]:
     asked: list[Request] = []
     while (request := server.next_request()) is not None:
         asked.append(request)
-        if not isinstance(request, (Chunk, Discarded)):
+        if not isinstance(request, (Chunk, Discarded, Refused)):
             server.answer(decide(request, server.hello))
     return asked
 
@@ -317,7 +317,7 @@ def pump_until(server: Server, kind: type) -> Request:
         assert request is not None
         if isinstance(request, kind):
             return request
-        assert not isinstance(request, (Chunk, Discarded))
+        assert not isinstance(request, (Chunk, Discarded, Refused))
         server.answer(decide(request, server.hello))
 
 
@@ -398,3 +398,37 @@ def test_settings_that_make_no_sense() -> None:
     ):
         with pytest.raises(ValueError):
             ServerConfig(**{"hostname": "mx.example", **wrong})  # type: ignore[arg-type]
+
+
+def test_after_helo_no_parameter_reaches_the_host() -> None:
+    server = greeted()
+    server.receive(b"HELO c.example\r\nMAIL FROM:<a@c.example> SIZE=9 BODY=8BITMIME RET=HDRS ENVID=x\r\n", 1.0)
+    server.receive(b"RCPT TO:<b@mx.example> NOTIFY=NEVER\r\n", 1.0)
+    asked = pump(server)
+    assert asked[1:] == [Mail("a@c.example"), Rcpt(Recipient("b@mx.example"))]
+
+
+def test_what_is_refused_past_the_recipients_cap_is_told() -> None:
+    server = greeted(ServerConfig("mx.example", max_recipients=100))
+    server.receive(b"EHLO c\r\nMAIL FROM:<a@c.example>\r\n" + b"RCPT TO:<b@mx.example>\r\n" * 101, 1.0)
+    assert pump(server)[-1] == Refused(replies.TOO_MANY_RECIPIENTS, "a@c.example", "b@mx.example")
+
+
+def test_a_cut_says_so_and_discards_unless_the_host_has_all_of_it() -> None:
+    server = greeted()
+    server.receive(UPTO_DATA + b"half", 1.0)
+    pump(server)
+    server.output()
+    server.cut()
+    assert server.output() == replies.SHUTTING_DOWN.encode()
+    assert server.closing
+    assert [type(each) for each in pump(server)] == [Discarded]
+    server = greeted()
+    server.receive(UPTO_DATA + b"all\r\n.\r\n", 1.0)
+    while not isinstance(request := server.next_request(), End):
+        if request is not None and not isinstance(request, Chunk):
+            server.answer(decide(request, server.hello))  # type: ignore[arg-type]
+    server.output()
+    server.cut()
+    assert server.output() == replies.SHUTTING_DOWN.encode()
+    assert server.next_request() is None
