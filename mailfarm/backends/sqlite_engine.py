@@ -8,7 +8,8 @@ larger.
 Jobs of the same kind, such as the queue's puts, can be run together by ``write_many``: one statement of many rows
 spares the interpreter lock, which is let go and fought for again around every statement.
 
-A group is in ``sqlite_group``, the care of the write-ahead log in ``sqlite_log``, the file in ``sqlite_open``.
+A group is in ``sqlite_group``, the care of the write-ahead log in ``sqlite_log``, the file in ``sqlite_open``, and in
+``sqlite_place`` whether it still is where it was.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from twisted.logger import Logger
 from mailfarm.errors import DatabaseUnavailable, SchemaMismatch
 
 from . import sqlite_open
-from .sqlite_group import Job, fire, write_group
+from .sqlite_group import Job, fail_all, fire, write_group
 from .sqlite_log import Log
 from .sqlite_open import DatabaseFull, Owner, understandable
+from .sqlite_place import Place
 
 __all__ = ["DatabaseFull", "Engine"]
 
@@ -127,6 +129,10 @@ class Engine:
         """Whether half of what may wait for the writer already does."""
         return self._writing * 2 >= self._max_jobs or self._octets * 2 >= self._max_octets
 
+    def check(self) -> None:
+        """Whether what is written now would be found again. Raises DatabaseUnavailable when the file was taken away."""
+        self._place.check()
+
     def close(self) -> Deferred[None]:
         """Take no more work, finish what waits, and close. Never fails; may be called again."""
         done: Deferred[None] = Deferred()
@@ -164,7 +170,8 @@ class Engine:
                 connections.append(self._connect(4 * 1024 * 1024, readable_only=True))
             self._readers = connections[1:]
             connections.append(self._connect(1024 * 1024))
-            self._wal = Log(connections[-1], self._writer)
+            self._place = Place(self.path)
+            self._wal = Log(connections[-1], self._writer, self._busy_timeout)
         except BaseException as error:
             for connection in connections:
                 connection.close()
@@ -206,14 +213,23 @@ class Engine:
 
     def _write_loop(self) -> None:
         while not self._stopping:
-            job = self._writes.get()
+            try:
+                job = self._writes.get(timeout=self._wal.rest)
+            except Empty:
+                self._wal.tidy()
+                continue
             if job is None:
                 break
             group = write_group(self._writer, job, self._next_write)
             self.groups += 1
             self.jobs += len(group)
+            length = 0
+            try:
+                length = self._place.check()
+            except DatabaseUnavailable as error:  # it is committed, to a file that nobody will ever open again
+                fail_all(group, error)
             self._send(self._settle_writes, group)
-            self._wal.wrote(len(group), sum(each.size for each in group))
+            self._wal.wrote(len(group), sum(each.size for each in group), length)
         self._shut()
 
     def _next_write(self) -> Job | None:

@@ -61,14 +61,14 @@ def write_group(connection: sqlite3.Connection, first: Job, following: Callable[
         # Whoever waits now has waited for the lock as well; one after the other they would wait for ever.
         while (job := following()) is not None:
             group.append(job)
-        _fail_all(group, understandable(error))
+        fail_all(group, understandable(error))
         return group
     try:
         _run_group(connection, group, following)
         connection.execute("COMMIT")
     except BaseException as error:
         cause = error.__cause__ if isinstance(error, _GroupLost) and error.__cause__ is not None else error
-        _fail_all(group, understandable(cause))
+        fail_all(group, understandable(cause))
         try:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
@@ -117,13 +117,13 @@ def _run_together(connection: sqlite3.Connection, run: Together, jobs: list[Job]
         for job, result in zip(jobs, trial.result, strict=True):
             job.result = result
     elif len(jobs) == 1 or isinstance(trial.error, DatabaseUnavailable):
-        _fail_all(jobs, trial.error)
+        fail_all(jobs, trial.error)
     else:
         for job in jobs:
             _run(connection, job, lambda db, item=job.item: run(db, [item])[0])  # type: ignore[misc]
 
 
-def _fail_all(jobs: Sequence[Job], error: BaseException) -> None:
+def fail_all(jobs: Sequence[Job], error: BaseException) -> None:
     """Fail those that have no error of their own, each with an exception of its own: tracebacks grow where shared."""
     for job in jobs:
         if job.error is None:

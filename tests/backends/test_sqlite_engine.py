@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 
@@ -12,7 +11,7 @@ from spooled_samples import DEADLINE, clock, soon, until
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
-from mailfarm.backends import sqlite_group, sqlite_log
+from mailfarm.backends import sqlite_group
 from mailfarm.backends.sqlite_database import Database
 from mailfarm.backends.sqlite_engine import DatabaseFull, Engine
 from mailfarm.errors import DatabaseUnavailable
@@ -322,21 +321,6 @@ async def test_no_more_reads_wait_than_the_cap(engines):
     leave.set()
     await gatherResults(reads)
     assert await engine.read(count) == 0
-
-
-@pytest_twisted.ensureDeferred
-async def test_the_log_stays_small_under_a_writer_that_never_rests(engine, monkeypatch):
-    monkeypatch.setattr(sqlite_log, "_COPY_OCTETS", 64 * 1024)
-    monkeypatch.setattr(sqlite_log, "_RESTART_FRAMES", 64)
-
-    def work(db):
-        db.execute("INSERT INTO queue_spool (spooled, content) VALUES ('', zeroblob(20000))")
-
-    largest = 0
-    for _ in range(60):
-        await gatherResults([engine.write(work, 20_000) for _ in range(10)])
-        largest = max(largest, os.stat(f"{engine.path}-wal").st_size)
-    assert largest < 6_000_000  # of 12 million octets written
 
 
 # The end

@@ -88,6 +88,26 @@ async def test_a_disposable_mailbox_that_ended_leaves_nothing_behind(house, hear
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_was_in_it_can_not_be_read_from_the_disk_either(house):
+    other = await house.mailbox()
+    mailbox = await house.mailbox(kind="disposable", lifetime=60)
+    marker = b"fragile-9871 "
+    for size in (1000, 20_000, 600_000):
+        await house.send(mailbox, content=(marker * size)[:size])
+        await house.send(other, content=b"another one's" * 100)
+    folder = house.engine.path.parent
+
+    def found(what):
+        return sum(path.read_bytes().count(what) for path in folder.iterdir())
+
+    assert found(marker)
+    house.ahead = 61
+    await sweep(house).sweep()
+    await until(lambda: not found(marker))
+    assert found(b"another one's")
+
+
+@pytest_twisted.ensureDeferred
 async def test_messages_expire_by_their_mailboxs_retention(house, heard):
     mailbox, keeps = await house.mailbox(retention=60), await house.mailbox()
     await house.bus.subscribe(mailbox.id, heard.append)
