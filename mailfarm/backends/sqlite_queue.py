@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 import orjson
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger
 
 from mailfarm.errors import DatabaseUnavailable, NotFound, QueueFull, QueueUnavailable, Temporary
@@ -94,6 +94,7 @@ class Queue:
         """Whether content of ``size`` octets (0: unknown) would find room. Fails with QueueFull."""
         self._begin()
         try:
+            self._check_place()
             self._room.check_backlog(size)
             self._room.check_disk(size)
             if self._engine.congested:
@@ -146,7 +147,8 @@ class Queue:
 
     def take(self, limit: int, lease: float, wait: float = 0.0) -> Deferred[Sequence[Attempt]]:
         """At most ``limit`` entries for ``lease`` seconds, waiting ``wait`` seconds for the first. May be cancelled:
-        what was about to be handed out waits again. Fails with QueueUnavailable."""
+        what was about to be handed out waits again, and does so already when the CancelledError comes.
+        Fails with QueueUnavailable."""
         if limit < 1:
             raise ValueError("a take of none")
         limit = min(limit, _TAKE_MOST)
@@ -157,7 +159,12 @@ class Queue:
         while True:
             wakes = self._takers.wakes
             nonce = self._ids.new()
-            taken, due = await self._take_once(limit, lease, nonce)
+            over: Deferred[None] = Deferred()
+            try:
+                taken, due = await self._take_once(limit, lease, nonce, over)
+            except CancelledError:
+                await over  # who cancels may be about to close the database
+                raise
             if attempts := self._attempts(taken, nonce):
                 if len(taken) == limit:
                     self._takers.wake(1)  # there may be more
@@ -170,7 +177,10 @@ class Queue:
             if wakes == self._takers.wakes:
                 await self._takers.pause(limit, left, due)
 
-    def _take_once(self, limit: int, lease: float, nonce: str) -> Deferred[tuple[list[Taken], int | None]]:
+    def _take_once(
+        self, limit: int, lease: float, nonce: str, over: Deferred[None]
+    ) -> Deferred[tuple[list[Taken], int | None]]:
+        """``over`` fires when nothing of it is left to do, which is later than its end when it is cancelled."""
         gone = False
 
         def cancel(_: Deferred[Any]) -> None:
@@ -190,12 +200,20 @@ class Queue:
                 self._takers.wake(1)  # it may have been woken for an entry that another can take
             elif gone:
                 numbers = [entry.number for entry in taken]
-                self._background(self._write(lambda db: self._rows.give_back(db, numbers, nonce)), wake=True)
+                giving = self._write(lambda db: self._rows.give_back(db, numbers, nonce))
+                self._background(giving, wake=True)
+                giving.addCallback(over.callback)
+                return result
             elif taken:
                 self._takers.look_at(self._clock() + int(lease * _SECOND))
+            over.callback(None)
             return result
 
-        return self._apart(self._engine.write(work).addCallback(told), cancel)
+        def failed(failure: Any) -> Any:
+            over.callback(None)
+            return failure
+
+        return self._apart(self._engine.write(work).addCallbacks(told, failed), cancel)
 
     def _attempts(self, taken: Sequence[Taken], nonce: str) -> list[Attempt]:
         attempts = []
@@ -260,7 +278,12 @@ class Queue:
     # For the operator
 
     def depth(self) -> Deferred[Depth]:
-        """How many entries are in each state. A lease that has ended counts as leased until the next take."""
+        """How many entries are in each state. A lease that has ended counts as leased until the next take. Fails with
+        QueueUnavailable, also when what is put now would not be kept."""
+        try:
+            self._check_place()
+        except QueueUnavailable as error:
+            return fail(error)
         return self._read(self._rows.depth)
 
     def inspect(self, state: Literal["waiting", "leased", "aside"], limit: int = 100) -> Deferred[Sequence[Entry]]:
@@ -314,6 +337,12 @@ class Queue:
     def _not_opened(self, failure: Any) -> None:
         self._beginning = False
         _log.warn("the queue {name} is not open yet: {error}", name=self.name, error=failure.value)
+
+    def _check_place(self) -> None:
+        try:
+            self._engine.check()
+        except DatabaseUnavailable as error:
+            raise QueueUnavailable(str(error)) from None
 
     def _find_reusable(self) -> None:
         pages = self._engine.read(lambda db: db.execute("PRAGMA freelist_count").fetchone()[0])

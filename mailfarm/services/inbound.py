@@ -107,7 +107,7 @@ class Inbound:
         self._running = [Deferred.fromCoroutine(self._work()) for _ in range(self._workers)]
 
     async def stop(self) -> None:
-        """Take nothing more and finish what is under way. Idempotent."""
+        """Take nothing more and finish what is under way; a take that is under way is undone. Idempotent."""
         self._stopping = True
         for waiting in tuple(self._waits):
             waiting.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 
 import pytest
 import pytest_twisted
@@ -355,3 +356,25 @@ async def test_a_wait_that_was_woken_and_cancelled_wakes_another(store):
     first.cancel()
     await until(lambda: second.called)
     assert len(await second) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_take_that_was_cancelled_has_given_everything_back_when_it_says_so(store):
+    queue = store.open()
+    await queue.put(spooled())
+    for _ in range(20):
+        groups = store.engine.groups
+        taking = queue.take(1, LONG)
+        ends = time.monotonic() + DEADLINE
+        while store.engine.groups == groups:  # not a turn of the reactor: it is taken, and nobody knows yet
+            assert time.monotonic() < ends
+        taking.cancel()
+        with pytest.raises(CancelledError):
+            await taking
+        await store.engine.close()  # at once: nothing may be left to do
+        with sqlite3.connect(store.engine.path) as other:
+            assert other.execute("SELECT state, tries FROM queue_entry").fetchall() == [("waiting", 0)]
+        other.close()
+        queue = store.open()
+        await queue.depth()
+        await store.engine.write(lambda db: None)  # behind the queue's opening

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -308,6 +309,28 @@ async def test_stopping_finishes_what_is_under_way_and_takes_nothing_more(works)
     await works.start()
     await works.empty()
     assert len((await house.list(mailbox)).messages) == 31
+
+
+@pytest_twisted.ensureDeferred
+async def test_stopping_right_behind_a_put_leaves_nothing_leased_and_costs_no_try(works):
+    house = works.house
+    mailbox = await house.mailbox()
+
+    async def states(tx):
+        return await tx.rows("select state, tries from queue_entry where state <> 'waiting' or tries > 0")
+
+    for _ in range(20):
+        service = await works.start()
+        await works.put(mailbox)
+        groups = house.engine.groups
+        ends = time.monotonic() + 0.1
+        while house.engine.groups == groups and time.monotonic() < ends:
+            pass  # not a turn of the reactor: a take is under way and has not been told
+        await service.stop()
+        assert await house.database.read(states) == []
+    await works.start()
+    await works.empty()
+    assert len((await house.list(mailbox)).messages) == 20
 
 
 @pytest_twisted.ensureDeferred
