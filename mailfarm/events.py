@@ -50,7 +50,11 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """A message was put into a mailbox."""
+    """A message was put into a mailbox.
+
+    ``gone``: it has been deleted since. Then of ``message`` only the id, the mailbox and the number are true; there is
+    nothing left to say the rest.
+    """
 
     id: str
     account: str
@@ -58,6 +62,7 @@ class Filed:
     seq: int
     at: int
     message: Summary
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +128,10 @@ class MailboxClosed:
 class Refused:
     """A recipient or a message was refused. Sampled, bounded, not durable.
 
-    ``account`` is the account that may see it, empty if nobody's. ``lines`` are the SMTP lines that led to it, the
-    client's with ``C: `` and ours with ``S: `` in front, secrets left out.
+    ``account`` is the account that may see it, empty if nobody's. ``mailbox`` is the id of the mailbox the mail would
+    have gone to, empty if that is not known. ``address`` is the recipient as it was said, empty if MAIL was refused.
+    ``lines`` are the last SMTP lines that led to it, the client's with ``C: `` and ours with ``S: `` in front, secrets
+    left out.
     """
 
     id: str
@@ -228,6 +235,8 @@ def form(event: Event) -> dict[str, Any]:
     out: dict[str, Any] = {"type": _TYPES[type(event)]}
     for name in event.__dataclass_fields__:
         value = getattr(event, name)
+        if name == "gone" and not value:
+            continue
         if name == "at":
             value = rfc3339(value)
         elif isinstance(value, Summary):

@@ -70,7 +70,7 @@ def event_row(change: Change) -> tuple[str, int, str]:
 
 def event_from_row(account: str, mailbox: str, seq: int, data: str, summary: str | None) -> Change:
     """The inverse. ``summary`` is the message's, None when it has been deleted since: then the change still has its
-    number and the message its id, and nothing else."""
+    number and the message its id, and nothing else, and is marked ``gone``."""
     if not data.startswith('{"filed":'):
         change = from_json(data)
         assert isinstance(change, Seen | Deleted | Expired)
@@ -81,7 +81,7 @@ def event_from_row(account: str, mailbox: str, seq: int, data: str, summary: str
         if summary is None
         else summary_from(summary, False)
     )
-    return Filed(raw["filed"], account, mailbox, seq, raw["at"], message)
+    return Filed(raw["filed"], account, mailbox, seq, raw["at"], message, summary is None)
 
 
 def summary_text(summary: Summary) -> str:

@@ -12,9 +12,9 @@ which the host calls every two seconds: one query for all mailboxes that are fol
          seq >  at + 1   -> read the events after ``at``, tell them
     look: seq of the mailbox > at -> the same reading
 
-With criteria, a ``Filed`` is told only if its message meets them; every other change is told, as it may be about a
-message told before. ``contains`` may need the message's text: until it is read, later changes wait in line, and when
-the line is full the feed leaves the bus alone and catches up from the database.
+With criteria, a ``Filed`` is told only if its message meets them and is not gone; every other change is told, as it may
+be about a message told before. ``contains`` may need the message's text: until it is read, later changes wait in line,
+and when the line is full the feed leaves the bus alone and catches up from the database.
 """
 
 from __future__ import annotations
@@ -151,6 +151,8 @@ class Feed:
         """The criteria a change does not meet; None if that takes the text to say."""
         if self._matcher is None or not isinstance(change, Filed):
             return ()
+        if change.gone:
+            return ("gone",)  # nothing is left to hold the criteria against
         failed = self._matcher.failed(change.message, text or "")
         unsettled = text is None and "contains" in failed and (len(failed) == 1 or self._miss is not None)
         return None if unsettled else failed
@@ -159,7 +161,7 @@ class Feed:
         self.cursor = change.seq
         if not failed:
             self._deliver(change)
-        elif self._miss is not None and isinstance(change, Filed):
+        elif self._miss is not None and isinstance(change, Filed) and not change.gone:
             self._miss(change.message, failed)
 
     def _end(self, last: MailboxClosed | CursorTooOld) -> None:

@@ -25,7 +25,9 @@ MOST_IDS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some messages. ``cursor`` is the last change considered for this very answer: going on ``after`` it skips none.
+    """Some messages. ``cursor`` is the last change considered for this very answer. To follow the mailbox, go on after
+    the cursor of the *first* page: what happened to its messages while the others were read has a number above that
+    one, and perhaps below a later page's.
     ``next`` is where the next page begins, ``after`` it (asc) or ``before`` it (desc); None when there is no more."""
 
     messages: tuple[Summary, ...]
@@ -53,6 +55,8 @@ async def list_(
     if not 1 <= limit <= LONGEST_PAGE:
         raise Invalid(f"limit is {limit}; it must be from 1 to {LONGEST_PAGE}")
     mailbox = await store.find(tx, account, mailbox_id)
+    if after > mailbox.cursor:
+        raise Invalid(f"after is {after}; the mailbox's last change number is {mailbox.cursor}")
     last = mailbox.cursor if before is None else min(mailbox.cursor, max(before - 1, 0))
     found = await scan.scan(
         tx, mailbox_id, criteria, seen=seen, after=after, upto=last, descending=order == "desc", limit=limit

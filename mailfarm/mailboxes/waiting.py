@@ -225,8 +225,9 @@ class Wait:
             self._reset()
             self._spawn(self._again())
         elif isinstance(told, Filed):
-            self._matched[told.message.id] = told.message
-            self._settle()
+            if not told.gone:
+                self._matched[told.message.id] = told.message
+                self._settle()
         elif isinstance(told, Deleted | Expired):
             gone = set(told.messages)
             for id in gone:

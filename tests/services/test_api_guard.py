@@ -4,6 +4,7 @@ import pytest
 import pytest_twisted
 from farm_api import Browser, pump
 from twisted.internet import reactor
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
@@ -360,3 +361,40 @@ async def test_metrics_tell_the_routes_apart_and_health_is_there(all_of_it):
     assert 'mailfarm_api_requests_total{method="GET",route="/v1/mailboxes/<id>",status="404"} 1.0' in text
     assert (await all_of_it("GET", "/healthz")).body == b"ok\n"
     assert (await all_of_it("GET", "/readyz")).json["ready"] is True
+
+
+@ensure
+async def test_stopping_closes_idle_connections_at_once_and_waits_for_what_is_in_progress(farm, ask):
+    box = (await ask("POST", "/v1/mailboxes", {})).json
+    id = await farm.file(box, content=b"Subject: x\r\n\r\n" + b"x" * 76 * 100_000)
+    api = farm.api(endpoints=(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"),), grace=30.0)
+    await api.start()
+    port = api.listening[0].port
+    unused = await raw(port)
+    kept = await raw(port, b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    busy = await raw(port, f"GET /v1/messages/{id}/raw HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    await pump(lambda: kept.data and busy.data)
+    busy.transport.pauseProducing()
+    stopped = []
+    ensureDeferred(api.stop()).addBoth(stopped.append)
+    await pump(lambda: unused.lost and kept.lost)
+    assert not stopped
+    busy.transport.resumeProducing()
+    await pump(lambda: stopped and busy.lost)
+    assert stopped == [None]
+    assert len(busy.data) > 76 * 100_000
+
+
+@ensure
+async def test_a_status_that_few_know_has_its_reason_phrase(farm):
+    port = await serve(farm)
+    client = await raw(port, b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+    await pump(lambda: client.data)
+    assert client.data.startswith(b"HTTP/1.1 421 Misdirected Request\r\n")
+
+
+@ensure
+async def test_a_compressed_body_is_refused(ask):
+    answer = await ask("POST", "/v1/mailboxes", b"{}", content_encoding="gzip")
+    assert (answer.status, answer.problem, answer.header("accept-encoding")) == (415, "not-json", "identity")
+    assert (await ask("POST", "/v1/mailboxes", b"{}", content_encoding="identity")).status == 201

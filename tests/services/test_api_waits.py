@@ -9,6 +9,8 @@ from test_api_guard import raw, serve
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ServerEndpoint
 
+from mailfarm.mailboxes import messages
+
 ensure = pytest_twisted.ensureDeferred
 
 
@@ -270,3 +272,69 @@ async def test_a_download_that_is_broken_off_leaves_no_trace_in_the_log(farm, as
     client.transport.abortConnection()
     await pump(lambda: api.site.requests == 0)
     assert logged == []
+
+
+@ensure
+async def test_a_number_that_does_not_fit_is_refused_by_its_name_everywhere(farm, ask):
+    box, path = await mailbox(ask)
+    await farm.file(box)
+    for where in ("messages?after=2", "events?after=2", "wait?after=2"):
+        answer = await ask("GET", f"{path}/{where}")
+        assert (answer.status, answer.problem, answer.json["name"]) == (400, "invalid-value", "after")
+    answer = await ask("GET", "/v1/mailboxes?after=nothing")
+    assert (answer.status, answer.json["name"]) == (400, "after")
+
+
+@ensure
+async def test_limit_is_not_for_streams_and_a_stream_may_be_declined(farm, ask):
+    _, path = await mailbox(ask)
+    refused = await ask("GET", f"{path}/events?limit=5", accept="text/event-stream")
+    assert (refused.status, refused.json["name"]) == (400, "limit")
+    page = await ask("GET", f"{path}/events?limit=5", accept="text/event-stream;q=0, application/json")
+    assert page.header("content-type") == "application/json"
+
+
+@ensure
+async def test_pages_of_events_go_on_until_the_cursor_stands_still(farm, ask):
+    box, path = await mailbox(ask)
+    for number in range(7):
+        await farm.file(box, "yes" if number == 6 else "no")
+    found, cursor, last = [], 0, -1
+    while cursor != last:
+        page = (await ask("GET", f"{path}/events?limit=3&subject=yes&after={cursor}")).json
+        found += [one["seq"] for one in page["events"]]
+        last, cursor = cursor, page["cursor"]
+    assert (found, cursor) == ([7], 7)
+
+
+@ensure
+async def test_head_on_a_wait_does_not_wait(farm, ask):
+    _, path = await mailbox(ask)
+    assert (await ask("HEAD", f"{path}/wait?timeout=300")).status == 200
+    assert (await ask("HEAD", f"{path}/wait?count=0")).status == 400
+    assert (await ask("HEAD", f"/v1/mailboxes/{'0' * 26}/wait")).status == 404
+
+
+@ensure
+async def test_following_from_the_first_pages_cursor_misses_nothing_that_happened_between_pages(farm, ask):
+    box, path = await mailbox(ask)
+    ids = [await farm.file(box, publish=False) for _ in range(4)]
+    first = (await ask("GET", f"{path}/messages?limit=2")).json
+    await ask("DELETE", f"/v1/messages/{ids[0]}")
+    await ask("PATCH", f"/v1/messages/{ids[1]}", {"seen": True})
+    second = (await ask("GET", f"{path}/messages?limit=2&after={first['next']}")).json
+    assert second["next"] is None
+    kinds = [one["type"] for one in (await ask("GET", f"{path}/events?after={first['cursor']}")).json["events"]]
+    assert kinds[-2:] == ["deleted", "seen"]
+
+
+@ensure
+async def test_a_message_that_is_gone_is_none_that_came(farm, ask):
+    box, path = await mailbox(ask)
+    waiting = ask.start("GET", f"{path}/wait?timeout=20")
+    await pump(lambda: len(farm.feeds) == 1, ask.agent.flush)
+    await farm.file(box, publish=False)
+    await farm.database.unit(lambda tx: messages.delete(tx, farm.ids, farm.account, box["id"], None))
+    await farm.feeds.look()
+    id = await farm.file(box)
+    assert [one["id"] for one in (await ask.finish("GET", f"{path}/wait", waiting)).json["messages"]] == [id]

@@ -1,10 +1,19 @@
 """Events over WebSocket, on real sockets."""
 
+from types import SimpleNamespace
+
 import pytest
 import pytest_twisted
 from farm_api import Browser, pump
 from farm_live import connect, listen
+from prometheus_client import CollectorRegistry
 from test_api_guard import raw, serve
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from mailfarm.backends.memory import MemoryBus
+from mailfarm.services.live.connection import Connection
+from mailfarm.services.live.service import Counts
 
 ensure = pytest_twisted.ensureDeferred
 
@@ -449,3 +458,159 @@ async def test_an_event_is_encoded_once_for_everyone(farm, ask, monkeypatch):
     for client in clients:
         await client.next("filed")
     assert len(encoded) == 1
+
+
+@ensure
+async def test_a_subscription_that_is_refused_leaves_the_one_before(farm, ask):
+    live = await listen(farm)
+    box = (await ask("POST", "/v1/mailboxes", {})).json
+    client = await connect(live.listening[0].port)
+    client.say(op="subscribe", mailbox=box["id"])
+    await client.next("subscribed")
+    client.say(op="subscribe", mailbox=box["id"], after=99)
+    await client.next("problem")
+    await farm.file(box)
+    assert (await client.next("filed"))["seq"] == 1
+    await farm.database.unit(lambda tx: tx.execute("update mailbox set oldest = 1"))
+    client.say(op="subscribe", mailbox=box["id"], after=0)
+    await client.next("resync")
+    await farm.file(box)
+    assert (await client.next("filed"))["seq"] == 2
+    assert len(farm.feeds) == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "op", "mailbox"),
+    [
+        (b'{"op":"subscribe","mailbox":"x","after":-1}', "subscribe", "x"),
+        (b'{"op":"subscribe","mailbox":5}', "subscribe", None),
+        (b'{"op":"dance","mailbox":"x"}', "dance", "x"),
+        (b'{"op":5,"mailbox":"x"}', None, "x"),
+        (b"[1]", None, None),
+        (b"{", None, None),
+    ],
+)
+@ensure
+async def test_a_problem_says_which_message_it_is_about_as_far_as_that_can_be_read(farm, message, op, mailbox):
+    live = await listen(farm)
+    client = await connect(live.listening[0].port)
+    client.sendMessage(message)
+    problem = await client.next("problem")
+    assert (problem.get("op"), problem.get("mailbox")) == (op, mailbox)
+
+
+@ensure
+async def test_a_bad_token_is_refused_also_where_a_good_one_was_given(farm):
+    live = await listen(farm, account=None)
+    good, second = await farm.token(), await farm.token()
+    client = await connect(live.listening[0].port, authorization=f"Bearer {good}")
+    client.say(op="auth", token=second)
+    await client.next("authenticated")
+    client.say(op="auth", token=await farm.token(account="other"))
+    assert (await client.next("problem"))["problem"] == "/v1/problems/conflict"
+    client.say(op="auth", token="nonsense")
+    await client.until(lambda self: self.ended)
+    assert client.ended[0] == 4401
+    assert not client.of("authenticated")
+
+
+class LateBus(MemoryBus):
+    """A bus that takes its time to confirm a subscription."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Deferred] = []
+        self.open = 0
+
+    async def subscribe(self, topic, deliver):
+        self.asked.append(Deferred())
+        await self.asked[-1]
+        real = await super().subscribe(topic, deliver)
+        self.open += 1
+        bus = self
+
+        class Counted:
+            def stop(self) -> None:
+                bus.open -= 1
+                real.stop()
+
+        return Counted()
+
+
+@ensure
+async def test_a_watch_that_nobody_wants_any_more_is_not_left_open(farm):
+    farm.bus = LateBus()
+    live = await listen(farm)
+    client = await connect(live.listening[0].port)
+    client.say(op="watch")
+    await client.until(lambda self: farm.bus.asked)
+    client.transport.abortConnection()
+    await client.until(lambda self: not live.connections)
+    farm.bus.asked[0].callback(None)
+    assert farm.bus.open == 0
+
+
+@ensure
+async def test_a_second_watcher_waits_for_the_bus_too(farm, ask):
+    farm.bus = LateBus()
+    live = await listen(farm)
+    first, second = [await connect(live.listening[0].port) for _ in range(2)]
+    for client in (first, second):
+        client.say(op="watch")
+        client.say(op="ping")
+    await first.until(lambda self: farm.bus.asked)
+    assert not first.heard
+    assert not second.heard
+    farm.bus.asked[0].callback(None)
+    for client in (first, second):
+        await client.next("watching")
+    assert (len(farm.bus.asked), farm.bus.open) == (1, 1)
+
+
+def test_a_slow_reader_has_its_time_anew_with_each_piece_it_takes():
+    clock = Clock()
+    dropped = []
+    connection = Connection()
+    connection.factory = SimpleNamespace(
+        live=SimpleNamespace(reactor=clock, slow_after=15.0, counts=Counts(CollectorRegistry()))
+    )
+    connection.state = connection.STATE_OPEN
+    connection.drop = lambda *told: dropped.append(told)
+    written = []
+
+    class Transport:
+        def write(self, data):
+            written.append(data)
+            connection.pauseProducing()  # full at once
+
+    connection.transport = Transport()
+    connection.send(b"x")
+    for _ in range(3 * 64):
+        connection.send(b"x" * 1024)
+    for _ in range(3):
+        clock.advance(14)
+        connection.resumeProducing()
+    assert [len(data) for data in written] == [1, *[64 * 1024] * 3]
+    assert dropped == []
+    clock.advance(16)
+    assert dropped[0][0] == 4008
+
+
+@ensure
+async def test_a_message_that_is_gone_is_marked_so_and_no_filter_lets_it_through(farm, ask):
+    live = await listen(farm)
+    box = (await ask("POST", "/v1/mailboxes", {})).json
+    path = f"/v1/mailboxes/{box['id']}"
+    id = await farm.file(box, "Reset")
+    await ask("DELETE", f"{path}/messages", {"all": True})
+    client = await connect(live.listening[0].port)
+    client.say(op="subscribe", mailbox=box["id"], after=0)
+    filed = await client.next("filed")
+    assert (filed["gone"], filed["message"]["id"], filed["message"]["subject"]) == (True, id, "")
+    client.say(op="subscribe", mailbox=box["id"], after=0, filter={"from": "shop"})
+    await client.next("subscribed")
+    assert (await client.next("deleted"))["seq"] == 2
+    assert not client.of("filed")
+    page = (await ask("GET", f"{path}/events?after=0")).json["events"]
+    assert [(one["type"], one.get("gone")) for one in page] == [("filed", True), ("deleted", None)]
+    assert [one["type"] for one in (await ask("GET", f"{path}/events?subject=r")).json["events"]] == ["deleted"]

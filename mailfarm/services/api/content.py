@@ -3,6 +3,9 @@
 Everything here was written by a stranger. So nothing of it becomes an HTTP header as it is: a part's type is one of a
 short list or ``application/octet-stream``, its name is made safe; everything is an attachment but four kinds of
 pictures; HTML is sanitised and, like everything here, sandboxed by its Content-Security-Policy.
+
+Nothing of it ever changes, but it can be deleted: so a cache may keep it and must ask each time (``no-cache`` with an
+ETag), or a deleted message could be read for a year from a browser's disk.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from mailfarm.net.problems import Problem
 from mailfarm.ports import CHUNK, Database
 
 from .access import Access
-from .answering import IMMUTABLE, REVALIDATE, Answer, attachment, matches, tag_of
+from .answering import REVALIDATE, Answer, attachment, matches, tag_of
 from .asking import Field
 from .routes import Ask, Gives, Resource, route
 from .streaming import send
@@ -96,7 +99,7 @@ class Contents(Resource):
         trace = message.trace if ask.query["trace"] else b""
         request = ask.request
         tag = f"{message.sha256.hex()}-{tag_of(trace)[:8] if trace else 'bare'}"
-        request.setHeader("Cache-Control", IMMUTABLE)
+        request.setHeader("Cache-Control", REVALIDATE)
         request.setHeader("ETag", f'"{tag}"')
         if matches(request.getHeader("if-none-match"), tag):
             request.setResponseCode(304)
@@ -169,7 +172,8 @@ class Contents(Resource):
                 break
             head += chunk
             number += 1
-        return Answer({"headers": unfolded(bytes(head[:MAX_HEAD]))}, cache=IMMUTABLE, etag=message.sha256.hex())
+        read = bytes(head[:MAX_HEAD])
+        return Answer({"headers": unfolded(read)}, cache=REVALIDATE, etag=tag_of(read))
 
     @route(
         app,
@@ -193,9 +197,9 @@ class Contents(Resource):
         request.setHeader("Content-Disposition", attachment(part.filename or f"part-{n}", inline=kind in PICTURES))
         request.setHeader("Content-Security-Policy", SANDBOX)
         if decoded.file is None:
-            return Answer(decoded.data, type=kind, cache=IMMUTABLE, etag=decoded.tag)
+            return Answer(decoded.data, type=kind, cache=REVALIDATE, etag=decoded.tag)
         with closing(decoded.file) as file:
-            request.setHeader("Cache-Control", IMMUTABLE)
+            request.setHeader("Cache-Control", REVALIDATE)
             request.setHeader("ETag", f'"{decoded.tag}"')
             if matches(request.getHeader("if-none-match"), decoded.tag):
                 request.setResponseCode(304)

@@ -17,6 +17,12 @@ from .answering import write_problem
 
 log = Logger()
 
+_NAMES = frozenset(
+    {"address", "after", "before", "contains", "count", "ends_at", "exact", "from", "kind", "lifetime", "limit"}
+    | {"retention", "starts_at", "subject", "to"}
+)
+"""Parameters and members with which the text of an ``Invalid`` may begin."""
+
 
 def problem_of(error: BaseException, incident: Callable[[], str]) -> Problem:
     """The problem an error is told as. ``incident`` makes the id by which the log knows an unexpected one."""
@@ -29,7 +35,8 @@ def problem_of(error: BaseException, incident: Callable[[], str]) -> Problem:
     if isinstance(error, CursorTooOld):
         return Problem("cursor-too-old", str(error), oldest=error.oldest, cursor=error.last)
     if isinstance(error, Invalid):
-        return Problem("invalid-value", str(error))
+        name = str(error).partition(" ")[0]
+        return Problem("invalid-value", str(error), **({"name": name} if name in _NAMES else {}))
     if isinstance(error, Temporary):
         log.warn("The database does not answer: {error}", error=error)
         return Problem("unavailable", "the database does not answer; try again", headers={"Retry-After": RETRY_AFTER})

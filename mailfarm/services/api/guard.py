@@ -26,6 +26,8 @@ from mailfarm.net.problems import MEDIA_TYPE, Problem
 from .answering import write_problem
 from .routes import MAX_BODY
 
+_PHRASES = {**RESPONSES, 421: b"Misdirected Request", 426: b"Upgrade Required"}
+"""Reason phrases (RFC 9110 §15), with those that twisted.web does not know."""
 MAX_HEAD = 64 * 1024
 """Octets of a request's line and headers: four criteria of 1,000 characters, percent-encoded, fit in."""
 
@@ -47,6 +49,9 @@ class GuardedRequest(Request):
 
     defaultContentType = None
     _read = 0
+
+    def setResponseCode(self, code: int, message: bytes | None = None) -> None:
+        super().setResponseCode(code, message or _PHRASES.get(code))
 
     def gotLength(self, length: int | None) -> None:
         self.content = Overflow()  # type: ignore[assignment]
@@ -71,6 +76,11 @@ class GuardedChannel(HTTPChannel):
     MAX_LENGTH = MAX_HEAD
     totalHeadersSize = MAX_HEAD
 
+    def connectionMade(self) -> None:
+        """Let the site know of us, though nothing may ever be asked here: browsers connect ahead."""
+        self.site.connections.add(self)  # type: ignore[attr-defined]
+        super().connectionMade()
+
     def lineLengthExceeded(self, line: bytes) -> None:
         """A line of the head is too long."""
         if not self.requests:
@@ -86,7 +96,7 @@ class GuardedChannel(HTTPChannel):
         self.transport.write(
             b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\nX-Content-Type-Options: nosniff\r\n"
             b"Cache-Control: no-store\r\nConnection: close\r\n\r\n%b"
-            % (problem.status, RESPONSES[problem.status], MEDIA_TYPE.encode(), len(body), body)
+            % (problem.status, _PHRASES[problem.status], MEDIA_TYPE.encode(), len(body), body)
         )
         self.loseConnection()
 
@@ -171,7 +181,8 @@ class GuardedSite(Site):
             resource, requestFactory=GuardedRequest, timeout=60, reactor=reactor, parsePOSTFormSubmission=False
         )
         self._reactor = reactor
-        self._connections: WeakSet[Any] = WeakSet()
+        self.connections: WeakSet[Any] = WeakSet()
+        self._draining = False
         self._idle: Deferred[None] | None = None
         self.requests = 0
 
@@ -184,24 +195,34 @@ class GuardedSite(Site):
         if request.path == b"/v1/events" and request.getHeader("upgrade") is not None:
             return
         self.requests += 1
-        self._connections.add(request.channel)
-        request.notifyFinish().addBoth(self._end)
+        request.notifyFinish().addBoth(self._end, request.channel)
 
-    def _end(self, _: object) -> None:
+    def _end(self, _: object, channel: Any) -> None:
         self.requests -= 1
+        if self._draining:
+            _close_idle(channel)
         if not self.requests and self._idle is not None:
             idle, self._idle = self._idle, None
             idle.callback(None)
 
     async def drain(self, grace: float) -> None:
-        """Wait up to ``grace`` seconds until no request runs, then close every connection."""
+        """Close the connections on which nothing runs, wait up to ``grace`` seconds for the requests in progress, then
+        close the rest. A WebSocket is not ours any more."""
+        self._draining = True
+        for channel in tuple(self.connections):
+            _close_idle(channel)
         if self.requests:
             self._idle = Deferred()
             with suppress(TimeoutError):
                 await self._idle.addTimeout(grace, self._reactor)
-        for channel in tuple(self._connections):
+        for channel in tuple(self.connections):
             if channel.transport is not None:
                 channel.loseConnection()
+
+
+def _close_idle(channel: Any) -> None:
+    if channel.transport is not None and not channel.requests:
+        channel.loseConnection()
 
 
 def guarded_site(inner: Any, hosts: Hosts, stopping: Callable[[], bool], reactor: Any) -> GuardedSite:

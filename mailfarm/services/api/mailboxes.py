@@ -10,7 +10,7 @@ from klein import Klein
 from mailfarm.accounts.secret import new_secret
 from mailfarm.accounts.store import create_credential
 from mailfarm.events import MailboxOpened, from_rfc3339
-from mailfarm.ids import Ids
+from mailfarm.ids import Ids, is_id
 from mailfarm.mailboxes import store
 from mailfarm.mailboxes.addresses import Domains
 from mailfarm.mailboxes.announce import announce
@@ -119,11 +119,13 @@ class Mailboxes(Resource):
     )
     async def list(self, ask: Ask) -> Answer:
         """By id, which is by age. `next` is null on the last page."""
-        limit = ask.query["limit"]
+        limit, after = ask.query["limit"], ask.query["after"]
+        if after and not is_id(after):
+            raise Problem("invalid-value", "after must be the `next` of the page before, which is an id", name="after")
 
         async def work(tx: Tx) -> Any:
             return await store.list_(
-                tx, ask.account, address=ask.query["address"] or None, after=ask.query["after"], limit=limit + 1
+                tx, ask.account, address=ask.query["address"] or None, after=after, limit=limit + 1
             )
 
         found = await self._database.read(work)

@@ -75,7 +75,9 @@ class Messages(Resource):
     )
     async def list(self, ask: Ask) -> Answer:
         """`next` is null on the last page; else give it as `after` (order asc) or `before` (desc). `cursor` is the last
-        change this answer takes into account."""
+        change this very answer takes into account. To follow the mailbox after listing it, go on from the `cursor` of
+        the first page (or of the mailbox, read before): messages of an earlier page may have been deleted or marked
+        while a later one was read. Being told again of what was listed is harmless."""
         query = ask.query
 
         async def work(tx: Tx) -> Any:

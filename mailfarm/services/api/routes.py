@@ -172,12 +172,21 @@ def _members(request: Request, body: Body | None) -> Mapping[str, Any]:
         if raw:
             raise Problem("invalid-value", "this takes no body")
         return {}
+    coding = (request.getHeader("content-encoding") or "identity").strip().lower()
+    if coding != "identity":
+        raise Problem(
+            "not-json", "send the body as it is, without Content-Encoding", headers={"Accept-Encoding": "identity"}
+        )
     if not raw and request.getHeader("content-type") is None:
         raise Problem("invalid-json", "a JSON body is needed; say {} if there is nothing to say")
     kind, _, parameters = (request.getHeader("content-type") or "").lower().partition(";")
     charset = parameters.replace(" ", "").replace('"', "").strip()
     if kind.strip() != "application/json" or charset not in ("", "charset=utf-8"):
-        raise Problem("not-json", "the body must be application/json, in UTF-8", headers={"Accept": "application/json"})
+        raise Problem(
+            "not-json",
+            "the body must be JSON in UTF-8, sent with the header Content-Type: application/json",
+            headers={"Accept": "application/json"},
+        )
     return read_body(raw, body)
 
 

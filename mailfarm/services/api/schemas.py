@@ -93,7 +93,8 @@ _MAILBOX = thing(
 )
 
 _REFUSED = thing(
-    "A recipient or message that was refused, with the SMTP lines that led to it. Sampled, not durable.",
+    "A recipient or message that was refused, with the last SMTP lines that led to it. Sampled, not durable. `mailbox`:"
+    " where the mail would have gone, empty if that is not known. `address`: the recipient, empty if MAIL was refused.",
     type={"const": "refused"},
     id=ID,
     account=TEXT,
@@ -189,7 +190,14 @@ SCHEMAS: dict[str, Schema] = {
     "Headers": thing(headers=many({"type": "array", "items": TEXT, "minItems": 2, "maxItems": 2})),
     "Changed": thing(changed=COUNT, cursor=CURSOR),
     "Gone": thing(deleted=COUNT, cursor=CURSOR),
-    "Filed": thing(type={"const": "filed"}, message=named("Summary"), **_CHANGE),
+    "Filed": thing(
+        "`gone`: the message has been deleted since; of `message` only `id`, `mailbox` and `seq` are true then.",
+        ("gone",),
+        type={"const": "filed"},
+        message=named("Summary"),
+        gone={"const": True},
+        **_CHANGE,
+    ),
     "Seen": thing(type={"const": "seen"}, messages=many(ID), seen=FLAG, **_CHANGE),
     "Deleted": thing(type={"const": "deleted"}, messages=many(ID), **_CHANGE),
     "Expired": thing(type={"const": "expired"}, messages=many(ID), **_CHANGE),

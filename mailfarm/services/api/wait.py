@@ -75,6 +75,9 @@ class Waits(Resource):
         with the criteria, what matched, what came near and what was refused; 409 when more came than were to come."""
         query = ask.query
         need = _need(query)
+        if ask.request.method == b"HEAD":  # asks about the resource, not for mail
+            mailbox = await self._database.read(lambda tx: store.find(tx, ask.account, ask.id))
+            return Answer({"messages": [], "cursor": mailbox.cursor})
         answered: Deferred[Outcome | None] = Deferred()
 
         def answer(outcome: Outcome | None) -> None:

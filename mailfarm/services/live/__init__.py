@@ -9,16 +9,20 @@ DESCRIPTION
     The protocol: one JSON object a text frame.
 
     We begin:       {"type": "hello", "heartbeat": seconds, "auth": bool}
-                    "auth": true asks for a token, in 10 s: in an Authorization header of the handshake, or by
+                    "auth": true asks for a token within 10 s. One in an Authorization header of the handshake
+                    does instead. Another token of the same account may follow on the same connection.
 
     you say:        {"op": "auth", "token": T}
     we answer:      {"type": "authenticated"}
 
     you say:        {"op": "subscribe", "mailbox": ID, "after": N, "filter": {"from", "to", "subject", "contains"}}
-                    `after` and `filter` may be left out: from now on, everything. A second one replaces the first.
+                    `after` and `filter` may be left out: from now on, everything. A second one replaces the first;
+                    one that is refused leaves the first as it was.
     we answer:      {"type": "subscribed", "mailbox": ID, "cursor": N}
     and then:       {"type": "filed" | "seen" | "deleted" | "expired", "mailbox": ID, "seq": N + 1, ...}
                     events as REST shows them. A filter keeps back messages that do not match, nothing else.
+                    A `filed` with "gone": true is of a message that has been deleted since: its `message` holds
+                    the id, the mailbox and the number, all else is empty. A filter keeps these back.
     or:             {"type": "resync", "mailbox": ID, "oldest": N, "cursor": N}
                     what you ask for is no longer kept. List the mailbox and subscribe after `cursor`.
     at its end:     {"type": "mailbox-closed", "mailbox": ID, ...}
@@ -30,18 +34,20 @@ DESCRIPTION
     we answer:      {"type": "watching"}
     and then:       {"type": "mailbox-opened" | "mailbox-closed", "mailbox": ID, "address", ...}
                     {"type": "mailbox", "mailbox": Mailbox} soon after something in one of your mailboxes has changed.
-                    These are hints: they are not numbered and cannot be resumed.
+                    These are hints: they are not numbered, cannot be resumed, and one may be lost. The next change
+                    of the mailbox brings another. Ask REST when you connect; subscribe to what must not be missed.
 
     you say:        {"op": "ping"}
     we answer:      {"type": "pong"}
 
     what went wrong {"type": "problem", "problem": "/v1/problems/<name>", "title", "status", "detail", "op", "mailbox"}
+                    `op` and `mailbox` are yours, as far as they could be read.
 
     What you say is worked on in order. Both sides ping (RFC 6455 §5.5.2); a peer that does not answer within a
     heartbeat is dropped. A message may have 64 KiB, a connection 100 subscriptions.
 
     Frames leave at once. While a client takes nothing they are gathered; past 256 KiB its feeds pause, and catch up
-    from the database. A client that has taken nothing for 15 s is dropped.
+    from the database. A client that takes less than 64 KiB of what waits for it in 15 s is dropped.
 
     Close codes: 1001 the service stops; 1009 a message is too large; 4008 too slow: connect again and go on after the
     last `seq` you had; 4401 the token is missing, unknown or has ended; 4429 too much at once.
@@ -54,7 +60,7 @@ DIAGNOSTICS
     A WebSocket of <peer> was refused: <reason>
         Its Host, Origin or token was not good, or too many are open.
     A slow consumer was dropped: <peer>
-        It took nothing for 15 s. It can go on by cursor.
+        It took less than 64 KiB in 15 s. It can go on by cursor.
     mailfarm_live_connections, mailfarm_live_subscriptions, mailfarm_live_frames_total, mailfarm_live_dropped_total
         Metrics.
 """

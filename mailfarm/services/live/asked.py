@@ -58,6 +58,18 @@ def read(payload: bytes, binary: bool) -> Asked:
     )
 
 
+def glimpse(payload: bytes) -> Asked:
+    """As much of a message that is not good as can be made out, so that its sender knows which one it was."""
+    try:
+        form = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return Asked("")
+    if not isinstance(form, dict):
+        return Asked("")
+    op, mailbox = (value if isinstance(value, str) else "" for value in (form.get("op"), form.get("mailbox")))
+    return Asked(op[:40], mailbox[:200])
+
+
 def _text(form: dict[str, Any], name: str) -> str:
     value = form.get(name)
     if not isinstance(value, str) or not 1 <= len(value) <= 200:

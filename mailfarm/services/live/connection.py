@@ -19,7 +19,7 @@ from mailfarm.events import MailboxClosed
 from mailfarm.mailboxes.feed import Feed, Told
 from mailfarm.net.problems import MEDIA_TYPE, Problem
 
-from .asked import Asked, read
+from .asked import Asked, glimpse, read
 from .frames import frame, problem_frame
 
 SUBSCRIPTIONS = 100
@@ -28,6 +28,8 @@ GATHERED = 256 * 1024
 """Octets that are gathered while the transport is full; past it feeds pause."""
 MOST_GATHERED = 1 << 20
 """Past this (answers to what the client itself said, hints) the client is dropped at once."""
+PIECE = 64 * 1024
+"""Octets written at a time of what was gathered; who takes less in ``slow_after`` seconds is dropped."""
 WAITING = 100
 """Messages read and not yet worked on, above which we stop reading."""
 ENDS_KEPT = 1000
@@ -58,7 +60,7 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
         self._todo: deque[tuple[bytes, bool]] = deque()
         self._working = False
         self._full = False
-        self._gathered: list[bytes] = []
+        self._gathered: deque[bytes] = deque()
         self._octets = 0
         self._slow: Any = None
 
@@ -163,7 +165,7 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
         except CursorTooOld as error:
             self.send(frame({"type": "resync", "mailbox": asked.mailbox, "oldest": error.oldest, "cursor": error.last}))
         except Problem as problem:
-            self._refuse(problem, asked)
+            self._refuse(problem, asked if asked.op else glimpse(payload))
         except (NotFound, Invalid, Conflict) as error:
             self._refuse(Problem("not-found" if isinstance(error, NotFound) else "invalid-value", str(error)), asked)
         except Temporary:
@@ -181,13 +183,18 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
 
     async def _auth(self, asked: Asked) -> None:
         live = self.factory.live
-        if self.caller is None:
-            self.caller = await live.holder(asked.token)
-            if self.caller is None:
+        if live.everyone is None:
+            caller = await live.holder(asked.token)
+            if caller is None:
                 self.drop(UNAUTHENTICATED, "the token is unknown or has ended", "unauthenticated")
                 return
+            if self.caller is not None and caller.account != self.caller.account:
+                # what is followed and watched here is the first account's
+                raise Problem("conflict", "this connection belongs to another account; open a new one")
+            self.caller = caller
             self.token = asked.token
-            self._deadline.cancel()
+            if self._deadline is not None and self._deadline.active():
+                self._deadline.cancel()
         self.send(frame({"type": "authenticated"}))
 
     def _allowed(self, scope: str) -> str:
@@ -199,19 +206,24 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
 
     async def _subscribe(self, asked: Asked) -> None:
         account = self._allowed("messages:read")
-        old = self._feeds.pop(asked.mailbox, None)
-        if old is not None:
-            old.stop()
-        if len(self._feeds) >= SUBSCRIPTIONS:
+        if len(self._feeds) >= SUBSCRIPTIONS and asked.mailbox not in self._feeds:
             raise Problem("too-many-subscriptions", f"a connection has at most {SUBSCRIPTIONS} subscriptions")
-        self._ended.pop(asked.mailbox, None)
+
+        def begin(at: int) -> None:
+            # only now, so that one that cannot be had leaves the one before as it was
+            old = self._feeds.pop(asked.mailbox, None)
+            if old is not None:
+                old.stop()
+            self._ended.pop(asked.mailbox, None)
+            self.send(frame({"type": "subscribed", "mailbox": asked.mailbox, "cursor": at}))
+
         feed = await self.factory.live.feeds.follow(
             account,
             asked.mailbox,
             asked.after,
             lambda told: self._hear(asked.mailbox, told),
             criteria=asked.criteria,
-            ready=lambda at: self.send(frame({"type": "subscribed", "mailbox": asked.mailbox, "cursor": at})),
+            ready=begin,
         )
         if self.state != self.STATE_OPEN:  # closed meanwhile
             feed.stop()
@@ -229,8 +241,8 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
     async def _watch(self, asked: Asked) -> None:
         account = self._allowed("mailboxes:read")
         if not self._watching:
-            self._watching = account
             await self.factory.live.watch(account, self._tell)
+            self._watching = account
             if self.state != self.STATE_OPEN:
                 self.factory.live.unwatch(account, self._tell)
                 return
@@ -289,9 +301,15 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
             self._slow = None
         if self.state != self.STATE_OPEN:
             return
-        if self._gathered:
-            octets, self._gathered, self._octets = b"".join(self._gathered), [], 0
-            self.transport.write(octets)  # which may fill it again
+        # a piece at a time: each that leaves shows that the client takes something, and its time begins anew
+        while self._gathered and not self._full:
+            piece: list[bytes] = []
+            size = 0
+            while self._gathered and size < PIECE:
+                piece.append(self._gathered.popleft())
+                size += len(piece[-1])
+            self._octets -= size
+            self.transport.write(b"".join(piece))  # which may fill it again
         if not self._full:
             for feed in tuple(self._feeds.values()):
                 feed.resume()

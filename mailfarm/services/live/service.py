@@ -146,9 +146,12 @@ class Live:
         if watch is None:
             watch = Watch(account, self._database, self._bus, self.spawn, self.reactor, self.frames)
             self._watches[account] = watch
-            watch.telling[tell] = None
-            await watch.start()
         watch.telling[tell] = None
+        try:
+            await watch.start()
+        except BaseException:
+            self.unwatch(account, tell)
+            raise
 
     def unwatch(self, account: str, tell: Tell) -> None:
         """Tell no more."""

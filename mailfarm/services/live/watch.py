@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.defer import DeferredLock
+
 from mailfarm.errors import NotFound, Temporary
 from mailfarm.events import Change, Event, MailboxClosed, MailboxOpened
 from mailfarm.mailboxes import store
@@ -45,13 +47,25 @@ class Watch:
         self._timer: Any = None
         self._reading = False
         self._subscription: Subscription | None = None
+        self._starting: DeferredLock = DeferredLock()
+        self._stopped = False
 
     async def start(self) -> None:
-        """Listen."""
-        self._subscription = await self._bus.subscribe(account_topic(self.account), self._hear)
+        """Listen. Returns when the bus has said that we do; who comes second waits for that, too."""
+        await self._starting.acquire()
+        try:
+            if self._subscription is None and not self._stopped:
+                subscription = await self._bus.subscribe(account_topic(self.account), self._hear)
+                if self._stopped:  # nobody wants it any more
+                    subscription.stop()
+                else:
+                    self._subscription = subscription
+        finally:
+            self._starting.release()
 
     def stop(self) -> None:
         """Listen no more."""
+        self._stopped = True
         if self._subscription is not None:
             self._subscription.stop()
         if self._timer is not None:
