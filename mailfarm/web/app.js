@@ -19,7 +19,8 @@ const list = new List({ live, fail, open: (id) => go(`#/messages/${id}`), change
 const reader = new Reader({ fail, act: { back, remove, unread } });
 
 function fail(error) {
-  if (error instanceof api.Away) { offline(true); live.now(); }
+  if (error.status === 401) locked();
+  else if (error instanceof api.Away) { offline(true); live.now(); }
   else if (error.name !== "AbortError") { if (!(error instanceof api.Problem)) console.error(error); toast(error); }
 }
 
@@ -75,6 +76,19 @@ function offline(away) {
       h("button", { onclick: () => live.now() }, "Try now"));
   }
   banner.hidden = !away;
+}
+
+/** The server wants a token, and the browser has none to give. */
+function locked() {
+  if (document.body.dataset.pane === "locked") return;
+  live.end();
+  state(false);
+  byId("toasts").replaceChildren();
+  for (const part of document.querySelectorAll("main, #offline, #skip, dialog")) { part.hidden = true; part.close?.(); }
+  document.body.append(h("main.rest.locked", { role: "alert" }, h("img", { src: "icon.svg", alt: "", width: 48, height: 48 }),
+    h("h1", "This mailfarm asks for a token"),
+    h("p.soft", "Sign-in in the browser is not available in this version. Use the API or the command line with ", h("code", "MAILFARM_TOKEN"), ".")));
+  pane("locked");
 }
 
 function state(up) {
@@ -138,7 +152,7 @@ async function read(id) {
   }
 }
 
-function pane(name) { document.body.dataset.pane = name; }
+function pane(name) { if (document.body.dataset.pane !== "locked") document.body.dataset.pane = name; }
 
 function back() {
   const inList = document.body.dataset.pane === "list";
@@ -225,7 +239,7 @@ function move(by) {
 }
 
 addEventListener("keydown", (event) => {
-  if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog")) return;
+  if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog, .locked")) return;
   const field = event.target.closest("input, select, textarea");
   if (field) {
     if (event.key === "Escape") { if (field.value) { field.value = ""; field.dispatchEvent(new Event("input")); } else byId("list").focus(); }
@@ -264,5 +278,6 @@ addEventListener("hashchange", route);
 api.version().then((version) => {
   byId("about").textContent = `mailfarm ${version.version ?? ""}`;
   server = hostAndPort(version) ?? server;
+  if (version.inbox) { boxes.default = version.inbox; boxes.draw(); }
 }).catch(fail);
 begin();

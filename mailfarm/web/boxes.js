@@ -11,6 +11,7 @@ export class Boxes {
     this.all = new Map();
     this.items = new Map();
     this.current = null;
+    this.default = "inbox@mailfarm.test"; // until the server says
     this.list = byId("boxes");
     this.find = byId("find");
     this.find.addEventListener("input", () => this.draw());
@@ -74,6 +75,7 @@ export class Boxes {
     link.setAttribute("aria-label", `${plain(mailbox.address)}, ${many(mailbox.unseen, "unread message")}`);
     count.textContent = number(mailbox.unseen);
     count.hidden = !mailbox.unseen;
+    made.querySelector(".tools").lastChild.hidden = mailbox.address === this.default;
     return made;
   }
 

@@ -88,11 +88,12 @@ export class List {
   }
 
   flush() {
-    if (!this.loaded) return;
+    if (!this.loaded || this.busy) return; // what a page on its way still shows may be gone by now: it comes first
     const arrived = [], gone = new Set();
     for (const frame of this.queue.splice(0)) {
       if (frame.mailbox !== this.mailbox?.id) continue;
-      if (frame.type === "filed" && !this.known.has(frame.message.id)) {
+      if (frame.type === "filed") {
+        if (!frame.message || frame.gone || this.known.has(frame.message.id)) continue; // it came and went while we were away
         this.known.set(frame.message.id, frame.message);
         arrived.push(frame.message);
       } else if (frame.type === "seen") {
@@ -184,6 +185,7 @@ export class List {
   async more() {
     // With a filter the server may look through a whole stretch and find nothing: an empty page with a next one.
     if (await this.page(this.next)) this.draw();
+    if (!this.busy && this.queue.length) this.flush();
     this.changed();
   }
 

@@ -40,6 +40,16 @@ export class Live {
     if (this.timers.retry) this.connect();
   }
 
+  /** No connection any more. */
+  end() {
+    const { socket } = this;
+    for (const timer of Object.values(this.timers)) clearTimeout(timer);
+    this.timers = {};
+    this.socket = this.wanted = null;
+    this.ready = false;
+    socket?.close();
+  }
+
   lost() {
     clearInterval(this.timers.beat);
     clearTimeout(this.timers.pong);
@@ -68,10 +78,11 @@ export class Live {
       return;
     }
     if (/^(pong|watching|unsubscribed)$/.test(frame.type)) return;
-    if (/^(subscribed|resync|problem)$/.test(frame.type) && this.asked) this.asked--;
+    const answers = frame.type === "subscribed" || frame.type === "resync" || (frame.type === "problem" && frame.op === "subscribe");
+    if (answers && this.asked) this.asked--;
     // What was under way for an earlier filter, before this subscription was confirmed.
     if (frame.seq !== undefined && (this.asked > 0 || frame.mailbox !== this.wanted?.mailbox)) return;
-    if (this.wanted?.mailbox === frame.mailbox && frame.seq > this.wanted.after) this.wanted.after = frame.seq;
+    if (this.wanted && this.wanted.mailbox === frame.mailbox && frame.seq > this.wanted.after) this.wanted.after = frame.seq;
     this.tell(frame);
   }
 

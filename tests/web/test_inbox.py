@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import smtplib
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 from browsing import PIXEL, Canary, Tab, fill, post
-from playwright.sync_api import expect
+from playwright.sync_api import Page, Route, WebSocketRoute, expect
 from running import Running
 
 from mailfarm.sdk import Farm
@@ -381,3 +383,116 @@ def test_a_wrong_address_in_the_bar_is_explained(tab: Tab) -> None:
     page.goto(tab.running.url + "/#/messages/00000000000000000000000000")
     expect(page.locator("#reader")).to_contain_text("not there any more")
     tab.expected = "status of 404"
+
+
+def test_a_server_that_wants_a_token_is_explained_once(tabs: Callable[..., Tab]) -> None:
+    with Running(MAILFARM_API_AUTH="token", MAILFARM_API_FIRST_TOKEN="a-token-that-is-long-enough") as guarded:
+        for path in ("/", "/#/messages/01kf7w2m9xq4t6z8b0c2d4e6f8"):
+            tab = tabs(guarded)
+            tab.expected = WORKING
+            tab.page.goto(guarded.url + path)
+            expect(tab.page.locator("main.locked")).to_contain_text("asks for a token")
+            expect(tab.page.locator("main.locked")).to_contain_text("MAILFARM_TOKEN")
+            expect(tab.page.locator("main.panes:visible, #offline:visible")).to_have_count(0)
+            expect(tab.page.locator("#state.up")).to_have_count(0)
+            tab.page.keyboard.press("n")
+            expect(tab.page.locator(".toast, dialog[open]")).to_have_count(0)
+
+
+class Wire:
+    """Stands in the page's live connection: hears what the server says, and can say something in its place."""
+
+    def __init__(self, page: Page) -> None:
+        self.said: list[dict[str, Any]] = []
+        page.route_web_socket("**/v1/events", self._open)
+
+    def _open(self, socket: WebSocketRoute) -> None:
+        self.page_side = socket
+        server = socket.connect_to_server()
+        server.on_message(self._heard)
+
+    def _heard(self, message: str | bytes) -> None:
+        self.said.append(json.loads(message))
+        self.page_side.send(message)
+
+    def say(self, **frame: Any) -> None:
+        self.page_side.send(json.dumps(frame))
+
+
+def test_frames_that_concern_no_open_mailbox(tabs: Callable[..., Tab]) -> None:
+    with Running() as alone, Farm(alone.url) as farm:
+        tab = tabs(alone)
+        wire = Wire(tab.page)
+        tab.open()
+        for inbox in farm.mailboxes():
+            inbox.delete()
+        expect(tab.page.locator("#boxes .box")).to_have_count(0)
+        wire.say(type="problem", problem="/v1/problems/too-many", title="Not that", status=429, op="watch")
+        expect(tab.page.locator(".toast")).to_contain_text("Not that")
+        wire.say(type="news-of-a-later-version")
+        inbox = farm.create_mailbox()
+        expect(tab.page.locator("#boxes .box")).to_have_count(1)
+        tab.page.locator("#boxes a").click()
+        wire.say(type="problem", problem="/v1/problems/too-many", title="Nor that", status=429, op="watch")
+        post(alone, inbox.address, "Still live")
+        expect(tab.row("Still live")).to_be_visible()
+
+
+def test_a_message_that_was_gone_before_it_was_told(tab: Tab, farm: Farm) -> None:
+    inbox = farm.create_mailbox()
+    wire = Wire(tab.page)
+    page = tab.open(f"/#/mailboxes/{inbox.id}")
+    expect(page.locator("#empty")).to_contain_text("Nothing here yet")
+    for seq, more in ((1, {"message": None}), (2, {"gone": True}), (3, {"gone": True, "message": None})):
+        wire.say(type="filed", mailbox=inbox.id, seq=seq, at="2026-01-31T12:00:00Z", **more)
+    wire.say(type="deleted", mailbox=inbox.id, seq=4, at="2026-01-31T12:00:00Z", messages=["x"])
+    for number in range(5):
+        post(tab.running, inbox.address, f"Mail {number}")
+    expect(tab.row("Mail 4")).to_be_visible()
+
+
+def test_what_is_deleted_while_a_page_is_on_its_way_does_not_stay(tab: Tab, farm: Farm) -> None:
+    inbox = farm.create_mailbox()
+    fill(tab.running, inbox.address, range(150))
+    mails = inbox.wait_for_all(150, timeout=30)
+    wire = Wire(tab.page)
+    held: list[Route] = []
+    tab.page.route("**/messages?*before=*", lambda route: held.append(route))
+    page = tab.open(f"/#/mailboxes/{inbox.id}")
+    page.locator("#list").evaluate("list => list.scrollTop = 1e6")
+    while not held:
+        page.wait_for_timeout(10)
+    shown = held[0].fetch()  # the server has answered, the page has not heard it yet
+    mails[20].delete()
+    while not any(frame["type"] == "deleted" for frame in wire.said):
+        page.wait_for_timeout(10)
+    page.wait_for_timeout(50)
+    held[0].fulfill(response=shown)
+    page.locator("#list").evaluate("list => list.scrollTop = 1e6")
+    expect(tab.row("Mail 0")).to_be_visible()
+    expect(page.locator(".row").last).to_have_attribute("aria-setsize", "149")
+    page.locator("#list").evaluate("list => list.scrollTop -= 20 * 84")
+    expect(tab.row("Mail 19")).to_be_visible()
+    expect(tab.row("Mail 20")).to_have_count(0)
+
+
+def test_the_default_mailbox_has_no_bin(tab: Tab, farm: Farm) -> None:
+    other = farm.create_mailbox()
+    default = next(inbox for inbox in farm.mailboxes() if inbox.address.startswith("inbox@"))
+    page = tab.open()
+    expect(page.locator(f".box[data-id='{other.id}'] .tools button")).to_have_count(2)
+    page.locator(f".box[data-id='{default.id}']").hover()
+    bins = page.locator(f".box[data-id='{default.id}'] .tools").get_by_role("button", name="Delete mailbox")
+    expect(bins).to_have_count(0)
+    page.locator(f".box[data-id='{other.id}']").hover()
+    expect(page.get_by_role("button", name=f"Delete mailbox {other.address}")).to_be_visible()
+
+
+def test_the_brand_keeps_its_line(tabs: Callable[..., Tab]) -> None:
+    for width in (1360, 1100, 900, 390):
+        page = tabs(viewport={"width": width, "height": 800}).open()
+        name, dot = page.locator(".brand h1").bounding_box(), page.locator("#state").bounding_box()
+        assert name is not None
+        assert dot is not None
+        assert name["height"] < 30
+        assert (dot["width"], dot["height"]) == (8, 8)
