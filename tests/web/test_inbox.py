@@ -496,3 +496,4 @@ def test_the_brand_keeps_its_line(tabs: Callable[..., Tab]) -> None:
         assert dot is not None
         assert name["height"] < 30
         assert (dot["width"], dot["height"]) == (8, 8)
+        assert page.locator(".brand").evaluate("brand => brand.scrollWidth <= brand.clientWidth")
