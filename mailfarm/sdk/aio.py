@@ -19,8 +19,9 @@ from typing import TypeVar
 
 import httpx
 
+from . import checks
 from .aio_inbox import AsyncInbox, AsyncMessage
-from .client import STALE, TIMEOUT, failure_of, http_timeout, is_local
+from .client import CLOSED, STALE, TIMEOUT, failure_of, http_timeout, is_local
 from .events import Following, SseParser
 from .values import Event, Refusal, Smtp, Summary
 from .verbs import Loaded, Verbs
@@ -36,6 +37,8 @@ class AsyncFarm:
         self, url: str, token: str | None = None, *, timeout: float = TIMEOUT, smtp: Smtp | None = None
     ) -> None:
         self.url = base_url(url)
+        checks.token(token)
+        checks.span("timeout", timeout)
         self._token = token
         self._timeout = timeout
         self._verbs = Verbs(Server(self.url), time.monotonic, smtp)
@@ -102,6 +105,7 @@ class AsyncFarm:
 
     async def _run(self, steps: Steps[T]) -> T:
         """Drive a verb."""
+        __tracebackhide__ = True
         try:
             step = next(steps)
             while True:
@@ -120,6 +124,9 @@ class AsyncFarm:
             return value
 
     async def _send(self, request: Request) -> Response:
+        __tracebackhide__ = True
+        if self._http.is_closed:
+            raise ValueError(CLOSED)
         try:
             answer = await self._http.request(
                 request.method,
@@ -135,6 +142,8 @@ class AsyncFarm:
     async def _follow(self, following: Following, timeout: float | None) -> AsyncIterator[Event[AsyncMessage]]:  # noqa: ASYNC109
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = FIRST_PAUSE
+        if self._http.is_closed:
+            raise ValueError(CLOSED)
         while not following.ended():
             began = time.monotonic()
             if deadline is not None and began >= deadline:

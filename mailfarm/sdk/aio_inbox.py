@@ -125,6 +125,7 @@ class AsyncInbox:
         after: int | None = None,
     ) -> AsyncMessage:
         """As ``Inbox.wait_for``; the message is there whole."""
+        __tracebackhide__ = True
         (message,) = await self.wait_for_all(
             1, from_=from_, to=to, subject=subject, contains=contains, timeout=timeout, after=after
         )
@@ -144,6 +145,7 @@ class AsyncInbox:
         load: bool = True,
     ) -> list[AsyncMessage]:
         """As ``Inbox.wait_for_all``; the messages are there whole, unless ``load`` is False."""
+        __tracebackhide__ = True
         criteria = Criteria(from_, to, subject, contains)
         summaries = await self.farm._run(self._waits.wait_for_all(count, criteria, timeout, after, exact))
         if load:
@@ -163,10 +165,12 @@ class AsyncInbox:
         after: int | None = None,
     ) -> None:
         """As ``Inbox.assert_none``."""
+        __tracebackhide__ = True
         await self.farm._run(self._waits.assert_none(Criteria(from_, to, subject, contains), within, after))
 
     async def skip_existing(self) -> None:
         """As ``Inbox.skip_existing``."""
+        __tracebackhide__ = True
         await self.farm._run(self._waits.skip_existing())
 
     def events(

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from . import checks
 from .events import Following, SseParser
 from .inbox import Inbox, Message
 from .values import Event, Refusal, Smtp, Summary
@@ -29,6 +30,7 @@ from .wire import BUSY, FIRST_PAUSE, LONGEST_PAUSE, Failure, Pause, Request, Res
 T = TypeVar("T")
 TIMEOUT = 10.0
 STALE = 0.5
+CLOSED = "this farm was closed: make another one"
 
 
 class Farm:
@@ -36,13 +38,15 @@ class Farm:
 
     ``token`` is needed where the server asks for one. ``timeout`` is the seconds any single answer may take; waits
     have their own. ``smtp`` says where the server takes mail, if it does not say so itself. Raises ValueError for what
-    is no URL; every method may raise CannotConnect, NotAllowed and ApiError.
+    is no URL, and for a token a header cannot hold; every method may raise CannotConnect, NotAllowed and ApiError.
     """
 
     def __init__(
         self, url: str, token: str | None = None, *, timeout: float = TIMEOUT, smtp: Smtp | None = None
     ) -> None:
         self.url = base_url(url)
+        checks.token(token)
+        checks.span("timeout", timeout)
         self._token = token
         self._timeout = timeout
         self._verbs = Verbs(Server(self.url), time.monotonic, smtp)
@@ -114,6 +118,7 @@ class Farm:
 
     def _run(self, steps: Steps[T]) -> T:
         """Drive a verb."""
+        __tracebackhide__ = True
         try:
             step = next(steps)
             while True:
@@ -132,6 +137,9 @@ class Farm:
             return value
 
     def _send(self, request: Request) -> Response:
+        __tracebackhide__ = True
+        if self._http.is_closed:
+            raise ValueError(CLOSED)
         try:
             answer = self._http.request(
                 request.method,
@@ -147,6 +155,8 @@ class Farm:
     def _follow(self, following: Following, timeout: float | None) -> Iterator[Event[Message]]:
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = FIRST_PAUSE
+        if self._http.is_closed:
+            raise ValueError(CLOSED)
         while not following.ended():
             began = time.monotonic()
             if deadline is not None and began >= deadline:

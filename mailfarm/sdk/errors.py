@@ -20,7 +20,7 @@ Assertion errors, because in a test that is what they are: the app did not send 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from .plain import line
 from .values import NearMiss, Refusal, Summary
@@ -59,6 +59,9 @@ class NoSuchMessage(ApiError):
     """The message does not exist, was deleted or has expired, or belongs to another account."""
 
 
+TOKEN_HINT: Final = " (give a token: Farm(url, token=…))"
+
+
 class NotAllowed(ApiError):
     """The token is missing, wrong or expired, or lacks the scope (401, 403)."""
 
@@ -77,7 +80,8 @@ class WaitTimeout(FarmError, AssertionError):
     """Not enough messages arrived in time.
 
     ``messages`` are those that met the criteria, ``near_misses`` those that met some of them, ``refusals`` what the
-    server refused for this address, ``in_mailbox`` how many messages the mailbox holds (None if it is gone).
+    server refused for this address, ``in_mailbox`` how many messages the mailbox holds (None if it is gone);
+    ``problem`` is the server's own problem document.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class WaitTimeout(FarmError, AssertionError):
         refusals: Sequence[Refusal] = (),
         in_mailbox: int | None = None,
         cursor: int = 0,
+        problem: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.messages = tuple(messages)
@@ -96,6 +101,7 @@ class WaitTimeout(FarmError, AssertionError):
         self.refusals = tuple(refusals)
         self.in_mailbox = in_mailbox
         self.cursor = cursor
+        self.problem = dict(problem or {})
 
 
 class UnexpectedMessage(FarmError, AssertionError):
@@ -112,7 +118,7 @@ def problem_error(status: int, problem: Mapping[str, Any], asked: str, missing: 
     detail = line(str(problem.get("detail") or ""), 500)
     text = f"{title}: {detail}" if detail and detail != title else title
     if status in (401, 403):
-        return NotAllowed(f"{text} (give a token: Farm(url, token=…))", status=status, problem=problem)
+        return NotAllowed(f"{text}{TOKEN_HINT}", status=status, problem=problem)
     if status == 404:
         return missing(f"{text} ({asked})", status=status, problem=problem)
     if status == 409 and str(problem.get("type", "")).endswith("/conflict"):

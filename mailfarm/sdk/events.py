@@ -105,6 +105,8 @@ class Following:
         if form["mailbox"] != self.mailbox or seq <= self.cursor:
             return None
         self.cursor = seq
+        if kind == "filed" and (form.get("gone") or form.get("message") is None):
+            return None  # deleted before we could be told of it
         return Event(
             kind,
             self.mailbox,

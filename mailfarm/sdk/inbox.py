@@ -164,6 +164,7 @@ class Inbox:
         messages filed after that change number instead, handed out or not (``after=0``: at all).
         Raises WaitTimeout, which says what did arrive.
         """
+        __tracebackhide__ = True
         criteria = Criteria(from_, to, subject, contains)
         (summary,) = self.farm._run(self._waits.wait_for_all(1, criteria, timeout, after))
         return Message(self.farm, Loaded(summary))
@@ -185,6 +186,7 @@ class Inbox:
         With ``exact`` it waits until the end of the time-out, and a message more raises UnexpectedMessage.
         Raises WaitTimeout; then none of them counts as handed out.
         """
+        __tracebackhide__ = True
         criteria = Criteria(from_, to, subject, contains)
         summaries = self.farm._run(self._waits.wait_for_all(count, criteria, timeout, after, exact))
         return [Message(self.farm, Loaded(summary)) for summary in summaries]
@@ -203,10 +205,12 @@ class Inbox:
 
         Raises UnexpectedMessage at once when there is one.
         """
+        __tracebackhide__ = True
         self.farm._run(self._waits.assert_none(Criteria(from_, to, subject, contains), within, after))
 
     def skip_existing(self) -> None:
         """Forget what is there: from now on waits and ``assert_none`` look only at what comes later."""
+        __tracebackhide__ = True
         self.farm._run(self._waits.skip_existing())
 
     def events(

@@ -7,16 +7,21 @@ when asked for: they may be large.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Generic, TypeVar
 
+from . import checks
 from .errors import NotInMessage, NotLoaded
 from .plain import line, quoted
 from .values import Detail, Envelope, Headers, Link, Part, Person, Summary
 
 A = TypeVar("A", bound="AttachmentBase")
 START = 200
+NUMBERS = 10
+NUMBER = re.compile(r"(?<![\w.,/#=&?%+-])[0-9]{4,10}(?![\w/=&%+]|[.,-]\d)")
+"""Digits that stand alone: no part of a word, a URL, a date or a price."""
 
 
 class AttachmentBase:
@@ -235,6 +240,8 @@ class MessageBase(Generic[A]):
         >>> mail.link("reset")                                  # doctest: +SKIP
         'https://app.example/reset?token=481516'
         """
+        __tracebackhide__ = True
+        checks.text("the word of a link", word)
         wanted = word.lower()
         found = {link.url: link for link in self.links if wanted in link.lower() or wanted in link.text.lower()}
         if len(found) == 1:
@@ -251,11 +258,17 @@ class MessageBase(Generic[A]):
 
     def code(self) -> str:
         """The likeliest one-time code, as text, so that leading zeros stay. Raises NotInMessage when there is none."""
+        __tracebackhide__ = True
         if self.codes:
             return self.codes[0]
         start = self.text or self.html
         cut = line(start[: START * 4], START)
-        raise NotInMessage(f"no code in {self}; " + (f"its text begins:\n  {cut}" if cut else "it has no text"))
+        passed = list(dict.fromkeys(NUMBER.findall(self.text)))
+        said = f"no code in {self}; "
+        if passed:
+            more = f" and {len(passed) - NUMBERS} more" if len(passed) > NUMBERS else ""
+            said += f"numbers that nothing calls a code: {', '.join(passed[:NUMBERS])}{more}; "
+        raise NotInMessage(said + (f"its text begins:\n  {cut}" if cut else "it has no text"))
 
     def _attachment(self, part: Part) -> A:
         raise NotImplementedError

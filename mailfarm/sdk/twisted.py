@@ -32,7 +32,8 @@ from twisted.web import client as web
 from twisted.web._newclient import ParseError, RequestNotSent, RequestTransmissionFailed, ResponseFailed
 from twisted.web.http_headers import Headers as Fields
 
-from .client import TIMEOUT
+from . import checks
+from .client import CLOSED, TIMEOUT
 from .twisted_inbox import TwistedInbox, TwistedMessage
 from .values import Refusal, Smtp
 from .verbs import Verbs
@@ -67,9 +68,12 @@ class TwistedFarm:
         if reactor is None:
             from twisted.internet import reactor  # importing it chooses one, so only where none was given
         self.url = base_url(url)
+        checks.token(token)
+        checks.span("timeout", timeout)
         self.reactor: Any = reactor
         self._token = token
         self._timeout = timeout
+        self._closed = False
         self._verbs = Verbs(Server(self.url), reactor.seconds, smtp)
         self._pool: Any = HTTPConnectionPool(reactor)
         self._pool.maxPersistentPerHost = 20
@@ -121,6 +125,7 @@ class TwistedFarm:
 
     def close(self) -> Deferred[None]:
         """Close the connections."""
+        self._closed = True
         closed: Deferred[None] = self._pool.closeCachedConnections()
         return closed
 
@@ -142,6 +147,7 @@ class TwistedFarm:
 
     async def _run(self, steps: Steps[T]) -> T:
         """Drive a verb."""
+        __tracebackhide__ = True
         try:
             step = next(steps)
             while True:
@@ -160,6 +166,9 @@ class TwistedFarm:
             return value
 
     async def _send(self, request: Request) -> Response:
+        __tracebackhide__ = True
+        if self._closed:
+            raise ValueError(CLOSED)
         seconds = self._timeout if request.timeout is None else request.timeout
         answering: Deferred[Response] = Deferred.fromCoroutine(self._exchange(request))
         late: list[bool] = []

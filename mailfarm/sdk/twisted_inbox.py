@@ -143,6 +143,7 @@ class TwistedInbox:
         after: int | None = None,
     ) -> Deferred[TwistedMessage]:
         """As ``Inbox.wait_for``; the message is there whole."""
+        __tracebackhide__ = True
         found = self.wait_for_all(
             1, from_=from_, to=to, subject=subject, contains=contains, timeout=timeout, after=after
         )
@@ -162,10 +163,12 @@ class TwistedInbox:
         load: bool = True,
     ) -> Deferred[list[TwistedMessage]]:
         """As ``Inbox.wait_for_all``; the messages are there whole, unless ``load`` is False."""
+        __tracebackhide__ = True
         criteria = Criteria(from_, to, subject, contains)
         steps = self._waits.wait_for_all(count, criteria, timeout, after, exact)
 
         def whole() -> Steps[list[Loaded]]:
+            __tracebackhide__ = True
             summaries = yield from steps
             if not load:
                 return [Loaded(summary) for summary in summaries]
@@ -184,10 +187,12 @@ class TwistedInbox:
         after: int | None = None,
     ) -> Deferred[None]:
         """As ``Inbox.assert_none``."""
+        __tracebackhide__ = True
         return self.farm._do(self._waits.assert_none(Criteria(from_, to, subject, contains), within, after))
 
     def skip_existing(self) -> Deferred[None]:
         """As ``Inbox.skip_existing``."""
+        __tracebackhide__ = True
         return self.farm._do(self._waits.skip_existing())
 
     def events(
@@ -232,6 +237,7 @@ class TwistedInbox:
         return self.farm._do(self.farm._verbs.delete_mailbox(self.id))
 
     async def _shown(self, steps: Steps[list[Loaded]]) -> list[TwistedMessage]:
+        __tracebackhide__ = True
         return [TwistedMessage(self.farm, loaded) for loaded in await self.farm._run(steps)]
 
     async def __aenter__(self) -> TwistedInbox:

@@ -187,6 +187,7 @@ class Part:
     content_id: str | None
     size: int | None
     attachment: bool
+    encoding: str | None = None
 
     @classmethod
     def of(cls, form: Json) -> Part:
@@ -200,6 +201,7 @@ class Part:
             form.get("content_id"),
             form.get("size"),
             bool(form.get("attachment")),
+            form.get("encoding"),
         )
 
 
@@ -263,7 +265,8 @@ class Detail:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A recipient or a message the server refused. ``lines`` are the SMTP lines that led to it, secrets left out."""
+    """A recipient or a message the server refused. ``lines`` are the last SMTP lines that led to it, secrets left out;
+    ``mailbox`` is the id of the mailbox it would have gone to, empty if that is not known."""
 
     at: datetime
     service: str
@@ -274,6 +277,7 @@ class Refusal:
     enhanced: str
     text: str
     lines: tuple[str, ...]
+    mailbox: str = ""
 
     @classmethod
     def of(cls, form: Json) -> Refusal:
@@ -287,11 +291,13 @@ class Refusal:
             form["enhanced"],
             form["text"],
             tuple(form["lines"]),
+            form.get("mailbox", ""),
         )
 
     def __str__(self) -> str:
         reply = " ".join(filter(None, (str(self.code), self.enhanced, self.text)))
-        return line(f"{reply} (to {self.address} from {self.sender or '<>'}, client {self.client})", 300)
+        to = f"to {self.address} " if self.address else ""
+        return line(f"{reply} ({to}from {self.sender or '<>'}, client {self.client})", 300)
 
 
 @dataclass(frozen=True, slots=True)

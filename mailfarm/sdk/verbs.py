@@ -9,6 +9,7 @@ from math import ceil
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
+from . import checks
 from .errors import ApiError, NoSuchMailbox, NoSuchMessage
 from .plain import line, quoted
 from .values import Detail, Headers, MailboxState, Refusal, Smtp, Summary
@@ -31,6 +32,12 @@ class Criteria:
     to: str = ""
     subject: str = ""
     contains: str = ""
+
+    def __post_init__(self) -> None:
+        checks.text("from_", self.from_)
+        checks.text("to", self.to)
+        checks.text("subject", self.subject)
+        checks.text("contains", self.contains)
 
     def query(self) -> tuple[tuple[str, str], ...]:
         """As query parameters."""
@@ -86,8 +93,10 @@ class Verbs:
         if kind is not None:
             wanted["kind"] = kind
         if lifetime is not None:
+            checks.span("lifetime", lifetime)
             wanted["lifetime"] = ceil(lifetime)
         if retention is not None:
+            checks.span("retention", retention)
             wanted["retention"] = ceil(retention)
         response = yield from self.server.ask(Request("POST", "/v1/mailboxes", json=wanted))
         form = response.json()
@@ -113,7 +122,11 @@ class Verbs:
 
     def mailbox(self, which: str) -> Steps[MailboxState]:
         """One mailbox, by id or by address."""
+        checks.text("the mailbox", which)
         if "@" not in which:
+            if not checks.is_id(which):
+                wrong = f"{quoted(which)} is neither an address nor the id of a mailbox (26 letters and digits)"
+                raise NoSuchMailbox(wrong, status=404, problem={})
             response = yield from self.server.ask(Request("GET", f"/v1/mailboxes/{segment(which)}"), NoSuchMailbox)
             return MailboxState.of(response.json())
         query = (("address", which), ("limit", "1"))
@@ -149,6 +162,11 @@ class Verbs:
         load: bool = False,
     ) -> Steps[list[Loaded]]:
         """The messages that meet the criteria, page by page until there are ``limit`` or no more."""
+        for name, value in (("after", after), ("before", before), ("limit", limit)):
+            if value is not None:
+                checks.whole(name, value)
+        if order not in ("asc", "desc"):
+            raise ValueError(f"order must be 'asc' or 'desc', not {order!r}")
         found: list[Summary] = []
         fixed = (*criteria.query(), ("order", order))
         if seen is not None:
@@ -196,6 +214,10 @@ class Verbs:
 
     def message(self, id: str) -> Steps[Loaded]:
         """One message by its id."""
+        checks.text("the id", id)
+        if not checks.is_id(id):
+            wrong = f"{quoted(id)} is not the id of a message (26 letters and digits)"
+            raise NoSuchMessage(wrong, status=404, problem={})
         response = yield from self.server.ask(Request("GET", f"/v1/messages/{segment(id)}"), NoSuchMessage)
         form = response.json()
         return Loaded(Summary.of(form), Detail.of(form), (yield from self.headers(id)))

@@ -12,11 +12,12 @@ that came meanwhile is missed. Where the last piece failed, one last look decide
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
+from . import checks
 from .errors import NoSuchMailbox, UnexpectedMessage, WaitTimeout, problem_error
 from .plain import line, seconds
 from .values import MailboxState, NearMiss, Refusal, Summary
@@ -76,6 +77,7 @@ class Answer:
     cursor: int
     near_misses: tuple[NearMiss, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    problem: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -91,9 +93,14 @@ class Waits:
         self, count: int, criteria: Criteria, timeout: float, after: int | None, exact: bool = False
     ) -> Steps[list[Summary]]:
         """The first ``count`` matches that were not handed out; with ``exact``, no more may come until the end."""
-        if count < 1:
-            raise ValueError("count must be at least 1; to be sure that none comes use assert_none")
-        deadline = self.verbs.clock() + max(timeout, 0.0)
+        __tracebackhide__ = True
+        if count == 0:
+            raise ValueError("count must be 1 or more; to be sure that none comes use assert_none")
+        checks.whole("count", count, 1)
+        checks.span("timeout", timeout)
+        if after is not None:
+            checks.whole("after", after)
+        deadline = self.verbs.clock() + timeout
         start = self.handed.after(criteria) if after is None else after
         skip = 0
         while True:
@@ -117,7 +124,11 @@ class Waits:
 
     def assert_none(self, criteria: Criteria, within: float, after: int | None) -> Steps[None]:
         """No match that was not handed out may be there, or come within so many seconds."""
-        deadline = self.verbs.clock() + max(within, 0.0)
+        __tracebackhide__ = True
+        checks.span("within", within)
+        if after is not None:
+            checks.whole("after", after)
+        deadline = self.verbs.clock() + within
         start = self.handed.after(criteria) if after is None else after
         while True:
             answer = yield from self._poll(criteria, ("none", "true"), start, deadline)
@@ -130,6 +141,7 @@ class Waits:
 
     def skip_existing(self) -> Steps[None]:
         """From now on only what comes after this moment counts."""
+        __tracebackhide__ = True
         state = yield from self.verbs.mailbox(self.mailbox.id)
         self.handed.start = max(self.handed.start, state.cursor)
 
@@ -146,6 +158,7 @@ class Waits:
 
     def _poll(self, criteria: Criteria, need: tuple[str, str], after: int, deadline: float) -> Steps[Answer]:
         """One wait at the server, until the deadline, in as many requests as it takes."""
+        __tracebackhide__ = True
         verbs, server = self.verbs, self.verbs.server
         path = f"/v1/mailboxes/{segment(self.mailbox.id)}/wait"
         pause, last_look = FIRST_PAUSE, False
@@ -220,6 +233,7 @@ class Waits:
             refusals=answer.refusals,
             in_mailbox=holds,
             cursor=answer.cursor,
+            problem=answer.problem,
         )
 
     def _too_many(self, count: int, criteria: Criteria, timeout: float, fresh: Sequence[Summary]) -> str:
@@ -233,6 +247,7 @@ class Waits:
 
 def _answer(response: Response, request: Request) -> Answer | None:
     """What the server said; None when it says to try again."""
+    __tracebackhide__ = True
     if response.status in BUSY:
         return None
     form = response.json() if response.status == 200 else response.problem()
@@ -254,6 +269,7 @@ def _answer(response: Response, request: Request) -> Answer | None:
         form["cursor"],
         tuple(map(NearMiss.of, form.get("near_misses", ()))),
         tuple(sorted(map(Refusal.of, form.get("refusals", ())), key=lambda refusal: refusal.at)),
+        form if response.status != 200 else {},
     )
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
+from . import checks
 from .errors import ApiError, CannotConnect, problem_error
 
 T = TypeVar("T")
@@ -166,13 +167,21 @@ class Server:
 
 
 def base_url(url: str) -> str:
-    """``url`` without a slash at its end. Raises ValueError with what is wrong with it."""
+    """``url`` without a slash or ``/v1`` at its end. Raises ValueError with what is wrong with it."""
+    checks.text("the URL", url)
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{url!r} is not the URL of a mailfarm; write for example http://127.0.0.1:8025")
     if parts.query or parts.fragment:
         raise ValueError(f"{url!r} has a query or fragment; write for example http://127.0.0.1:8025")
-    return url.rstrip("/")
+    try:
+        _ = parts.port
+    except ValueError:
+        wrong = (
+            f"the port of {url!r} is not a number up to {checks.LARGEST_PORT}; write for example http://127.0.0.1:8025"
+        )
+        raise ValueError(wrong) from None
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
 def segment(text: str) -> str:

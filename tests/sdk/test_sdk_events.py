@@ -56,6 +56,14 @@ def test_each_change_comes_once_and_moves_the_cursor() -> None:
     }
 
 
+@pytest.mark.parametrize("more", [{"message": None}, {"gone": True}, {"gone": True, "message": None}])
+def test_a_message_that_is_gone_already_is_no_news(more: dict[str, object]) -> None:
+    place = following(4)
+    frame = {"type": "filed", "mailbox": BOX["id"], "seq": 5, "at": TIME, **more}
+    assert place.receive(json.dumps(frame)) is None
+    assert place.cursor == 5
+
+
 def test_other_changes() -> None:
     place = following()
     event = place.receive(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from importlib import import_module
 from typing import Any
 
 import pytest
 from driving import BOX, Clock, answer, drive, problem, summary
 
+from mailfarm.sdk import Farm, Inbox
 from mailfarm.sdk.errors import (
     AddressTaken,
     ApiError,
@@ -51,6 +53,7 @@ DETAIL = {
             "content_id": "",
             "size": 3,
             "attachment": True,
+            "encoding": "base64",
         }
     ],
     "envelope": {
@@ -104,8 +107,53 @@ def test_a_mailbox_by_address_or_id() -> None:
     state, asked = run(verbs().mailbox("t-1@mailfarm.test"), answer(200, {"mailboxes": [BOX], "next": None}))
     assert dict(asked[0].query)["address"] == "t-1@mailfarm.test"
     assert state == MailboxState.of(BOX)
-    _, asked = run(verbs().mailbox("a/../b"), answer(200, BOX))
-    assert asked[0].path == "/v1/mailboxes/a%2F..%2Fb"
+    _, asked = run(verbs().mailbox(str(BOX["id"])), answer(200, BOX))
+    assert asked[0].path == f"/v1/mailboxes/{BOX['id']}"
+
+
+@pytest.mark.parametrize("which", ["", "a/b", "nope", "01KF7W2M9XQ4T6Z8B0C2D4E6F8", "01kf7w2m9xq4t6z8b0c2d4e6f8x"])
+def test_what_is_no_id_is_not_asked_for(which: str) -> None:
+    with pytest.raises(NoSuchMailbox, match="is neither an address nor the id of a mailbox"):
+        run(verbs().mailbox(which))
+    with pytest.raises(NoSuchMessage, match="is not the id of a message"):
+        run(verbs().message(which))
+
+
+def test_values_that_cannot_be_are_told_before_anything_is_asked() -> None:
+    for wrong in ({"subject": 5}, {"subject": b"x"}, {"from_": None}, {"to": ["a"]}, {"contains": 1.0}):
+        with pytest.raises(TypeError, match=r"must be text \(str\), not "):
+            Criteria(**wrong)  # type: ignore[arg-type]
+    for steps in (verbs().mailbox(None), verbs().message(None)):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="must be text"):
+            run(steps)
+    with pytest.raises(TypeError, match="lifetime must be a number of seconds, not '1'"):
+        run(verbs().create_mailbox(None, None, "1", None))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="order must be 'asc' or 'desc', not 'x'"):
+        run(verbs().messages("m", Criteria(), order="x"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="limit must be 0 or more, not -1"):
+        run(verbs().messages("m", Criteria(), limit=-1))
+
+
+@pytest.mark.parametrize("made", ["mailfarm.sdk.Farm", "mailfarm.sdk.AsyncFarm", "mailfarm.sdk.twisted.TwistedFarm"])
+def test_a_token_that_no_header_can_hold_is_not_shown(made: str) -> None:
+    module, _, name = made.rpartition(".")
+    farm = getattr(import_module(module), name)
+    for token in ("se\ncret", "sécret", "se cret", "secret\r", "\udcffsecret"):
+        with pytest.raises(ValueError, match=r"^the token has characters that a header cannot hold$"):
+            farm("http://127.0.0.1:8025", token)
+    with pytest.raises(TypeError, match="the token must be text"):
+        farm("http://127.0.0.1:8025", b"secret")
+    with pytest.raises(TypeError, match="the URL must be text"):
+        farm(None)
+
+
+def test_a_closed_farm_says_so() -> None:
+    farm = Farm("http://127.0.0.1:9")
+    inbox = Inbox(farm, MailboxState.of(BOX))
+    farm.close()
+    for ask in (farm.version, inbox.wait_for, lambda: next(inbox.events())):
+        with pytest.raises(ValueError, match="this farm was closed"):
+            ask()
 
 
 def test_no_such_address_names_some_there_are() -> None:
@@ -198,6 +246,16 @@ def test_no_url(url: str) -> None:
         base_url(url)
 
 
+def test_a_port_that_is_none() -> None:
+    for url in ("http://127.0.0.1:99999", "http://127.0.0.1:x"):
+        with pytest.raises(ValueError, match=f"the port of '{url}' is not a number up to 65535"):
+            base_url(url)
+
+
+def test_the_url_of_the_api_will_do() -> None:
+    assert base_url("http://127.0.0.1:8025/v1/") == base_url("http://127.0.0.1:8025/v1") == "http://127.0.0.1:8025"
+
+
 def test_a_url_under_a_path() -> None:
     assert base_url("https://mail.example/farm/") == "https://mail.example/farm"
 
@@ -218,6 +276,11 @@ def test_the_likeliest_code() -> None:
     assert message().code() == "481516"
     with pytest.raises(NotInMessage, match=r"no code .*; its text begins:\n  Your code is 481516"):
         message(codes=[]).code()
+    text = (
+        "Order 20391, placed 2026-01-31, 1200.50 EUR, see https://x.example/o/4711?n=99120. Call 5551234. Order 20391."
+    )
+    with pytest.raises(NotInMessage, match=r"numbers that nothing calls a code: 20391, 5551234; its text begins"):
+        message(codes=[], text=text).code()
     with pytest.raises(NotInMessage, match="it has no text"):
         message(codes=[], text="", html="").code()
 

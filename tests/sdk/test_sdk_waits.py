@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from driving import BOX, STATE, Clock, answer, drive, problem, summary
 
+from mailfarm.sdk import Farm, Inbox
 from mailfarm.sdk.errors import ApiError, CannotConnect, NoSuchMailbox, UnexpectedMessage, WaitTimeout
 from mailfarm.sdk.verbs import Criteria, Verbs
 from mailfarm.sdk.waits import GRACE, Waits
@@ -321,3 +323,45 @@ def test_two_that_wait_at_once_never_share(model: Model) -> None:
 def test_a_count_of_none_is_a_mistake(model: Model) -> None:
     with pytest.raises(ValueError, match="assert_none"):
         model.wait(0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"timeout": "x"}, {"timeout": None}, {"count": 1.5}, {"count": True}, {"after": "1"}]
+)
+def test_wrong_types_are_mistakes(model: Model, wrong: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=f"{next(iter(wrong))} must be a "):
+        model.wait(**wrong)
+
+
+def test_times_that_cannot_be_are_mistakes(model: Model) -> None:
+    for timeout in (-1, float("nan")):
+        with pytest.raises(ValueError, match="timeout must be 0 seconds or more"):
+            model.wait(timeout=timeout)
+        with pytest.raises(ValueError, match="within must be 0 seconds or more"):
+            model.none(timeout)
+    with pytest.raises(ValueError, match="after must be 0 or more, not -1"):
+        model.wait(after=-1)
+
+
+def test_a_wait_in_vain_keeps_the_problem(model: Model) -> None:
+    with pytest.raises(WaitTimeout) as caught:
+        model.wait(timeout=1)
+    assert caught.value.problem["type"].endswith("wait-timed-out")
+    assert caught.value.problem["status"] == 408
+
+
+def test_a_failure_shows_the_callers_line_last(model: Model) -> None:
+    """pytest leaves out frames that have ``__tracebackhide__``."""
+    inbox = Inbox(Farm("http://127.0.0.1:9"), STATE)
+    inbox._waits = model.waits
+    inbox.farm._send = model.serve  # type: ignore[method-assign,assignment]
+    model.arrives("Hello")
+    for verb in (
+        lambda: inbox.wait_for(subject="x", timeout=1),
+        lambda: inbox.wait_for_all(2, timeout=1),
+        lambda: inbox.assert_none(within=1),
+    ):
+        with pytest.raises(AssertionError) as caught:
+            verb()
+        shown = [entry for entry in caught.traceback if not entry.ishidden(caught)]
+        assert {Path(str(entry.path)).name for entry in shown} == {Path(__file__).name}
