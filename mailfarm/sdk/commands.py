@@ -1,40 +1,41 @@
 """The client's verbs on the command line: ``send``, ``wait``, ``list`` and ``show``.
 
-They read MAILFARM_URL (default http://127.0.0.1:8025), MAILFARM_TOKEN or MAILFARM_TOKEN_FILE, and MAILFARM_SMTP
-(default smtp://127.0.0.1:1025). Exit codes: 0 done, 1 refused, failed or not found, 2 wrong usage, 3 cannot connect,
-4 a wait timed out. What goes wrong is said in one line on standard error; an SMTP refusal and a wait in vain take a
-few. What strangers wrote is shown with its control characters escaped; octets go out as they are only where the output
-is no terminal.
+They read MAILFARM_URL (default http://127.0.0.1:8025), MAILFARM_TOKEN or MAILFARM_TOKEN_FILE, and MAILFARM_SMTP. Where
+these do not say, the server at MAILFARM_URL is asked where it takes mail and which its default mailbox is. Exit codes:
+0 done, 1 refused, failed or not found, 2 wrong usage, 3 cannot connect, 4 a wait timed out. What goes wrong is said in
+one line on standard error; an SMTP refusal and a wait in vain take a few. What strangers wrote is shown with its
+control characters escaped; octets go out as they are only where the output is no terminal.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from . import send_command, sending
-from .errors import ApiError, CannotConnect, FarmError, NoSuchMessage, WaitTimeout
-from .plain import line, plain, plain_lines
+from .asking import default_mailbox, open_farm
+from .errors import ApiError, CannotConnect, FarmError, NoSuchMessage, NotAllowed, WaitTimeout
+from .plain import line, plain, plain_lines, seconds
 from .showing import body, message_form, print_message, print_table, write_octets
-from .telling import DONE, FAILED, MAILBOX, TIMED_OUT, UNREACHABLE, USAGE, positive, span, tell
+from .telling import DONE, FAILED, TIMED_OUT, UNREACHABLE, USAGE, positive, span, standard_output, tell
 from .values import form_of
+from .verbs import Criteria
 
 if TYPE_CHECKING:
     from .client import Farm
-    from .inbox import Message
+    from .inbox import Inbox, Message
 
-URL: Final = "http://127.0.0.1:8025"
+LISTED: Final = 50
 
 ENVIRONMENT: Final = """\
 environment:
   MAILFARM_URL         the server (http://127.0.0.1:8025)
   MAILFARM_TOKEN       its token, where it asks for one; MAILFARM_TOKEN_FILE names a file that holds it
 exit codes:
-  0 done · 1 failed, refused or not found · 2 wrong usage · 3 cannot connect · 4 timed out
+  0 done, 1 failed, refused or not found, 2 wrong usage, 3 cannot connect, 4 timed out
 """
 WAIT: Final = f"""\
 Wait for a message and show it. A message that is there already answers at once; --new looks only at what comes from
@@ -95,16 +96,29 @@ def _guarded(word: str, work: Callable[[argparse.Namespace], int]) -> Callable[[
 
     def run(args: argparse.Namespace) -> int:
         try:
-            return work(args)
+            with standard_output():
+                return work(args)
         except WaitTimeout as error:
             return tell(word, str(error), TIMED_OUT)
         except CannotConnect as error:
             return tell(word, f"{error} Or set MAILFARM_URL", UNREACHABLE)
-        except (FarmError, sending.Unusable) as error:
-            usage = isinstance(error, sending.Unusable) or (isinstance(error, ApiError) and error.status == 400)
-            return tell(word, str(error), USAGE if usage else FAILED)
+        except NotAllowed as error:
+            return tell(word, f"{_detail(error)}: set MAILFARM_TOKEN, or MAILFARM_TOKEN_FILE", FAILED)
+        except ApiError as error:
+            return tell(word, _detail(error), USAGE if error.status == 400 else FAILED)
+        except ValueError as error:  # Unusable, and what the verbs do not take
+            return tell(word, str(error), USAGE)
+        except BrokenPipeError:  # the reader has gone, as in: mailfarm list | head
+            raise
+        except (FarmError, OSError) as error:
+            return tell(word, str(error), FAILED)
 
     return run
+
+
+def _detail(error: ApiError) -> str:
+    """What the problem says of this case, where it says anything."""
+    return line(str(error.problem.get("detail") or ""), 500) or str(error)
 
 
 # wait
@@ -119,7 +133,7 @@ def _criteria(parser: argparse.ArgumentParser) -> None:
 
 
 def _wait_parser(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("mailbox", nargs="?", default=MAILBOX, help=f"its address or id ({MAILBOX})")
+    parser.add_argument("mailbox", nargs="?", help="its address or id (the default mailbox)")
     _criteria(parser)
     parser.add_argument("--timeout", type=span, default=30.0, metavar="SECONDS", help="give up after so long (30)")
     parser.add_argument("--count", type=positive, default=1, metavar="N", help="wait for so many (1)")
@@ -130,21 +144,30 @@ def _wait_parser(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--link", nargs="?", const="", metavar="WORD", help="print only the link that contains WORD")
     output.add_argument("--code", action="store_true", help="print only the one-time code")
     output.add_argument("--id", action="store_true", help="print only the id")
-    output.add_argument("--json", action="store_true", help="print one JSON object: messages and cursor")
+    output.add_argument(
+        "--json", action="store_true", help="print one JSON object: messages and cursor, or the problem document"
+    )
 
 
 def _wait(args: argparse.Namespace) -> int:
-    with _farm() as farm:
-        inbox = farm.mailbox(args.mailbox)
-        found = inbox.wait_for_all(
-            args.count,
-            from_=args.from_,
-            to=args.to,
-            subject=args.subject,
-            contains=args.contains,
-            timeout=args.timeout,
-            after=inbox.state.cursor if args.new else args.after,
-        )
+    with open_farm() as farm:
+        inbox = farm.mailbox(args.mailbox or default_mailbox(farm))
+        if sys.stderr is not None and sys.stderr.isatty() and not args.json:
+            print(_waiting(args, inbox), file=sys.stderr)
+        try:
+            found = inbox.wait_for_all(
+                args.count,
+                from_=args.from_,
+                to=args.to,
+                subject=args.subject,
+                contains=args.contains,
+                timeout=args.timeout,
+                after=inbox.state.cursor if args.new else args.after,
+            )
+        except WaitTimeout as error:
+            if args.json:
+                print(json.dumps(error.problem))
+            raise
         if args.json:
             print(json.dumps({"messages": [message_form(mail) for mail in found], "cursor": found[-1].seq}))
             return DONE
@@ -161,6 +184,16 @@ def _wait(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _waiting(args: argparse.Namespace, inbox: Inbox) -> str:
+    """What is waited for, said to somebody who may wonder why nothing happens."""
+    new = "new " if args.new else ""
+    what = f"a {new}message" if args.count == 1 else f"{args.count} {new}messages"
+    criteria = Criteria(args.from_, args.to, args.subject, args.contains)
+    like = f" with {criteria}" if criteria.query() else ""
+    where = line(inbox.address) if args.mailbox else f"the default mailbox, {line(inbox.address)}"
+    return f"waiting for {what}{like} in {where}, for at most {seconds(args.timeout)}"
+
+
 # list
 
 
@@ -170,16 +203,22 @@ def _list_parser(parser: argparse.ArgumentParser) -> None:
     seen = parser.add_mutually_exclusive_group()
     seen.add_argument("--seen", dest="seen", action="store_true", default=None, help="only those seen")
     seen.add_argument("--unseen", dest="seen", action="store_false", help="only those not seen")
-    parser.add_argument("--limit", type=positive, default=50, metavar="N", help="at most so many, the newest (50)")
+    parser.add_argument(
+        "--limit", type=positive, metavar="N", help="at most so many, the newest (50 messages, all mailboxes)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _list(args: argparse.Namespace) -> int:
-    with _farm() as farm:
+    given = [f"--{name.rstrip('_')}" for name in ("from_", "to", "subject", "contains") if getattr(args, name)]
+    if args.seen is not None:
+        given.append("--seen" if args.seen else "--unseen")
+    if given and args.mailbox is None:
+        text = f"{', '.join(given)} {'choose' if len(given) > 1 else 'chooses'} among messages, not mailboxes: "
+        raise sending.Unusable(f"{text}name a mailbox, as in: mailfarm list ADDRESS {given[0]} ...")
+    with open_farm() as farm:
         if args.mailbox is None:
-            if args.from_ or args.to or args.subject or args.contains or args.seen is not None:
-                raise sending.Unusable(f"criteria are for messages: name a mailbox, such as {MAILBOX}")
-            return _list_mailboxes(farm, args.json)
+            return _list_mailboxes(farm, args.json, args.limit)
         inbox = farm.mailbox(args.mailbox)
         found = inbox.messages(
             from_=args.from_,
@@ -188,7 +227,7 @@ def _list(args: argparse.Namespace) -> int:
             contains=args.contains,
             seen=args.seen,
             order="desc",
-            limit=args.limit,
+            limit=args.limit or LISTED,
         )
     found.reverse()
     if args.json:
@@ -208,8 +247,10 @@ def _list(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _list_mailboxes(farm: Farm, as_json: bool) -> int:
+def _list_mailboxes(farm: Farm, as_json: bool, limit: int | None) -> int:
     inboxes = farm.mailboxes()
+    if limit is not None:
+        inboxes = inboxes[-limit:]
     if as_json:
         print(json.dumps({"mailboxes": [form_of(inbox.state) for inbox in inboxes]}))
         return DONE
@@ -226,7 +267,7 @@ def _list_mailboxes(farm: Farm, as_json: bool) -> int:
 
 def _show_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("message", help="its id, or: latest")
-    parser.add_argument("--mailbox", default=MAILBOX, help=f"where to look for the latest ({MAILBOX})")
+    parser.add_argument("--mailbox", metavar="MAILBOX", help="where to look for the latest (the default mailbox)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--text", action="store_true", help="only the text")
     what.add_argument("--html", action="store_true", help="only the HTML, as its sender wrote it")
@@ -237,7 +278,7 @@ def _show_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(args: argparse.Namespace) -> int:
-    with _farm() as farm:
+    with open_farm() as farm:
         mail = _the_message(farm, args)
         if args.json:
             print(json.dumps(message_form(mail)))
@@ -260,24 +301,9 @@ def _show(args: argparse.Namespace) -> int:
 def _the_message(farm: Farm, args: argparse.Namespace) -> Message:
     if args.message != "latest":
         return farm.message(args.message)
-    inbox = farm.mailbox(args.mailbox)
+    inbox = farm.mailbox(args.mailbox or default_mailbox(farm))
     for mail in inbox.messages(order="desc", limit=1):
         return mail
     raise NoSuchMessage(
         f"{inbox.address} is empty; send one with: mailfarm send --to {inbox.address}", status=404, problem={}
     )
-
-
-# What all of them use
-
-
-def _farm() -> Farm:
-    from .client import Farm  # late: --help needs no HTTP
-
-    token = os.environ.get("MAILFARM_TOKEN")
-    if path := os.environ.get("MAILFARM_TOKEN_FILE"):
-        token = sending.read_text(Path(path)).strip()
-    try:
-        return Farm(os.environ.get("MAILFARM_URL") or URL, token)
-    except ValueError as error:
-        raise sending.Unusable(f"MAILFARM_URL: {error}") from None

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from . import sending
+from .asking import where_to_send
 from .plain import line, quoted
-from .telling import DONE, FAILED, MAILBOX, positive, tell
+from .telling import DONE, FAILED, port, positive, tell
 
 SEND: Final = """\
 Send a test mail through SMTP. Without options: one with text, HTML, a link, a one-time code and an attachment, to the
@@ -29,18 +30,22 @@ examples:
   mailfarm send --to alice@mailfarm.test --subject "Hello" --text "How are you?"
   mailfarm send --html page.html --attach report.pdf
   mailfarm send --eml saved.eml --to alice@mailfarm.test
-  mailfarm send --smtp smtps://127.0.0.1:1465 --insecure --user 01k… --password-file secret
+  mailfarm send --smtp smtps://127.0.0.1:1465 --insecure --user 01k... --password-file secret
 
 environment:
-  MAILFARM_SMTP        where to send to (smtp://127.0.0.1:1025)
+  MAILFARM_SMTP        where to send to; without it the server at MAILFARM_URL is asked, and if none answers there
+                       it is smtp://127.0.0.1:1025
+  MAILFARM_URL, MAILFARM_TOKEN, MAILFARM_TOKEN_FILE   as for the other commands
 exit codes:
-  0 accepted · 1 refused by the server, in whole or in part · 2 wrong usage · 3 cannot connect
+  0 accepted, 1 refused by the server, in whole or in part, 2 wrong usage, 3 cannot connect
 """
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     mail = parser.add_argument_group("the mail")
-    mail.add_argument("--to", action="append", metavar="ADDRESS", help=f"a recipient; may be repeated ({MAILBOX})")
+    mail.add_argument(
+        "--to", action="append", metavar="ADDRESS", help="a recipient; may be repeated (the default mailbox)"
+    )
     mail.add_argument(
         "--from", dest="from_", default="Example App <app@example.org>", metavar="ADDRESS", help="the sender"
     )
@@ -55,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("the server")
     where.add_argument("--smtp", metavar="URL", help="smtp://, smtp+starttls:// or smtps:// with host and port")
     where.add_argument("--host", help="its host only")
-    where.add_argument("--port", type=int, help="its port only")
+    where.add_argument("--port", type=port, help="its port only")
     where.add_argument("--user", help="sign in as this user")
     where.add_argument("--password-file", metavar="FILE", type=Path, help="a file that holds the password")
     where.add_argument("--insecure", action="store_true", help="trust any certificate, such as the one dev makes")
@@ -63,8 +68,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    where = _where(args)
-    to = args.to or [MAILBOX]
+    url = args.smtp or os.environ.get("MAILFARM_SMTP")
+    found, inbox = where_to_send() if not (url and args.to) else ("", "")
+    where = _where(args, url or found)
+    to = args.to or [inbox]
     if args.eml is None:
         _compose(args, to, 1)  # a mistake in it is told before anything is sent
     else:
@@ -138,8 +145,8 @@ def _compose(args: argparse.Namespace, to: Sequence[str], number: int) -> EmailM
     )
 
 
-def _where(args: argparse.Namespace) -> sending.Server:
-    where = sending.server(args.smtp or os.environ.get("MAILFARM_SMTP") or sending.CAPTURE)
+def _where(args: argparse.Namespace, url: str) -> sending.Server:
+    where = sending.server(url)
     if args.host:
         where = replace(where, host=args.host)
     if args.port:

@@ -80,7 +80,9 @@ def server(url: str) -> Server:
     parts = urlsplit(url if "://" in url else f"smtp://{url}")
     try:
         port = parts.port or SCHEMES[parts.scheme]
-    except (KeyError, ValueError):
+    except ValueError:
+        raise Unusable(f"the port of {url!r} is not a number up to 65535; write for example {CAPTURE}") from None
+    except KeyError:
         raise Unusable(f"{url!r} is no SMTP URL; write for example {CAPTURE}") from None
     if not parts.hostname or parts.path.strip("/") or parts.query:
         raise Unusable(f"{url!r} is no SMTP URL; write for example {CAPTURE}")

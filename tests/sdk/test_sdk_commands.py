@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import smtplib
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from email import message_from_bytes
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from running import Running
-from scenarios import send
+from scenarios import a_mail, send
 
 from mailfarm.sdk import Farm, Inbox
 from mailfarm.sdk.commands import add_parsers
@@ -33,7 +35,12 @@ def mailfarm(monkeypatch: pytest.MonkeyPatch) -> Run:
 
         parser = argparse.ArgumentParser(prog="mailfarm")
         add_parsers(parser.add_subparsers())
-        out, err = Stream(io.BytesIO(), "utf-8", newline=""), io.StringIO()
+
+        class Errors(io.StringIO):
+            def isatty(self) -> bool:
+                return terminal
+
+        out, err = Stream(io.BytesIO(), "utf-8", newline=""), Errors()
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", out)
             patch.setattr(sys, "stderr", err)
@@ -183,7 +190,13 @@ def test_lists(mailfarm: Run, inbox: Inbox, running: Running) -> None:
     assert any(row.split() == [inbox.id, "2", "1", "sandbox", inbox.address] for row in out.splitlines())
     boxes = json.loads(mailfarm("list", "--json")[1])["mailboxes"]
     assert inbox.address in [each["address"] for each in boxes]
-    assert mailfarm("list", "--unseen")[0] == 2
+    assert len(json.loads(mailfarm("list", "--limit", "1", "--json")[1])["mailboxes"]) == 1
+    code, _, err = mailfarm("list", "--unseen")
+    assert (code, err.startswith("mailfarm list: --unseen chooses among messages, not mailboxes: ")) == (2, True)
+    code, _, err = mailfarm("list", "--subject", "x", "--from", "y")
+    assert (code, "--from, --subject choose among messages" in err) == (2, True)
+    code, _, err = mailfarm("list", "a/b")
+    assert (code, err.startswith("mailfarm list: 'a/b' is neither an address nor the id")) == (1, True)
 
 
 def test_shows(mailfarm: Run, inbox: Inbox, running: Running) -> None:
@@ -200,10 +213,12 @@ def test_shows(mailfarm: Run, inbox: Inbox, running: Running) -> None:
     assert mailfarm(*latest, "--part", part, terminal=True)[1] == "\\x00\\x01binary\n\\xff\n"
     form = json.loads(mailfarm(*latest, "--json")[1])
     assert form["id"] == mail.id
+    assert [each["encoding"] for each in form["parts"] if each["attachment"]] == ["base64"]
     assert ["X-Tag", "one"] in form["headers"]
     assert form["from"] == {"name": "Shop", "address": "noreply@shop.example"}
     code, _, err = mailfarm("show", "nonsense")
-    assert (code, len(err.splitlines())) == (1, 1)
+    assert (code, err) == (1, "mailfarm show: 'nonsense' is not the id of a message (26 letters and digits)\n")
+    assert mailfarm("show", "0" * 26)[2] == f"mailfarm show: there is no message {'0' * 26}\n"
     assert mailfarm(*latest, "--part", "99")[0] == 1
 
 
@@ -251,6 +266,9 @@ def test_nobody_there(mailfarm: Run, monkeypatch: pytest.MonkeyPatch, nobody: st
     [
         ("wait", "--timeout", "-1"),
         ("wait", "--count", "0"),
+        ("wait", "--count", "\u00b2"),
+        ("send", "--port", "99999"),
+        ("send", "--port", "0"),
         ("wait", "--link", "--code"),
         ("list", "--limit", "x"),
         ("show",),
@@ -272,6 +290,81 @@ def test_wrong_usage_is_told_before_anything_happens(mailfarm: Run, words: tuple
     code, out, err = mailfarm(*words)
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].startswith(f"mailfarm {words[0]}: ")
+
+
+def test_the_default_mailbox_is_the_servers(
+    mailfarm: Run, running: Running, monkeypatch: pytest.MonkeyPatch, nobody: str
+) -> None:
+    monkeypatch.delenv("MAILFARM_SMTP", raising=False)
+    with Running(MAILFARM_DOMAINS="qa.example") as other, Farm(other.url) as farm:
+        (inbox,) = farm.mailboxes()
+        told = farm.version() | {"inbox": inbox.address}
+        monkeypatch.setattr("mailfarm.sdk.client.Farm.version", lambda farm: told)
+        monkeypatch.setenv("MAILFARM_URL", other.url)
+        code, out, err = mailfarm("send", "--subject", "to the default")
+        assert (code, out, err) == (0, "sent 'to the default' to inbox@qa.example\n", "")
+        assert "to the default" in mailfarm("wait", "--timeout", "10")[1]
+        assert "to the default" in mailfarm("show", "latest")[1]
+        code, _, err = mailfarm("wait", "--subject", "no", "--timeout", "0.1", terminal=True)
+        assert code == 4
+        assert err.startswith(
+            "waiting for a message with subject 'no' in the default mailbox, inbox@qa.example, for at most 0.1 s\n"
+        )
+        assert "waiting" not in mailfarm("wait", "--timeout", "0.1", "--json", "--new", terminal=True)[2]
+
+
+def test_without_a_server_the_usual_port_is_tried(mailfarm: Run, monkeypatch: pytest.MonkeyPatch, nobody: str) -> None:
+    monkeypatch.setenv("MAILFARM_URL", nobody)
+    monkeypatch.delenv("MAILFARM_SMTP", raising=False)
+    monkeypatch.setattr("mailfarm.sdk.sending.CAPTURE", f"smtp://{nobody.removeprefix('http://')}")
+    code, out, err = mailfarm("send")
+    assert (code, out) == (3, "")
+    assert err.startswith(f"mailfarm send: cannot connect to {nobody.removeprefix('http://')} (Connection refused)")
+
+
+def test_a_wait_in_vain_as_json(mailfarm: Run, inbox: Inbox) -> None:
+    code, out, err = mailfarm("wait", inbox.address, "--timeout", "0.1", "--json")
+    assert code == 4
+    assert json.loads(out)["type"] == "/v1/problems/wait-timed-out"
+    assert json.loads(out)["near_misses"] == []
+    assert "no message reached" in err
+
+
+def test_a_token_that_no_header_can_hold(mailfarm: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MAILFARM_TOKEN", "secr\net")
+    said = "the token has characters that a header cannot hold\n"
+    assert mailfarm("list") == (2, "", f"mailfarm list: MAILFARM_TOKEN: {said}")
+    (tmp_path / "token").write_bytes(b"s\xe9cret\n")
+    monkeypatch.setenv("MAILFARM_TOKEN_FILE", str(tmp_path / "token"))
+    assert mailfarm("list") == (2, "", f"mailfarm list: MAILFARM_TOKEN_FILE: {said}")
+
+
+ODD_OUTPUTS = {
+    "ascii": ("{}", 0, r"gr\xfc\xdf dich \u2603"),
+    "full": ("{} >/dev/full", 1, "mailfarm {}: cannot write to standard output: No space left on device\n"),
+    "closed": ("{} >&-", 1, "mailfarm {}: standard output is closed\n"),
+    "no errors": ("{} 2>&-", 0, "gr"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_OUTPUTS)
+@pytest.mark.parametrize("words", ["show {}", "show {} --raw", "list {}", "wait {} --json"])
+def test_odd_outputs_leave_no_traceback(running: Running, inbox: Inbox, odd: str, words: str) -> None:
+    with smtplib.SMTP("127.0.0.1", running.port("smtp", "capture")) as smtp:
+        smtp.send_message(a_mail(inbox.address, "grüß dich \u2603"))
+    mail = inbox.wait_for(timeout=10)
+    line_, code, said = ODD_OUTPUTS[odd]
+    command = line_.format(f"{sys.executable} -m mailfarm {words.format(mail.id if 'show' in words else inbox.id)}")
+    environ = os.environ | {"PYTHONIOENCODING": "", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(["sh", "-c", command], env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    if code:
+        assert done.stderr == said.format(words.split()[0])
+    elif words in ("show {}", "list {}"):
+        assert said in done.stdout
+    elif odd == "no errors":
+        assert done.stdout
 
 
 def test_a_url_that_is_none(mailfarm: Run, monkeypatch: pytest.MonkeyPatch) -> None:

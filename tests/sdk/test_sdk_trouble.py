@@ -179,7 +179,9 @@ def test_a_token_for_the_commands(
     running, token = guarded
     monkeypatch.setenv("MAILFARM_URL", running.url)
     assert main(["list"]) == 1
-    assert "token" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "set MAILFARM_TOKEN" in err
+    assert "Farm(" not in err
     (tmp_path / "token").write_text(token + "\n")
     monkeypatch.setenv("MAILFARM_TOKEN_FILE", str(tmp_path / "token"))
     assert main(["list"]) == 0
