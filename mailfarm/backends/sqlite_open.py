@@ -94,6 +94,8 @@ def connect(path: Path, *, busy_timeout: float, cache: int, durable: bool, reada
         connection.execute("PRAGMA temp_store=MEMORY")
         # What is deleted is overwritten with zeros. FAST does so only where the page is written anyway, and leaves most
         # of a body in pages that are free; ON writes those once more, a tenth of the store's rate.
+        # Neither clears what a B-tree page keeps in its gap when SQLite moves rows to a neighbour: up to a page of a
+        # deleted row, for a few rows in a thousand, until that page is next rebuilt or free.
         connection.execute("PRAGMA secure_delete=ON")
         # No mmap: an I/O error in mapped pages is a SIGBUS, not an exception. No automatic checkpoint: see Engine.
         connection.execute("PRAGMA mmap_size=0")
