@@ -7,7 +7,11 @@ import jsonschema_rs
 import pytest
 import pytest_twisted
 from farm_api import Browser
+from prometheus_client import CollectorRegistry
+from twisted.internet import reactor
+from twisted.web.resource import Resource as TwistedResource
 
+from mailfarm.net.http import Status
 from mailfarm.net.problems import KINDS
 from mailfarm.services.api.answering import accepts_gzip, attachment, matches
 from mailfarm.services.api.service import RESOURCES
@@ -51,11 +55,37 @@ async def test_the_document_is_whole(ask):
     assert (again.status, again.body) == (304, b"")
 
 
+def test_the_document_tells_of_the_websocket_and_the_pages_where_they_are(farm):
+    registry = CollectorRegistry()
+    plain = farm.api().document["paths"]
+    whole = farm.api(status=Status(registry, {}, reactor), websocket=TwistedResource()).document["paths"]
+    assert set(whole) - set(plain) == {"/healthz", "/readyz", "/metrics", "/v1/events"}
+    assert {"101", "426"} <= set(whole["/v1/events"]["get"]["responses"])
+
+
+def test_the_document_has_what_a_client_is_generated_from(farm):
+    paths = farm.api().document["paths"]
+    ids = {one["operationId"] for item in paths.values() for one in item.values()}
+    assert {"createMailbox", "listMessages", "listEvents", "waitForMessages", "listRefusals"} <= ids
+    assert all(re.fullmatch("[a-z]+[A-Z][A-Za-z]+", one) for one in ids)
+    wait = paths["/v1/mailboxes/{id}/wait"]["get"]["responses"]
+    for status in ("408", "409"):
+        assert wait[status]["content"]["application/problem+json"]["schema"]["$ref"].endswith("/WaitProblem")
+    events = paths["/v1/mailboxes/{id}/events"]["get"]["responses"]
+    assert events["410"]["content"]["application/problem+json"]["schema"]["$ref"].endswith("/CursorProblem")
+    assert "Retry-After" in events["503"]["headers"]
+    assert "Location" in paths["/v1/mailboxes"]["post"]["responses"]["201"]["headers"]
+    raw = paths["/v1/messages/{id}/raw"]["get"]["responses"]
+    assert "ETag" in raw["200"]["headers"]
+    assert "304" in raw
+
+
 @ensure
 async def test_each_problem_has_a_page(ask):
     listed = (await ask("GET", "/v1/problems")).json["problems"]
     assert len(listed) == len(KINDS)
     for kind in listed:
+        assert "`" not in kind["title"] + kind["advice"]
         assert (await ask("GET", kind["type"])).json == kind
     assert (await ask("GET", "/v1/problems/none")).status == 404
 

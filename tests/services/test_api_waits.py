@@ -59,7 +59,7 @@ async def test_a_wait_in_vain_says_what_it_wanted_and_what_came_near(farm, ask):
     answer = await ask("GET", f"{path}/wait?subject=reset&from=shop&timeout=0.05")
     assert (answer.status, answer.problem) == (408, "wait-timed-out")
     told = answer.json
-    assert told["criteria"] == {"subject": "reset", "from": "shop", "count": 1}
+    assert told["criteria"] == {"subject": "reset", "from": "shop", "count": 1, "after": 0, "timeout": 0.05}
     assert told["messages"] == []
     assert told["cursor"] == 1
     assert [(one["message"]["subject"], one["failed"]) for one in told["near_misses"]] == [("Welcome", ["subject"])]
@@ -80,7 +80,11 @@ async def test_count_exact_and_none(farm, ask):
     many = await ask("GET", f"{path}/wait?exact=2&timeout=5")
     assert (many.status, many.problem) == (409, "too-many-messages")
     some = await ask("GET", f"{path}/wait?none=true&timeout=5")
-    assert (some.status, some.problem, some.json["criteria"]) == (409, "too-many-messages", {"none": True})
+    assert (some.status, some.problem, some.json["criteria"]) == (
+        409,
+        "too-many-messages",
+        {"none": True, "after": 0, "timeout": 5},
+    )
 
 
 @pytest.mark.parametrize(

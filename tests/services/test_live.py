@@ -507,7 +507,7 @@ async def test_a_bad_token_is_refused_also_where_a_good_one_was_given(farm):
     client.say(op="auth", token=second)
     await client.next("authenticated")
     client.say(op="auth", token=await farm.token(account="other"))
-    assert (await client.next("problem"))["problem"] == "/v1/problems/conflict"
+    assert (await client.next("problem"))["problem"] == "/v1/problems/invalid-value"
     client.say(op="auth", token="nonsense")
     await client.until(lambda self: self.ended)
     assert client.ended[0] == 4401

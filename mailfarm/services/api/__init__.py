@@ -10,8 +10,11 @@ DESCRIPTION
     somebody visits cannot use a farm on that person's machine. There is no CORS. Bodies are application/json, up to
     1 MiB.
 
+    /healthz, /readyz and /metrics need no token, whatever auth says: keep them from who is not to see them.
+
     Where nobody has to sign in (auth none) everything belongs to one account. With auth token each request below /v1
-    needs `Authorization: Bearer <token>`, and each route a scope; what belongs to another account is not found.
+    needs `Authorization: Bearer <token>`, and each route a scope; what belongs to another account is not found. The
+    first token is a setting; tokens beyond it cannot be made through the API yet.
 
     A wait is a request that is answered late; how many waits and event streams may be open at once has a cap.
 

@@ -35,12 +35,12 @@ class About(Resource):
         self._stopping = stopping
         self.document: dict[str, Any] = {}
 
-    @route(app, "GET", "/v1/health", "Is it alive", gives=Gives(200, "Health"))
+    @route(app, "GET", "/v1/health", "Is it alive", name="getHealth", gives=Gives(200, "Health"))
     async def health(self, ask: Ask) -> Answer:
         """Answers as long as the process does. `/readyz` says whether its database and queue answer too."""
         return Answer({"status": "stopping" if self._stopping() else "ok"})
 
-    @route(app, "GET", "/v1/version", "Which version is it", gives=Gives(200, "Version"))
+    @route(app, "GET", "/v1/version", "Which version is it", name="getVersion", gives=Gives(200, "Version"))
     async def version(self, ask: Ask) -> Answer:
         """The name and version of the program, where it takes mail to be captured, and which mailbox takes what is for
         no other."""
@@ -48,12 +48,16 @@ class About(Resource):
         told = {name: value for name, value in more.items() if value}
         return Answer({"name": "mailfarm", "version": self._version, **told})
 
-    @route(app, "GET", "/v1/openapi.json", "Read this document", gives=Gives(200, "OpenApi"))
+    @route(
+        app, "GET", "/v1/openapi.json", "Read this document", name="getOpenApi", gives=Gives(200, "OpenApi", etag=True)
+    )
     async def openapi(self, ask: Ask) -> Answer:
         """OpenAPI 3.1."""
         return Answer(self.document, cache=REVALIDATE, etag=tag_of(orjson.dumps(self.document)))
 
-    @route(app, "GET", "/v1/problems", "List the kinds of problems", gives=Gives(200, "ProblemKinds"))
+    @route(
+        app, "GET", "/v1/problems", "List the kinds of problems", name="listProblems", gives=Gives(200, "ProblemKinds")
+    )
     async def problems(self, ask: Ask) -> Answer:
         """Every `type` a problem can have."""
         return Answer({"problems": [_form(kind) for kind in KINDS.values()]}, cache=REVALIDATE)
@@ -63,6 +67,7 @@ class About(Resource):
         "GET",
         "/v1/problems/<name>",
         "Read about a kind of problem",
+        name="getProblem",
         gives=Gives(200, "ProblemKind"),
         problems=("not-found",),
     )

@@ -89,7 +89,8 @@ class Contents(Resource):
         "GET",
         "/v1/messages/<id>/raw",
         "Read a message as it came",
-        gives=Gives(200, types=("message/rfc822",)),
+        name="getRawMessage",
+        gives=Gives(200, types=("message/rfc822",), etag=True),
         scope="messages:read",
         query=(Field("trace", "boolean", "Whether our own Received header stands on top.", default=True),),
     )
@@ -121,7 +122,8 @@ class Contents(Resource):
         "GET",
         "/v1/messages/<id>/text",
         "Read a message's text",
-        gives=Gives(200, types=("text/plain",)),
+        name="getMessageText",
+        gives=Gives(200, types=("text/plain",), etag=True),
         scope="messages:read",
     )
     async def text(self, ask: Ask) -> Answer:
@@ -134,7 +136,8 @@ class Contents(Resource):
         "GET",
         "/v1/messages/<id>/html",
         "Show a message's HTML",
-        gives=Gives(200, types=("text/html",)),
+        name="getMessageHtml",
+        gives=Gives(200, types=("text/html",), etag=True),
         scope="messages:read",
         query=(Field("remote", "boolean", "Let pictures from the web in.", default=False),),
     )
@@ -157,7 +160,8 @@ class Contents(Resource):
         "GET",
         "/v1/messages/<id>/headers",
         "Read a message's headers",
-        gives=Gives(200, "Headers"),
+        name="getMessageHeaders",
+        gives=Gives(200, "Headers", etag=True),
         scope="messages:read",
     )
     async def headers(self, ask: Ask) -> Answer:
@@ -180,7 +184,8 @@ class Contents(Resource):
         "GET",
         "/v1/messages/<id>/parts/<int:n>",
         "Read a part of a message, decoded",
-        gives=Gives(200, types=(*TYPES, UNKNOWN)),
+        name="getMessagePart",
+        gives=Gives(200, types=(*TYPES, UNKNOWN), etag=True),
         scope="messages:read",
     )
     async def part(self, ask: Ask) -> Answer | None:

@@ -36,7 +36,9 @@ def problem_of(error: BaseException, incident: Callable[[], str]) -> Problem:
         return Problem("cursor-too-old", str(error), oldest=error.oldest, cursor=error.last)
     if isinstance(error, Invalid):
         name = str(error).partition(" ")[0]
-        return Problem("invalid-value", str(error), **({"name": name} if name in _NAMES else {}))
+        if name in _NAMES:
+            return Problem("invalid-value", str(error), name=name)
+        return Problem("invalid-value", str(error))
     if isinstance(error, Temporary):
         log.warn("The database does not answer: {error}", error=error)
         return Problem("unavailable", "the database does not answer; try again", headers={"Retry-After": RETRY_AFTER})
@@ -45,7 +47,9 @@ def problem_of(error: BaseException, incident: Callable[[], str]) -> Problem:
         return Problem("method-not-allowed", f"this path takes {allowed}", headers={"Allow": allowed})
     if isinstance(error, NoRoute | HTTPException):
         return Problem("no-such-route", "there is nothing at this path; see /v1/openapi.json")
-    return Problem("internal-error", "something went wrong; the log knows more", incident=incident())
+    return Problem(
+        "internal-error", "an error inside mailfarm; the log has it under this incident", incident=incident()
+    )
 
 
 def answer_failure(request: Request, failure: Failure, incident: Callable[[], str]) -> None:

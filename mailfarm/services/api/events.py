@@ -35,6 +35,7 @@ class Events(Resource):
         "GET",
         "/v1/mailboxes/<id>/events",
         "List or follow the changes of a mailbox",
+        name="listEvents",
         gives=Gives(200, "EventPage", types=("text/event-stream",)),
         scope="messages:read",
         query=(

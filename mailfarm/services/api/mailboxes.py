@@ -79,6 +79,7 @@ class Mailboxes(Resource):
         "POST",
         "/v1/mailboxes",
         "Make a mailbox",
+        name="createMailbox",
         gives=Gives(201, "NewMailbox"),
         scope="mailboxes:write",
         body=_NEW,
@@ -113,6 +114,7 @@ class Mailboxes(Resource):
         "GET",
         "/v1/mailboxes",
         "List mailboxes",
+        name="listMailboxes",
         gives=Gives(200, "MailboxPage"),
         scope="mailboxes:read",
         query=_PAGE,
@@ -132,7 +134,15 @@ class Mailboxes(Resource):
         more = found[limit - 1].id if len(found) > limit else None
         return Answer({"mailboxes": [mailbox_form(mailbox) for mailbox in found[:limit]], "next": more})
 
-    @route(app, "GET", "/v1/mailboxes/<id>", "Read a mailbox", gives=Gives(200, "Mailbox"), scope="mailboxes:read")
+    @route(
+        app,
+        "GET",
+        "/v1/mailboxes/<id>",
+        "Read a mailbox",
+        name="getMailbox",
+        gives=Gives(200, "Mailbox"),
+        scope="mailboxes:read",
+    )
     async def read(self, ask: Ask) -> Answer:
         """`cursor` is the last change number given out: wait or list `after` it to see only what comes from now on."""
         return Answer(mailbox_form(await self._database.read(lambda tx: store.find(tx, ask.account, ask.id))))
@@ -142,6 +152,7 @@ class Mailboxes(Resource):
         "PATCH",
         "/v1/mailboxes/<id>",
         "Change how long a mailbox or its messages live",
+        name="changeMailbox",
         gives=Gives(200, "Mailbox"),
         scope="mailboxes:write",
         body=_CHANGES,
@@ -163,6 +174,7 @@ class Mailboxes(Resource):
         "DELETE",
         "/v1/mailboxes/<id>",
         "Delete a mailbox and everything in it",
+        name="deleteMailbox",
         gives=Gives(204),
         scope="mailboxes:write",
     )

@@ -69,6 +69,7 @@ class Messages(Resource):
         "GET",
         "/v1/mailboxes/<id>/messages",
         "List messages",
+        name="listMessages",
         gives=Gives(200, "MessagePage"),
         scope="messages:read",
         query=_PAGE,
@@ -103,6 +104,7 @@ class Messages(Resource):
         "PATCH",
         "/v1/mailboxes/<id>/messages",
         "Mark messages seen, or not seen",
+        name="markMessages",
         gives=Gives(200, "Changed"),
         scope="messages:write",
         body=Body((*_WHICH, _SEEN), required=("seen",)),
@@ -122,6 +124,7 @@ class Messages(Resource):
         "DELETE",
         "/v1/mailboxes/<id>/messages",
         "Delete messages",
+        name="deleteMessages",
         gives=Gives(200, "Gone"),
         scope="messages:write",
         body=Body(_WHICH),
@@ -156,7 +159,15 @@ class Messages(Resource):
             cursor = (await self._database.read(lambda tx: store.find(tx, ask.account, ask.id))).cursor
         return changed, cursor
 
-    @route(app, "GET", "/v1/messages/<id>", "Read a message", gives=Gives(200, "Message"), scope="messages:read")
+    @route(
+        app,
+        "GET",
+        "/v1/messages/<id>",
+        "Read a message",
+        name="getMessage",
+        gives=Gives(200, "Message"),
+        scope="messages:read",
+    )
     async def read(self, ask: Ask) -> Answer:
         """Texts, parts, links, one-time codes, envelope and origin. The HTML is as it came; `/html` has it fit to
         show."""
@@ -177,6 +188,7 @@ class Messages(Resource):
         "PATCH",
         "/v1/messages/<id>",
         "Mark a message seen, or not seen",
+        name="markMessage",
         gives=Gives(200, "Summary"),
         scope="messages:write",
         body=Body((_SEEN,), required=("seen",)),
@@ -193,7 +205,15 @@ class Messages(Resource):
         announce(self._bus, changes)
         return Answer(summary_form(summary))
 
-    @route(app, "DELETE", "/v1/messages/<id>", "Delete a message", gives=Gives(204), scope="messages:write")
+    @route(
+        app,
+        "DELETE",
+        "/v1/messages/<id>",
+        "Delete a message",
+        name="deleteMessage",
+        gives=Gives(204),
+        scope="messages:write",
+    )
     async def delete(self, ask: Ask) -> Answer:
         """It does not come back, also if a copy of it is delivered again."""
 

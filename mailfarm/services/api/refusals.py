@@ -79,6 +79,7 @@ class Refusals(Resource):
         "GET",
         "/v1/mailboxes/<id>/refusals",
         "What was refused for a mailbox",
+        name="listMailboxRefusals",
         gives=Gives(200, "Refusals"),
         scope="refusals:read",
     )
@@ -92,6 +93,7 @@ class Refusals(Resource):
         "GET",
         "/v1/refusals",
         "What was refused for an address",
+        name="listRefusals",
         gives=Gives(200, "Refusals"),
         scope="refusals:read",
         query=(Field("address", "text", "The recipient's address.", default="", most=320),),

@@ -3,7 +3,7 @@
 class Mailboxes(Resource):
     app = Klein()
 
-    @route(app, "GET", "/v1/mailboxes/<id>", "Read a mailbox", gives=Gives(200, "Mailbox"), scope="mailboxes:read")
+    @route(app, "GET", "/v1/mailboxes/<id>", "Read a mailbox", name="getMailbox", gives=Gives(200, "Mailbox"))
     async def read(self, ask: Ask) -> Answer: ...
 """
 
@@ -63,6 +63,7 @@ class Gives:
     schema: str = ""
     types: tuple[str, ...] = ()
     about: str = ""
+    etag: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Operation:
     query: tuple[Field, ...]
     body: Body | None
     problems: tuple[str, ...]
+    tag: str
 
     @property
     def template(self) -> str:
@@ -104,13 +106,14 @@ def route(
     path: str,
     summary: str,
     *,
+    name: str,
     gives: Gives | tuple[Gives, ...],
     scope: str = "",
     query: tuple[Field, ...] = (),
     body: Body | None = None,
     problems: tuple[str, ...] = (),
 ) -> Callable[[Handler], Handler]:
-    """Make a coroutine method a route. A scope of ``""`` needs no token.
+    """Make a coroutine method a route. ``name`` is its operationId. A scope of ``""`` needs no token.
 
     The method returns an Answer, or None when it has written one itself; it never finishes the request.
     """
@@ -119,7 +122,7 @@ def route(
         operation = Operation(
             method,
             path,
-            function.__qualname__.replace(".", "_").lower(),
+            name,
             summary,
             " ".join((function.__doc__ or "").split()),
             gives if isinstance(gives, tuple) else (gives,),
@@ -127,6 +130,7 @@ def route(
             query,
             body,
             problems,
+            function.__qualname__.partition(".")[0].lower(),
         )
 
         async def handle(self: Resource, request: Request, **path: Any) -> None:

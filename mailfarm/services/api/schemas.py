@@ -56,6 +56,13 @@ def joined(first: Schema, about: str, **members: Schema) -> Schema:
     }
 
 
+def more_members(problem: Schema, about: str, **members: Schema) -> Schema:
+    """A problem with members of its own; others may be there, too."""
+    found = joined(problem, about, **members)
+    del found["additionalProperties"]
+    return found
+
+
 _PERSON = thing("A name, perhaps empty, and an address, as a header gives them.", name=TEXT, address=TEXT)
 
 _SUMMARY = thing(
@@ -157,6 +164,20 @@ _PROBLEM = thing(
     detail=TEXT,
 )
 
+_CRITERIA = thing(
+    "What was waited for: what was given, one of `count`, `exact` and `none`, and `after` and `timeout` always.",
+    ("from", "to", "subject", "contains", "count", "exact", "none"),
+    from_=TEXT,
+    to=TEXT,
+    subject=TEXT,
+    contains=TEXT,
+    count=COUNT,
+    exact=COUNT,
+    none={"const": True},
+    after=COUNT,
+    timeout={"type": "number", "description": "Seconds."},
+)
+
 SCHEMAS: dict[str, Schema] = {
     "Person": _PERSON,
     "Summary": _SUMMARY,
@@ -220,4 +241,32 @@ SCHEMAS: dict[str, Schema] = {
     "ProblemKinds": thing(problems=many(named("ProblemKind"))),
     "OpenApi": thing("This document.", (), True, openapi=TEXT, info={"type": "object"}, paths={"type": "object"}),
     "Problem": _PROBLEM,
+    "Criteria": _CRITERIA,
+    "NearMiss": thing(
+        "A message that came and did not match. `failed`: the criteria it does not meet.",
+        message=named("Summary"),
+        failed=many({"type": "string", "enum": ["from", "to", "subject", "contains"]}),
+    ),
+    "WaitProblem": more_members(
+        _PROBLEM,
+        "How a wait ended that was not met: `messages` are those that matched, `near_misses` those that came nearest, "
+        "`refusals` what was refused (empty without the scope refusals:read). To wait again, go on after `cursor`.",
+        criteria=named("Criteria"),
+        cursor=CURSOR,
+        messages=many(named("Summary")),
+        near_misses=many(named("NearMiss")),
+        refusals=many(named("Refused")),
+    ),
+    "CursorProblem": more_members(
+        _PROBLEM,
+        "Changes after the cursor given are no longer kept. List the mailbox and follow from the `cursor` of the first "
+        "page of that list.",
+        oldest={**COUNT, "description": "The first change still kept."},
+        cursor={**COUNT, "description": "The last change number given out."},
+    ),
+    "Readiness": thing(
+        "`checks`: `ok`, or what is wrong, by what was checked.",
+        ready=FLAG,
+        checks={"type": "object", "additionalProperties": TEXT},
+    ),
 }

@@ -87,7 +87,9 @@ class Api:
             Waits(access, database, feeds, spawn, self._refusals, self._slots, counts, reactor),
             Refusals(access, database, self._refusals),
         )
-        self.document = about.document = document(operations(resources), version)
+        self.document = about.document = document(
+            operations(resources), version, status=status is not None, websocket=websocket is not None
+        )
         pages = {} if status is None else {b"/" + name: page for name, page in status.children.items()}
         root = Root(
             put_together(resources, counts, ids.new),

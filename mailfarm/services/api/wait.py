@@ -58,6 +58,7 @@ class Waits(Resource):
         "GET",
         "/v1/mailboxes/<id>/wait",
         "Wait for messages",
+        name="waitForMessages",
         gives=Gives(200, "Found"),
         scope="messages:read",
         query=(
@@ -113,7 +114,12 @@ class Waits(Resource):
         mailbox = await self._database.read(lambda tx: store.find(tx, ask.account, ask.id))
         refusals = self._refusals.of(ask.account, mailbox.address) if "refusals:read" in ask.caller.scopes else ()
         members: dict[str, Any] = {
-            "criteria": {**dict(criteria(ask.query).asked()), need.mode: True if need.mode == "none" else need.n},
+            "criteria": {
+                **dict(criteria(ask.query).asked()),
+                need.mode: True if need.mode == "none" else need.n,
+                "after": ask.query["after"],
+                "timeout": ask.query["timeout"],
+            },
             "cursor": outcome.cursor,
             "messages": found,
             "near_misses": [
@@ -122,8 +128,9 @@ class Waits(Resource):
             "refusals": [form(one) for one in refusals],
         }
         if outcome.kind == "too-many":
-            wanted = "none was" if need.n == 0 else f"{need.n} were"
-            raise Problem("too-many-messages", f"{len(found)} messages matched where {wanted} to come", **members)
+            came = f"{len(found)} {'message' if len(found) == 1 else 'messages'} matched"
+            wanted = "none" if need.n == 0 else f"exactly {need.n}"
+            raise Problem("too-many-messages", f"{came}; {wanted} should", **members)
         raise Problem("wait-timed-out", _sentence(ask, need, len(found), len(outcome.near_misses)), **members)
 
 

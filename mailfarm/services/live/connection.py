@@ -173,7 +173,12 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
         except Exception:
             incident = self.factory.live.incident()
             self.log_.failure("Incident {incident}: {op} failed", incident=incident, op=asked.op)
-            self._refuse(Problem("internal-error", "the log knows more", incident=incident), asked)
+            self._refuse(
+                Problem(
+                    "internal-error", "an error inside mailfarm; the log has it under this incident", incident=incident
+                ),
+                asked,
+            )
 
     def _refuse(self, problem: Problem, asked: Asked) -> None:
         self.send(problem_frame(problem, asked.op, asked.mailbox))
@@ -190,7 +195,9 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
                 return
             if self.caller is not None and caller.account != self.caller.account:
                 # what is followed and watched here is the first account's
-                raise Problem("conflict", "this connection belongs to another account; open a new one")
+                raise Problem(
+                    "invalid-value", "this connection is another account's; open one for this token", name="token"
+                )
             self.caller = caller
             self.token = asked.token
             if self._deadline is not None and self._deadline.active():

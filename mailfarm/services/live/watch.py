@@ -54,7 +54,8 @@ class Watch:
         """Listen. Returns when the bus has said that we do; who comes second waits for that, too."""
         await self._starting.acquire()
         try:
-            if self._subscription is None and not self._stopped:
+            wanted = self._subscription is None and not self._stopped
+            if wanted:
                 subscription = await self._bus.subscribe(account_topic(self.account), self._hear)
                 if self._stopped:  # nobody wants it any more
                     subscription.stop()
