@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_HELO: Final = re.compile(r"[A-Za-z0-9._-]{1,255}|\[[A-Za-z0-9.:]{1,60}\]")
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_DOMAIN: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _TLS: Final = re.compile(r"[A-Za-z0-9._ -]{1,100}")
 _WORD: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
@@ -29,11 +30,12 @@ def protocol_name(*, esmtp: bool, tls: bool, authenticated: bool, smtputf8: bool
 def received(*, helo: str, client: str, by: str, protocol: str, id: str, now: int, tls: str = "") -> bytes:
     """The header field, folded, with its line end.
 
-    ``helo`` is what the client called itself and may be anything: what does not look like a name is left out.
+    ``helo`` is what the client called itself and may be anything: what is neither a
+    Domain nor an address literal (RFC 5321 §4.1.2) is left out.
     ``client`` is its IP address, or empty; ``by`` our host name; ``protocol`` see ``protocol_name``; ``id`` the spool
     id; ``now`` microseconds since 1970; ``tls`` like ``TLSv1.3 TLS_AES_256_GCM_SHA384``, or empty.
     """
-    name = helo if _HELO.fullmatch(helo) else "unknown"
+    name = helo if _is_name(helo) else "unknown"
     where = f" ({_literal(client)})" if client else ""
     how = f"\r\n\t({tls})" if _TLS.fullmatch(tls) else ""
     for word in (by, protocol, id):
@@ -42,6 +44,18 @@ def received(*, helo: str, client: str, by: str, protocol: str, id: str, now: in
     return (f"Received: from {name}{where}\r\n\tby {by} with {protocol} id {id}{how};\r\n\t{date(now)}\r\n").encode(
         "ascii"
     )
+
+
+def _is_name(helo: str) -> bool:
+    if helo.startswith("["):
+        # RFC 5321 §4.1.3
+        literal = helo[1:-1]
+        kind, inside = (IPv6Address, literal[5:]) if literal[:5].lower() == "ipv6:" else (IPv4Address, literal)
+        try:
+            return helo.endswith("]") and "%" not in inside and bool(kind(inside))
+        except ValueError:
+            return False
+    return len(helo) <= 255 and _DOMAIN.fullmatch(helo) is not None
 
 
 def date(now: int) -> str:

@@ -153,3 +153,17 @@ def test_xtext_there_and_back(text: str) -> None:
 def test_is_no_xtext(text: str) -> None:
     with pytest.raises(ValueError):
         decode_xtext(text)
+
+
+@pytest.mark.parametrize(
+    ("helo", "name"),
+    [
+        ("mx.example", "mx.example"), ("[192.0.2.1]", "[192.0.2.1]"), ("[IPv6:2001:db8::1]", "[IPv6:2001:db8::1]"),
+        ("localhost", "localhost"), ("..", "unknown"), ("a..b", "unknown"), (".a", "unknown"), ("a.", "unknown"),
+        ("-a", "unknown"), ("my_host", "unknown"), ("[::1]", "unknown"), ("[1.2.3]", "unknown"), ("[", "unknown"),
+        ("[]", "unknown"), ("[192.0.2.1", "unknown"), ("a" * 64 + ".b", "unknown"), ("", "unknown"),
+    ],
+)  # fmt: skip
+def test_only_a_domain_or_an_address_literal_stands_in_received(helo: str, name: str) -> None:
+    trace = received(helo=helo, client="", by="m", protocol="SMTP", id="1", now=0)
+    assert trace.startswith(f"Received: from {name}\r\n".encode())
