@@ -13,7 +13,8 @@ LONGEST_NAME: Final = 255
 
 
 class Guesses:
-    """Failures of one service. ``client`` is the key of a client's network, or empty for one that is not counted."""
+    """Failures of one service. ``client`` is the key of a client's network, or empty for one that is
+    not counted, neither for itself nor for the user name, and always asked."""
 
     def __init__(self, service: str, limiter: Limiter, of_client: Limit = OF_CLIENT, of_name: Limit = OF_NAME) -> None:
         self._client = f"{service}:auth-client:"
@@ -24,6 +25,8 @@ class Guesses:
 
     async def too_many(self, client: str, name: str) -> Literal["client", "name"] | None:
         """Who failed too often lately to be asked once more. Only asks: a success costs nothing."""
+        if not client:
+            return None
         refusal = await self._limiter.charge(self._charges(client, name, 0))
         if refusal is None:
             return None
@@ -35,7 +38,9 @@ class Guesses:
             await self._limiter.charge([charge])
 
     def _charges(self, client: str, name: str, cost: int) -> list[Charge]:
-        charges = [Charge(self._name + name[:LONGEST_NAME].lower(), self._of_name, cost)]
-        if client:
-            charges.insert(0, Charge(self._client + client, self._of_client, cost))
-        return charges
+        if not client:
+            return []
+        return [
+            Charge(self._client + client, self._of_client, cost),
+            Charge(self._name + name[:LONGEST_NAME].lower(), self._of_name, cost),
+        ]

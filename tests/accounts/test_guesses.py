@@ -30,9 +30,14 @@ async def test_asking_costs_nothing_and_a_client_without_a_key_is_not_counted() 
     guesses = Guesses("submission", MemoryLimiter(lambda: 1000.0), Limit(1, 100), Limit(2, 100))
     for _ in range(5):
         assert await guesses.too_many("net1", "a") is None
-    for name in ("a", "b", "c"):
-        await guesses.count("", name)
-        assert await guesses.too_many("", name) is None
+    for _ in range(5):
+        await guesses.count("", "a")
+        assert await guesses.too_many("", "a") is None
+    assert await guesses.too_many("net1", "a") is None, "nor is it counted for the name"
+    await guesses.count("net1", "a")
+    await guesses.count("net2", "a")
+    assert await guesses.too_many("net3", "a") == "name"
+    assert await guesses.too_many("", "a") is None, "nor locked out by others"
 
 
 @pytest_twisted.ensureDeferred
