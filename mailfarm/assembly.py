@@ -33,10 +33,9 @@ from .backends.sqlite_queue import Queue
 from .config import Address, Settings
 from .errors import ConfigurationError, MailfarmError
 from .ids import Ids
-from .mailboxes import store as mailboxes
+from .inbound.capture import DefaultMailbox, ensure_default
 from .mailboxes.addresses import Domains
 from .mailboxes.feed import Feeds
-from .mailboxes.mailbox import Mailbox, NewMailbox
 from .net.http import Status
 from .net.tls import KeyPair, ServerTls, dev_certificate
 from .ports import Tx
@@ -44,7 +43,7 @@ from .services.api import Api
 from .services.inbound import Inbound
 from .services.live import Live
 from .services.mx import Mx
-from .services.submission import DefaultMailbox, Submission
+from .services.submission import Submission
 from .services.sweep import Sweep
 
 ACCOUNT = "dev"
@@ -99,7 +98,6 @@ class Farm:
         )
         self.status = Status(self.registry, {"database": self._database_answers, "queue": self.queue.depth}, reactor)
         self.account = ""
-        self.default: Mailbox
         self.tls: ServerTls
         self.mx: Mx
         self.submission: Submission
@@ -116,7 +114,9 @@ class Farm:
     async def _begin(self) -> None:
         settings = self.settings
         self._started.append(Step("database", _nothing, self.engine.close))
-        self.account, self.default = await self.database.unit(self._furnish)
+        self.account = await self.database.unit(self._furnish)
+        inbox = DefaultMailbox(self.account, f"inbox@{self.domains.default}")
+        await ensure_default(self.database, self.bus, self.ids, inbox)
         self.tls = ServerTls(self._key_pair())
         incoming = self.folder / "incoming"
         incoming.mkdir(mode=0o700, exist_ok=True)
@@ -180,13 +180,12 @@ class Farm:
             "tls": self.tls,
             "folder": incoming,
         }
-        self.submission = Submission(
-            settings=settings.submission, default=DefaultMailbox(self.default.id, self.default.account), **smtp
-        )
+        self.submission = Submission(settings=settings.submission, default=inbox, **smtp)
         self.mx = Mx(
             settings=settings.mx,
             domains=self.domains,
             owner=lambda domain: self.account,
+            default=inbox,
             **smtp,
         )
         await self._bring_up(
@@ -258,18 +257,13 @@ class Farm:
             "data": str(self.folder),
         }
 
-    async def _furnish(self, tx: Tx) -> tuple[str, Mailbox]:
-        """The account, its first token, and the mailbox for mail that is for no other."""
+    async def _furnish(self, tx: Tx) -> str:
+        """The account and its first token."""
         account = (await accounts.ensure_account(tx, self.ids, ACCOUNT)).id
         token = self.settings.api.first_token
         if token and await accounts.find_token(tx, token) is None:
             await accounts.create_token(tx, self.ids, account, token, name="first", scopes_=SCOPES)
-        address = f"inbox@{self.domains.default}"
-        mailbox = await mailboxes.by_address(tx, address)
-        if mailbox is None:
-            new = NewMailbox(address=address, kind="permanent")
-            mailbox, _ = await mailboxes.create(tx, self.ids, account, new, self.domains)
-        return account, mailbox
+        return account
 
     def _key_pair(self) -> KeyPair:
         farm = self.settings.farm

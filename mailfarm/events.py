@@ -145,6 +145,7 @@ class Refused:
     enhanced: str
     text: str
     lines: tuple[str, ...]
+    mailbox: str = ""
 
 
 Change = Filed | Seen | Deleted | Expired

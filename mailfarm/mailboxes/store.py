@@ -59,6 +59,28 @@ async def create(tx: Tx, ids: Ids, account: str, new: NewMailbox, domains: Domai
     return made, MailboxOpened(ids.new(), account, made.id, tx.now, made.address)
 
 
+async def ensure(
+    tx: Tx, ids: Ids, account: str, address: str
+) -> tuple[Mailbox, Sequence[MailboxOpened | MailboxClosed]]:
+    """The account's mailbox of ``address``, living: a permanent one is made if there is none, one that has ended makes
+    room for it, and one that would start later starts now. With what is to be announced. Raises Conflict."""
+    found = await by_address(tx, address)
+    events: list[MailboxOpened | MailboxClosed] = []
+    if (
+        found is not None
+        and found.account == account
+        and Address.parse(found.address).key == Address.parse(address).key
+    ):
+        if found.live(tx.now):
+            return found, ()
+        if not found.ended(tx.now):
+            await tx.execute("update mailbox set starts_at = ? where id = ?", (tx.now, found.id))
+            return await find(tx, account, found.id), ()
+        events.append(await _close(tx, ids, found.id, found.account, found.address))
+    made, opened = await create(tx, ids, account, NewMailbox(address, "permanent"), Domains((), any=True))
+    return made, (*events, opened)
+
+
 async def find(tx: Tx, account: str, id: str) -> Mailbox:
     """The account's mailbox of this id, unless it has ended. Raises NotFound."""
     row = await tx.row(

@@ -13,6 +13,7 @@ DESCRIPTION
         a mailbox that lives                                    250 2.1.5
         an address of ours without one, or one that has ended   550 5.1.1
         a domain that is none of ours, an address literal       550 5.7.1
+        postmaster, at a domain of ours or none, without one    250 2.1.5, for the default mailbox (RFC 5321 §4.5.1)
         user%remote@ours, remote!user@ours, "user@remote"@ours  553 5.7.1
         a mailbox of another account than the one before        452 4.5.3, once more in another transaction
         the database does not answer                            451 4.3.0
@@ -22,7 +23,8 @@ DESCRIPTION
     The database's clock decides what lives.
 
     Before content is let in the queue is asked for room (452 4.3.1); after its end 250 is said when the queue has
-    confirmed, never earlier. What is refused is told to the account whose address it is ("refusals"), sampled.
+    confirmed, never earlier. What is refused is told to the account whose address it is ("refusals"), sampled; what
+    names no address of ours, to the account of the transaction's other recipients, if there is one.
 
     On SIGTERM: the port is closed, idle sessions hear 421 4.3.2, running transactions finish within MAILFARM_GRACE.
     On SIGHUP: the certificate is read again, for new connections.
@@ -65,7 +67,9 @@ from mailfarm.config import MxSettings
 from mailfarm.errors import ConfigurationError
 from mailfarm.ids import Ids
 from mailfarm.inbound.accept import Accept
-from mailfarm.inbound.refusals import Refusals
+from mailfarm.inbound.capture import DefaultMailbox, ensure_default
+from mailfarm.inbound.refusals import Refusal, Refusals, lines_to
+from mailfarm.inbound.transaction import Transaction
 from mailfarm.limits import Limit
 from mailfarm.mail.address import Address, domain_key
 from mailfarm.mail.envelope import Envelope
@@ -82,7 +86,7 @@ from mailfarm.net.smtp_server import Caps, SMTPFactory
 from mailfarm.net.smtp_session import Answer, Connection, origin_of
 from mailfarm.net.tls import ServerTls
 from mailfarm.ports import Bus, Database, Limiter, Queue, Tx
-from mailfarm.smtp.requests import Auth, Discarded, Hello, Mail, Rcpt
+from mailfarm.smtp.requests import Auth, Discarded, Hello, Mail, Rcpt, Refused
 from mailfarm.smtp.server import Deadlines, ServerConfig
 
 SERVICE: Final = "mx"
@@ -93,6 +97,7 @@ RECIPIENT_OK: Final = Reply(250, "2.1.5", "Ok")
 GO_AHEAD: Final = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
 NO_AUTH: Final = Reply(535, "5.7.8", "There is no AUTH here; submit mail on the submission port")
 GUESSING: Final = Reply(421, "4.7.0", "Too many unknown recipients", close=True)
+TOO_LATE: Final = Reply(451, "4.3.0", "This takes too long; try again later")
 MOST_UNKNOWN: Final = 100
 ANOTHER_ACCOUNT: Final = Reply(
     452, "4.5.3", "Too many recipients for one transaction; send to this one in a transaction of its own"
@@ -101,7 +106,8 @@ ANOTHER_ACCOUNT: Final = Reply(
 
 class Mx:
     """The service. ``domains`` are ours; ``owner`` gives the account that owns a domain, or empty: it may see what was
-    refused for addresses there. ``clock`` gives microseconds; ``folder`` takes large content while it comes in."""
+    refused for addresses there. ``default`` takes mail for a postmaster without a mailbox. ``clock`` gives
+    microseconds; ``folder`` takes large content while it comes in."""
 
     def __init__(
         self,
@@ -111,6 +117,7 @@ class Mx:
         max_size: int,
         domains: Domains,
         owner: Callable[[str], str],
+        default: DefaultMailbox,
         queue: Queue,
         database: Database,
         bus: Bus,
@@ -127,6 +134,9 @@ class Mx:
     ) -> None:
         self.log = Logger(namespace="mailfarm.mx")
         self.owner = owner
+        self.default = default
+        self._bus = bus
+        self._ids = ids
         self.domains = frozenset(domain_key(name) for name in domains.names)
         self.default_domain = domains.default
         try:
@@ -197,23 +207,18 @@ class Mx:
                 found[address] = (mailbox, mailbox is not None and mailbox.live(tx.now))
             return found
 
-        return await self._database.read(look)
+        found = await self._database.read(look)
+        for address, (_, live) in found.items():
+            if not live and self._is_postmaster(address):
+                # rare enough for a unit of its own, which makes the mailbox if need be
+                found[address] = (await ensure_default(self._database, self._bus, self._ids, self.default), True)
+        return found
+
+    def _is_postmaster(self, address: str) -> bool:
+        return address[:11].lower() == "postmaster@" and self.ours(address[11:])
 
     def _trouble(self, what: str, error: Exception) -> None:
         self.log.error("{what}: {error!r}", what=what, error=error)
-
-
-class _Transaction:
-    """What is known of MAIL, RCPT, DATA."""
-
-    __slots__ = ("account", "mailboxes", "sender", "smtputf8")
-
-    def __init__(self, request: Mail) -> None:
-        self.sender = request.sender
-        self.smtputf8 = request.smtputf8
-        self.account = ""
-        # By address, not by position: a look-up that was given up may still end after the next one.
-        self.mailboxes: dict[str, str] = {}
 
 
 class MxSession:
@@ -224,7 +229,7 @@ class MxSession:
     def __init__(self, mx: Mx, connection: Connection) -> None:
         self._mx = mx
         self._connection = connection
-        self._transaction: _Transaction | None = None
+        self._transaction: Transaction | None = None
         self._unknown_so_far = 0
 
     def connected(self) -> Answer:
@@ -237,7 +242,7 @@ class MxSession:
         return NO_AUTH
 
     def mail(self, request: Mail) -> Answer:
-        self._transaction = _Transaction(request)
+        self._transaction = Transaction(request, "", self._mx.refusals)
         return self._room_at_mail(request.size) if request.size else SENDER_OK
 
     async def _room_at_mail(self, size: int) -> Reply:
@@ -251,15 +256,22 @@ class MxSession:
         # RFC 5321 §4.5.1: postmaster needs no domain
         address = said if "@" in said else f"{said}@{mx.default_domain}"
         mailbox, live = await mx.directory.get(address)
+        if not self._connection.awaits(request):
+            return TOO_LATE
         if mailbox is None or not live:
             reply = self._unknown(address, said)
-            self._refused(transaction, said, mailbox.account if mailbox else mx.owner(_domain(address)), reply)
+            refusal = self._refusal(transaction, said, reply)
+            if mailbox is not None:
+                mx.refusals.tell(mailbox.account, refusal, mailbox.id)
+            elif account := mx.owner(_domain(address)):
+                mx.refusals.tell(account, refusal)
+            else:
+                transaction.unclaimed.add(refusal)
             self._unknown_so_far += 1
             return reply if self._unknown_so_far < MOST_UNKNOWN else GUESSING
         if transaction.account and transaction.account != mailbox.account:
             return ANOTHER_ACCOUNT
-        transaction.account = mailbox.account
-        transaction.mailboxes[said] = mailbox.id
+        transaction.took(said, mailbox.account, mailbox.id)
         return RECIPIENT_OK
 
     def _unknown(self, address: str, said: str) -> Reply:
@@ -272,37 +284,44 @@ class MxSession:
 
     async def data(self, envelope: Envelope) -> Reply:
         refused = await self._mx.accept.room(envelope.size or 0)
-        if refused is not None:
-            self._all_refused(envelope, refused)
+        if refused is not None and self._transaction is not None:
+            self._all_refused(self._transaction, envelope, refused)
         return refused or GO_AHEAD
 
     async def content(self, envelope: Envelope, content: SpillContent) -> Reply:
         transaction, self._transaction = self._transaction, None
         assert transaction is not None
+        self._settle(transaction)
         mailboxes = [transaction.mailboxes[recipient.address] for recipient in envelope.recipients]
         origin = origin_of(self._connection, SERVICE, smtputf8=transaction.smtputf8)
         return await self._mx.accept.take(envelope, content, origin, transaction.account, mailboxes)
 
     def discarded(self, request: Discarded) -> None:
-        if request.reply is not None:
-            self._all_refused(request.envelope, request.reply)
-        self._transaction = None
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None:
+            if request.reply is not None:
+                self._all_refused(transaction, request.envelope, request.reply)
+            self._settle(transaction)
+
+    def refused(self, request: Refused) -> None:
+        # whom a MAIL would have been for nobody knows
+        if self._transaction is not None and request.recipient:
+            self._transaction.unclaimed.add(self._refusal(self._transaction, request.recipient, request.reply))
 
     def lost(self) -> None:
-        self._transaction = None
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None:
+            self._settle(transaction)
 
-    def _all_refused(self, envelope: Envelope, reply: Reply) -> None:
-        """The message was refused, not one recipient: tell each of its mailboxes' account."""
-        if self._transaction is not None:
-            for recipient in envelope.recipients[:10]:
-                self._refused(self._transaction, recipient.address, self._transaction.account, reply)
+    def _settle(self, transaction: Transaction) -> None:
+        transaction.unclaimed.settle(lambda address: self._mx.owner(_domain(address)))
 
-    def _refused(self, transaction: _Transaction, address: str, account: str, reply: Reply) -> None:
-        lines = self._connection.transcript
-        last = f"S: {reply}"
-        if lines[-1:] != (last,):
-            lines = (*lines, last)
-        self._mx.refusals.tell(account, address, transaction.sender, origin_of(self._connection, SERVICE), reply, lines)
+    def _all_refused(self, transaction: Transaction, envelope: Envelope, reply: Reply) -> None:
+        transaction.all_refused(envelope, lambda address: self._refusal(transaction, address, reply))
+
+    def _refusal(self, transaction: Transaction, address: str, reply: Reply) -> Refusal:
+        lines = lines_to(self._connection.transcript, reply)
+        return Refusal(address, transaction.sender, origin_of(self._connection, SERVICE), reply, lines)
 
 
 def _domain(address: str) -> str:

@@ -25,7 +25,7 @@ DESCRIPTION
 
     A wrong secret and an unknown user are answered alike, 535 5.7.8, after the same work. Three failures in a session
     end it with 421. Ten failures of a client, or fifty of a user name, in five minutes are enough: then 421 or
-    454 4.7.0. Failures of clients on loopback are not counted against them, only against the user name.
+    454 4.7.0. Failures of clients on loopback are not counted, nor is their success barred by others' failures.
 
     Before content the queue is asked for room (452 4.3.1); 250 is said when the queue has confirmed, never earlier.
 
@@ -75,8 +75,9 @@ from mailfarm.config import Address, SubmissionSettings
 from mailfarm.errors import ConfigurationError
 from mailfarm.ids import Ids
 from mailfarm.inbound.accept import Accept
-from mailfarm.inbound.capture import ByAddress, ById, DefaultMailbox, Wanted, look
-from mailfarm.inbound.refusals import Refusals
+from mailfarm.inbound.capture import ByAddress, ById, DefaultMailbox, Wanted, ensure_default, look
+from mailfarm.inbound.refusals import Refusal, Refusals, lines_to
+from mailfarm.inbound.transaction import Transaction
 from mailfarm.limits import Limit
 from mailfarm.mail.envelope import Envelope
 from mailfarm.mail.reply import Reply
@@ -90,7 +91,7 @@ from mailfarm.net.smtp_session import Answer, Connection, origin_of
 from mailfarm.net.tls import ServerTls
 from mailfarm.ports import Bus, Database, Limiter, Queue, Tx
 from mailfarm.smtp.config import MECHANISMS
-from mailfarm.smtp.requests import Auth, Discarded, Hello, Mail, Rcpt
+from mailfarm.smtp.requests import Auth, Discarded, Hello, Mail, Rcpt, Refused
 from mailfarm.smtp.server import Deadlines, ServerConfig
 
 SERVICE: Final = "submission"
@@ -107,6 +108,7 @@ AUTH_NOT_NOW: Final = Reply(454, "4.7.0", "Authentication is not available now; 
 NAME_TOO_OFTEN: Final = Reply(454, "4.7.0", "Too many failures for this user name; try again later")
 CLIENT_TOO_OFTEN: Final = Reply(421, "4.7.0", "Too many failures from your network; try again later", close=True)
 AUTH_FIRST: Final = Reply(530, "5.7.0", "Authentication required")  # RFC 4954 §6
+TOO_LATE: Final = Reply(451, "4.3.0", "This takes too long; try again later")
 NO_SENDING: Final = Reply(550, "5.7.1", "Sending is not available yet; use a credential for capture")
 ENDED: Final = Reply(550, "5.1.1", "The mailbox has ended; make a new one and use its user name and password")
 
@@ -142,8 +144,10 @@ class Submission:
     ) -> None:
         self.log = Logger(namespace="mailfarm.submission")
         self.default = default
+        self._bus = bus
+        self._ids = ids
         try:
-            self.accept = Accept(queue, ids, clock, hostname, self._trouble)
+            self.accept = Accept(queue, ids, clock, hostname, self.trouble)
         except ValueError as error:
             raise ConfigurationError([f"MAILFARM_HOSTNAME: {error}"]) from None
         self.refusals = Refusals(bus, ids, clock, SERVICE)
@@ -221,6 +225,7 @@ class Submission:
     async def log_in(self, client: str, request: Auth) -> tuple[Reply, Credential | None]:
         """Answer an AUTH exchange."""
         name = request.user
+        # A test in a loop with a wrong password must not lock its own inbox, nor somebody far away that of all here.
         network = "" if on_loopback(client) else client_key(client)
         try:
             refused = await self.guesses.too_many(network, name)
@@ -232,7 +237,7 @@ class Submission:
                 return WELCOME, credential
             await self.guesses.count(network, name)
         except Exception as error:
-            self._trouble("AUTH could not be decided", error)
+            self.trouble("AUTH could not be decided", error)
             return AUTH_NOT_NOW, None
         # Who types the secret where the name belongs would find it in the log: only names that exist go there.
         user = "an unknown user" if credential is None else credential.name
@@ -240,27 +245,24 @@ class Submission:
         return WRONG, None
 
     async def _look(self, wanted: Sequence[Wanted]) -> Mapping[Wanted, str | None]:
-        return await self._database.read(lambda tx: look(tx, wanted, self.default))
+        found = await self._database.read(lambda tx: look(tx, wanted, self.default))
+        missing = [
+            each
+            for each in wanted
+            if found[each] is None and isinstance(each, ByAddress) and each.account == self.default.account
+        ]
+        if missing:  # somebody deleted the default mailbox
+            inbox = await ensure_default(self._database, self._bus, self._ids, self.default)
+            found.update(dict.fromkeys(missing, inbox.id))
+        return found
 
-    def _trouble(self, what: str, error: Exception) -> None:
+    def trouble(self, what: str, error: Exception) -> None:
+        """Log what a client is not told."""
         self.log.error("{what}: {error!r}", what=what, error=error)
 
 
 async def _credential(tx: Tx, name: str) -> tuple[Credential | None, int]:
     return await find_credential(tx, name[: LONGEST_NAME + 1]), tx.now
-
-
-class _Transaction:
-    """What is known of MAIL, RCPT, DATA."""
-
-    __slots__ = ("account", "mailboxes", "sender", "smtputf8")
-
-    def __init__(self, request: Mail, account: str) -> None:
-        self.sender = request.sender
-        self.smtputf8 = request.smtputf8
-        self.account = account
-        # By address, not by position: a look-up that was given up may still end after the next one.
-        self.mailboxes: dict[str, str] = {}
 
 
 class SubmissionSession:
@@ -273,7 +275,7 @@ class SubmissionSession:
         self._connection = connection
         self._auth_needed = auth_needed
         self._credential: Credential | None = None
-        self._transaction: _Transaction | None = None
+        self._transaction: Transaction | None = None
 
     def connected(self) -> Answer:
         return self._service.door.answer(self._connection.client)
@@ -283,7 +285,7 @@ class SubmissionSession:
 
     async def authenticate(self, request: Auth) -> Reply:
         reply, credential = await self._service.log_in(self._connection.client, request)
-        if credential is not None:
+        if credential is not None and self._connection.awaits(request):
             self._credential = credential
         return reply
 
@@ -293,12 +295,14 @@ class SubmissionSession:
             return AUTH_FIRST
         if credential is not None and credential.purpose != "capture":
             return NO_SENDING
-        account = self._service.default.account if credential is None else credential.account
-        self._transaction = _Transaction(request, account)
-        return self._room_at_mail(request.size) if request.size else SENDER_OK
+        self._transaction = Transaction(request, self._account, self._service.refusals)
+        return self._room_at_mail(request, request.size) if request.size else SENDER_OK
 
-    async def _room_at_mail(self, size: int) -> Reply:
-        return await self._service.accept.room(size) or SENDER_OK  # RFC 1870 §6.1
+    async def _room_at_mail(self, request: Mail, size: int) -> Reply:
+        refused = await self._service.accept.room(size)  # RFC 1870 §6.1
+        if refused is not None and self._connection.awaits(request):
+            self._mail_refused(request.sender, refused)
+        return refused or SENDER_OK
 
     async def rcpt(self, request: Rcpt) -> Reply:
         transaction, credential = self._transaction, self._credential
@@ -309,45 +313,82 @@ class SubmissionSession:
             reply = ENDED
         else:
             found = await self._service.directory.get(ByAddress(address, transaction.account))
-            reply = Reply(550, "5.1.1", f"<{address}>: there is no such mailbox, and no default mailbox")
+            reply = Reply(550, "5.1.1", f"<{address}>: there is no such mailbox")
+        if not self._connection.awaits(request):
+            return TOO_LATE
         if found is None:
-            self._refused(transaction, address, reply)
+            refusal = self._refusal(transaction.sender, address, reply)
+            self._service.refusals.tell(transaction.account, refusal, self._mailbox)
             return reply
-        transaction.mailboxes[address] = found
+        transaction.took(address, transaction.account, found)
         return RECIPIENT_OK
 
     async def data(self, envelope: Envelope) -> Reply:
         refused = await self._service.accept.room(envelope.size or 0)
-        if refused is not None:
-            self._all_refused(envelope, refused)
+        if refused is not None and self._transaction is not None:
+            self._all_refused(self._transaction, envelope, refused)
         return refused or GO_AHEAD
 
     async def content(self, envelope: Envelope, content: SpillContent) -> Reply:
         transaction, self._transaction = self._transaction, None
         assert transaction is not None
+        self._settle(transaction)
         mailboxes = [transaction.mailboxes[recipient.address] for recipient in envelope.recipients]
         credential = "" if self._credential is None else self._credential.id
         origin = origin_of(self._connection, SERVICE, credential=credential, smtputf8=transaction.smtputf8)
         return await self._service.accept.take(envelope, content, origin, transaction.account, mailboxes)
 
     def discarded(self, request: Discarded) -> None:
-        if request.reply is not None:
-            self._all_refused(request.envelope, request.reply)
-        self._transaction = None
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None:
+            if request.reply is not None:
+                self._all_refused(transaction, request.envelope, request.reply)
+            self._settle(transaction)
+
+    def refused(self, request: Refused) -> None:
+        if not request.recipient:
+            self._mail_refused(request.sender, request.reply)
+        elif self._transaction is not None:
+            refusal = self._refusal(self._transaction.sender, request.recipient, request.reply)
+            if self._mailbox:
+                self._service.refusals.tell(self._account, refusal, self._mailbox)
+            else:
+                self._transaction.unclaimed.add(refusal)
 
     def lost(self) -> None:
-        self._transaction = None
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None:
+            self._settle(transaction)
 
-    def _all_refused(self, envelope: Envelope, reply: Reply) -> None:
-        """The message was refused, not one recipient: tell of each."""
-        if self._transaction is not None:
-            for recipient in envelope.recipients[:10]:
-                self._refused(self._transaction, recipient.address, reply)
+    @property
+    def _account(self) -> str:
+        """Whose the mail of this session is."""
+        return self._service.default.account if self._credential is None else self._credential.account
 
-    def _refused(self, transaction: _Transaction, address: str, reply: Reply) -> None:
-        lines = self._connection.transcript
-        last = f"S: {reply}"
-        if lines[-1:] != (last,):
-            lines = (*lines, last)
-        origin = origin_of(self._connection, SERVICE)
-        self._service.refusals.tell(transaction.account, address, transaction.sender, origin, reply, lines)
+    @property
+    def _mailbox(self) -> str:
+        """The mailbox of the credential, or empty."""
+        return (self._credential.mailbox or "") if self._credential is not None else ""
+
+    def _settle(self, transaction: Transaction) -> None:
+        transaction.unclaimed.settle(lambda address: transaction.account)
+
+    def _mail_refused(self, sender: str, reply: Reply) -> None:
+        """MAIL was refused: told of at the credential's mailbox, else at the default one of the account."""
+        service, account = self._service, self._account
+        if self._credential is None and self._auth_needed:
+            return  # anybody
+        refusal = self._refusal(sender, "", reply)
+        if self._mailbox:
+            service.refusals.tell(account, refusal, self._mailbox)
+        elif account == service.default.account:
+            told = service.directory.get(ByAddress(service.default.address, account))
+            told.addCallback(lambda found: service.refusals.tell(account, refusal, found or ""))
+            told.addErrback(lambda failure: service.trouble("a refusal could not be told", failure.value))
+
+    def _all_refused(self, transaction: Transaction, envelope: Envelope, reply: Reply) -> None:
+        transaction.all_refused(envelope, lambda address: self._refusal(transaction.sender, address, reply))
+
+    def _refusal(self, sender: str, address: str, reply: Reply) -> Refusal:
+        lines = lines_to(self._connection.transcript, reply)
+        return Refusal(address, sender, origin_of(self._connection, SERVICE), reply, lines)

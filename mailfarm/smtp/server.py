@@ -7,7 +7,7 @@
     ...                                       # write server.output()
     server.receive(data, now)                 # whenever bytes come
     while (request := server.next_request()) is not None:
-        ...                                   # news (Chunk, Discarded, Refused): take note; else server.answer(reply, now)
+        ...                                   # Chunk, Discarded, Refused: take note; else server.answer(reply, now)
     ...                                       # write server.output(), close if server.closing
 
 There is one question at a time: while it waits for its answer ``next_request`` gives None and input piles up

@@ -67,6 +67,10 @@ class House:
         self.inbox = await self.mailbox("inbox@mailfarm.test")
         await self.bus.subscribe("refused", self.refused.append)  # type: ignore[arg-type]
 
+    @property
+    def default(self) -> DefaultMailbox:
+        return DefaultMailbox(self.account.id, "inbox@mailfarm.test")
+
     async def mailbox(self, address: str | None = None, account: str = "", **new: Any) -> Mailbox:
         domains = Domains(self.domains.names, any=True)
         wanted = NewMailbox(address, **new)
@@ -96,13 +100,12 @@ class House:
             settings=settings,
             domains=self.domains,
             owner=lambda domain: self.account.id if domain in self.domains.names else "",
+            default=self.default,
         )
 
     async def submission(self, **rest: Any) -> Submission:
         settings = rest.pop("settings", None) or SubmissionSettings(capture=FREE, starttls=FREE, tls=FREE)
-        return await self._start(
-            Submission, rest, settings=settings, default=DefaultMailbox(self.inbox.id, self.account.id)
-        )
+        return await self._start(Submission, rest, settings=settings, default=self.default)
 
     async def _start(self, service: Any, rest: dict[str, Any], **own: Any) -> Any:
         start = rest.pop("start", True)

@@ -330,16 +330,6 @@ async def test_refusals_are_kept_for_their_account_alone(farm):
     assert (await ask("GET", "/v1/refusals")).status == 400
 
 
-def test_refusals_forget_the_address_that_was_longest_quiet():
-    from mailfarm.events import Refused
-    from mailfarm.services.api.refusals import RefusalLog
-
-    log = RefusalLog(None, addresses=2)
-    for address in ("a@x.example", "b@x.example", "a@x.example", "c@x.example"):
-        log.hear(Refused("1", "me", 1, "mx", "", address, "", 550, "5.1.1", "", ()))
-    assert [len(log.of("me", f"{name}@x.example")) for name in "abc"] == [2, 0, 1]
-
-
 @ensure
 async def test_what_changes_something_is_done_and_told_though_the_client_has_gone(farm, ask, monkeypatch):
     from twisted.internet.defer import Deferred

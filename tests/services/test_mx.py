@@ -18,6 +18,7 @@ from mailfarm.backends.sqlite_queue import Queue
 from mailfarm.config import MxSettings
 from mailfarm.errors import ConfigurationError, DatabaseUnavailable, QueueFull, QueueUnavailable
 from mailfarm.limits import Limit
+from mailfarm.mailboxes import store
 from mailfarm.net.proxy import SIGNATURE
 from mailfarm.services import mx as mx_module
 
@@ -76,7 +77,8 @@ async def answers(h: House, recipients: dict[str, str], before: str = "", sender
     for path, expected in recipients.items():
         reply = await client.say(f"RCPT TO:{path}")
         assert reply.startswith(expected), (path, reply)
-    assert (await client.say("DATA")).startswith("554 5.5.1 "), "no recipient was taken"
+    taken = any(expected.startswith("250") for expected in recipients.values())
+    assert (await client.say("DATA")).startswith("354 " if taken else "554 5.5.1 ")
     await client.close()
     assert (await h.queue.depth()).waiting == 0
 
@@ -149,9 +151,40 @@ async def test_a_recipient_needs_a_mailbox_that_lives(tmp_path: Path) -> None:
             h,
             {
                 f"<{address}>": same.format(address)
-                for address in ("nobody@mailfarm.test", "ended@mailfarm.test", "future@mailfarm.test", "postmaster")
+                for address in ("nobody@mailfarm.test", "ended@mailfarm.test", "future@mailfarm.test")
             },
         )
+        # whose they would have been
+        assert [bool(each.mailbox) for each in h.refused] == [False, True, True]
+
+
+@pytest_twisted.ensureDeferred
+async def test_postmaster_without_a_mailbox_is_for_the_default_one(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        await h.database.unit(lambda tx: store.delete(tx, h.ids, h.account.id, h.inbox.id))
+        await answers(
+            h,
+            {
+                "<postmaster>": "250 ",
+                "<Postmaster@MAILFARM.test>": "250 ",
+                "<postmaster@xn--mnchen-3ya.example>": "250 ",
+                "<postmaster@elsewhere.example>": "550 5.7.1",
+                "<postmaster+x@mailfarm.test>": "550 5.1.1",
+            },
+        )
+        made = await h.database.read(lambda tx: store.by_address(tx, "inbox@mailfarm.test"))
+        assert made is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_core_refused_is_told_to_the_other_recipients_mailbox(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        box = await h.mailbox("box@mailfarm.test")
+        await answers(h, {"<b..c@mailfarm.test>": "501 ", "<box@mailfarm.test>": "250 ", "<x@>": "501 "})
+        assert [(each.code, each.address, each.mailbox) for each in h.refused] == [
+            (501, "b..c@mailfarm.test", box.id),
+            (501, "x@", box.id),
+        ]
 
 
 @pytest_twisted.ensureDeferred

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from loopback import Client, connect
+from loopback import Client, connect, wait_until
 from prometheus_client import CollectorRegistry
 from smtp_house import ALL, FREE, House, house
 from test_mx import proxy_header
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.logger import globalLogPublisher
 
@@ -22,6 +23,8 @@ from mailfarm.config import Address, SubmissionSettings, variables
 from mailfarm.errors import ConfigurationError, DatabaseUnavailable
 from mailfarm.limits import Limit
 from mailfarm.mailboxes import store
+from mailfarm.mailboxes.announce import account_topic
+from mailfarm.net.smtp_server import Caps
 from mailfarm.services import submission as submission_module
 
 
@@ -249,12 +252,12 @@ async def test_guessing_is_limited_by_client_and_by_name(tmp_path: Path) -> None
 @pytest_twisted.ensureDeferred
 async def test_clients_on_loopback_do_not_lock_one_another_out(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
-        service = await h.submission(failures_of_client=Limit(1, 600))
+        service = await h.submission(failures_of_client=Limit(1, 600), failures_of_name=Limit(2, 600))
         secret = await h.credential("known")
         port = service.listening["capture"].port
-        for _ in range(3):
+        for name in ("other", "known", "known", "known"):
             client, _ = await greeted(port)
-            assert (await client.say(plain("other", "x"))).startswith("535 ")
+            assert (await client.say(plain(name, "x"))).startswith("535 ")
             await client.close()
         client, _ = await greeted(port)
         assert (await client.say(plain("known", secret))).startswith("235 ")
@@ -278,12 +281,114 @@ async def test_an_ended_mailbox_is_told_to_its_credential(tmp_path: Path) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_a_default_mailbox_the_rest_is_refused(tmp_path: Path) -> None:
+async def test_a_default_mailbox_that_was_deleted_is_made_again(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
         service = await h.submission()
         await h.database.unit(lambda tx: store.delete(tx, h.ids, h.account.id, h.inbox.id))
+        heard: list[Any] = []
+        await h.bus.subscribe(account_topic(h.account.id), heard.append)
         client, _ = await greeted(service.listening["capture"].port)
-        assert await send(client, "x@y.example") == ["250", "550 5.1.1"]
+        assert await send(client, "x@y.example", "z@y.example") == ["250", *GOOD]
+        ((spooled, _),) = await h.spooled()
+        made = await h.database.read(lambda tx: store.by_address(tx, "inbox@mailfarm.test"))
+        assert spooled.mailboxes == (made.id, made.id)
+        assert (made.kind, made.account, made.ends_at) == ("permanent", h.account.id, None)
+        assert [(type(each).__name__, each.mailbox) for each in heard] == [("MailboxOpened", made.id)]
+        # and one that somebody made instead does as well
+        await h.database.unit(lambda tx: store.delete(tx, h.ids, h.account.id, made.id))
+        theirs = await h.mailbox("inbox@mailfarm.test")
+        assert await send(client, "x@y.example") == GOOD
+        ((spooled, _),) = await h.spooled()
+        assert spooled.mailboxes == (theirs.id,)
+        await client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_default_mailbox_that_has_ended_or_not_begun_lives_again(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        service = await h.submission()
+        client, _ = await greeted(service.listening["capture"].port)
+        await h.database.unit(lambda tx: store.delete(tx, h.ids, h.account.id, h.inbox.id))
+        brief = await h.mailbox("inbox@mailfarm.test", kind="disposable", lifetime=60)
+        h.ahead = 120 * 1_000_000
+        assert await send(client, "x@y.example") == GOOD
+        ((spooled, _),) = await h.spooled()
+        assert spooled.mailboxes != (brief.id,)
+        await h.database.unit(lambda tx: store.delete(tx, h.ids, h.account.id, spooled.mailboxes[0]))
+        future = await h.mailbox("inbox@mailfarm.test", starts_at=h.clock() + 3600 * 1_000_000)
+        assert await send(client, "x@y.example") == GOOD
+        ((spooled, _),) = await h.spooled()
+        assert spooled.mailboxes == (future.id,)
+        await client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_refused_says_its_mailbox(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        service = await h.submission(max_size=1000)
+        port = service.listening["capture"].port
+        box = await h.mailbox("box@app.example")
+        secret = await h.credential(box.id, mailbox=box.id)
+
+        def told() -> list[tuple[int, str, str]]:
+            found = [(each.code, each.address, each.mailbox) for each in h.refused]
+            h.refused.clear()
+            return found
+
+        client, _ = await greeted(port)
+        await client.say(plain(box.id, secret))
+        assert (await client.say("MAIL FROM:<a@b.example> SIZE=1001")).startswith("552 ")
+        assert (await client.say("MAIL FROM:<a@b.example>")).startswith("250 ")
+        assert (await client.say("RCPT TO:<x..y@z.example>")).startswith("501 ")
+        assert (await client.say("RCPT TO:<x@z.example>")).startswith("250 ")
+        assert (await client.say("DATA")).startswith("354 ")
+        assert (await client.say("x" * 1100 + "\r\n.")).startswith("552 ")
+        assert told() == [(552, "", box.id), (501, "x..y@z.example", box.id), (552, "x@z.example", box.id)]
+        await client.close()
+        # without a credential the recipients say it, also of what was refused before them
+        client, _ = await greeted(port)
+        assert (await client.say("MAIL FROM:<a@b.example>")).startswith("250 ")
+        assert (await client.say("RCPT TO:<x..y@z.example>")).startswith("501 ")
+        assert (await client.say("RCPT TO:<box+tag@app.example>")).startswith("250 ")
+        assert (await client.say("RCPT TO:<box@app.example> COLOUR=red")).startswith("555 ")
+        assert told() == [(501, "x..y@z.example", box.id), (555, "box@app.example", box.id)]
+        assert (await client.say("RSET")).startswith("250 ")
+        assert (await client.say("MAIL FROM:<a@b.example>")).startswith("250 ")
+        assert (await client.say("RCPT TO:<x..y@z.example>")).startswith("501 ")
+        assert (await client.say("RSET")).startswith("250 ")
+        assert told() == [(501, "x..y@z.example", "")]
+        assert (await client.say("MAIL FROM:<a@b.example> SIZE=1001")).startswith("552 ")
+        await wait_until(lambda: h.refused)
+        assert told() == [(552, "", h.inbox.id)]
+        await client.close()
+        # nobody in particular
+        client, _ = await secured(service.listening["starttls"].port)
+        assert (await client.say("MAIL FROM:<a@b.example> SIZE=1001")).startswith("552 ")
+        assert told() == []
+        await client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_auth_that_comes_too_late_lets_nobody_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with house(tmp_path) as h:
+        service = await h.submission(caps=Caps(sweep=0.02, decision=0.1))
+        secret = await h.credential("known", purpose="send")
+        gate: Deferred[None] = Deferred()
+        real, through = service.log_in, []
+
+        async def slow(client: str, request: Any) -> Any:
+            result = await real(client, request)
+            await gate
+            through.append(result[0].code)
+            return result
+
+        monkeypatch.setattr(service, "log_in", slow)
+        client, _ = await greeted(service.listening["capture"].port)
+        assert (await client.say(plain("known", secret))).startswith("451 ")
+        gate.callback(None)
+        await wait_until(lambda: through)
+        assert through == [235]
+        assert (await client.say("MAIL FROM:<a@b.example>")).startswith("250 "), "with the credential it would be 550"
         await client.close()
 
 

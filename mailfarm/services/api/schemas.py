@@ -114,6 +114,7 @@ _REFUSED = thing(
     enhanced=TEXT,
     text=TEXT,
     lines=many(TEXT),
+    mailbox=TEXT,
 )
 
 _PART = thing(

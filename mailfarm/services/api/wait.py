@@ -112,7 +112,7 @@ class Waits(Resource):
         if outcome.kind == "closed":
             raise Problem("not-found", f"the mailbox {ask.id} ended while it was waited for")
         mailbox = await self._database.read(lambda tx: store.find(tx, ask.account, ask.id))
-        refusals = self._refusals.of(ask.account, mailbox.address) if "refusals:read" in ask.caller.scopes else ()
+        refusals = self._refusals.of_mailbox(mailbox) if "refusals:read" in ask.caller.scopes else ()
         members: dict[str, Any] = {
             "criteria": {
                 **dict(criteria(ask.query).asked()),
