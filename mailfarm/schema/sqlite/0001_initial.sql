@@ -56,6 +56,9 @@ create table mailbox (
 create index mailbox_account on mailbox (account, id);
 create index mailbox_ends on mailbox (ends_at) where ends_at is not null;
 
+-- Tables that hold mail keep their rowid: their rows are large, and what is deleted from such a table leaves less behind
+-- in its pages.
+
 -- Content, once for each spool id (which is its id), and what parsing it gave. Shared by the messages it became.
 create table content (
     id         text primary key,
@@ -71,7 +74,7 @@ create table content (
     html       text not null,                        -- the HTML part, decoded, up to a cap, as it came
     visible    text not null,                        -- the HTML part's visible text, for searching
     stored_at  integer not null
-) without rowid;
+);
 create index content_account on content (account);
 
 create table content_chunk (
@@ -95,7 +98,7 @@ create table message (
     summary      text not null,                      -- JSON: what a list shows (all but seen)
     message_id   text not null,
     duplicate_of text
-) without rowid;
+);
 create unique index message_seq on message (mailbox, seq);
 create index message_from on message (mailbox, from_key, seq);
 create index message_content on message (content);
