@@ -442,6 +442,18 @@ async def test_stopping_tells_everyone_to_go(farm):
 
 
 @ensure
+async def test_stopping_cuts_off_who_does_not_answer(farm, monkeypatch):
+    monkeypatch.setattr("mailfarm.services.live.service.CLOSING", 0.1)
+    live = await listen(farm)
+    client = await connect(live.listening[0].port)
+    client.transport.pauseProducing()
+    await live.stop()
+    assert not live.connections
+    client.transport.resumeProducing()
+    await client.until(lambda self: self.ended)
+
+
+@ensure
 async def test_an_event_is_encoded_once_for_everyone(farm, ask, monkeypatch):
     encoded = []
     from mailfarm.services.live import frames

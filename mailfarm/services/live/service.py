@@ -29,6 +29,8 @@ from .frames import EventFrames
 from .watch import Tell, Watch
 
 MAX_MESSAGE = 64 * 1024
+CLOSING = 2.0
+"""Seconds a peer has to answer our close frame: it says nothing that the peer could not also learn from the cut."""
 RECHECK = 60.0
 """Seconds between two looks whether the tokens of open connections still hold."""
 
@@ -105,7 +107,7 @@ class Live:
             self._recheck.start(RECHECK, now=False)
 
     async def stop(self) -> None:
-        """Listen no more, tell everyone to go, and cut off who has not after 5 s."""
+        """Listen no more, tell everyone to go, and cut off who has not after ``CLOSING`` seconds."""
         for port in self._ports:
             await port.stopListening()
         self._ports.clear()
@@ -189,7 +191,7 @@ def _factory(live: Live, max_connections: int, heartbeat: float) -> Any:
         maxMessagePayloadSize=MAX_MESSAGE,
         maxFramePayloadSize=MAX_MESSAGE,
         openHandshakeTimeout=10,
-        closeHandshakeTimeout=5,
+        closeHandshakeTimeout=CLOSING,
         failByDrop=False,  # say why (1009 and so on), then close
         autoPingInterval=heartbeat,
         autoPingTimeout=heartbeat,
