@@ -306,6 +306,7 @@ async def test_with_criteria_only_what_meets_them_is_told_in_order(house, feeds)
     )
     for n in range(1, 9):
         await house.send(mailbox, subject="yes" if n % 2 else "no", text="a WORD" if n % 3 else "nothing")
+    await until(lambda: feed.cursor == 8)  # a text that is deleted before it is read has no word in it
     await house.delete(mailbox, None)
     await until(lambda: feed.cursor == 9)
     assert numbers(told) == [1, 5, 7, 9]
