@@ -111,10 +111,12 @@ def positive(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 
 def hosts(text: str) -> tuple[str, ...]:
-    """Host names parted by commas or blanks, without scheme, port or path."""
+    """Host names, and IPv6 addresses in brackets, parted by commas or blanks; no scheme, port or path."""
     found = words(text)
     for name in found:
-        if not all(label and label.replace("-", "a").isalnum() for label in name.removesuffix(".").split(".")):
+        if name.startswith("[") and name.endswith("]"):
+            ip_address(name[1:-1])
+        elif not all(label and label.replace("-", "a").isalnum() for label in name.removesuffix(".").split(".")):
             raise ValueError(f"{name!r} is no host name; write names such as mail.example.org, without scheme or port")
     return found
 

@@ -59,3 +59,12 @@ def from_form(form: bytes | str, content: Content) -> Spooled:
         )
     except (KeyError, TypeError, orjson.JSONDecodeError) as error:
         raise ValueError(f"not spooled mail: {error!r}") from None
+
+
+def envelope_of(form: bytes) -> tuple[str, tuple[str, ...]]:
+    """Sender and recipients out of the stored form, whatever its version."""
+    try:
+        envelope = orjson.loads(form)["envelope"]
+        return envelope["sender"], tuple(r["address"] for r in envelope["recipients"])
+    except (KeyError, TypeError, orjson.JSONDecodeError):
+        return "", ()

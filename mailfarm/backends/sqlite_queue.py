@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-import orjson
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger
 
@@ -27,7 +26,7 @@ from mailfarm.ports import CHUNK, Attempt, Content, Depth, Entry, Spooled
 from .queue_content import Stored, Whole
 from .queue_room import Room
 from .queue_takers import Takers
-from .spool_form import from_form, to_form
+from .spool_form import envelope_of, from_form, to_form
 from .sqlite_engine import DatabaseFull, Engine
 from .sqlite_open import PAGE
 from .sqlite_queue_pieces import Pieces
@@ -291,7 +290,7 @@ class Queue:
 
         def entries(rows: list[tuple[str, int, int, int, str, bytes]]) -> Sequence[Entry]:
             return [
-                Entry(id, state, put_at, tries, size, *_envelope(spooled), reason)
+                Entry(id, state, put_at, tries, size, *envelope_of(spooled), reason)
                 for id, put_at, tries, size, reason, spooled in rows
             ]
 
@@ -391,12 +390,3 @@ class Queue:
 def _check_size(spooled: Spooled, octets: int) -> None:
     if octets != spooled.content.size:
         raise ValueError(f"content of {spooled.id} says {spooled.content.size} octets and gives {octets}")
-
-
-def _envelope(spooled: bytes) -> tuple[str, tuple[str, ...]]:
-    """Sender and recipients out of the stored form, whatever its version."""
-    try:
-        envelope = orjson.loads(spooled)["envelope"]
-        return envelope["sender"], tuple(r["address"] for r in envelope["recipients"])
-    except (KeyError, TypeError, orjson.JSONDecodeError):
-        return "", ()

@@ -48,7 +48,7 @@ def given(text: str, domains: Domains) -> Address:
     try:
         address = Address.parse(text)
     except ValueError as error:
-        raise Invalid(f"address {text[:320]!r} is none: {error}") from None
+        raise Invalid(f"address {text[:320]!r} cannot be one: {error}") from None
     if not domains.allows(address):
         raise Invalid(f"address {text!r}: the domain must be one of {', '.join(domains.names)}")
     return address
