@@ -239,7 +239,7 @@ function move(by) {
 }
 
 addEventListener("keydown", (event) => {
-  if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog, .locked")) return;
+  if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open], .locked")) return;
   const field = event.target.closest("input, select, textarea");
   if (field) {
     if (event.key === "Escape") { if (field.value) { field.value = ""; field.dispatchEvent(new Event("input")); } else byId("list").focus(); }

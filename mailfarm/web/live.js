@@ -22,7 +22,7 @@ export class Live {
     clearTimeout(this.timers.retry);
     this.timers.retry = null;
     const socket = this.socket = new WebSocket(`${location.origin.replace(/^http/, "ws")}/v1/events`);
-    this.ready = false;
+    this.ready = this.up = false;
     socket.onmessage = (frame) => { if (socket === this.socket) this.hear(JSON.parse(frame.data)); };
     socket.onclose = () => { if (socket === this.socket) this.lost(); };
   }
@@ -47,7 +47,8 @@ export class Live {
     this.timers = {};
     this.socket = this.wanted = null;
     this.ready = false;
-    socket?.close();
+    if (socket?.readyState === WebSocket.CONNECTING) socket.onopen = () => socket.close(); // or the browser complains
+    else socket?.close();
   }
 
   lost() {
@@ -73,9 +74,13 @@ export class Live {
         this.timers.pong = setTimeout(() => this.drop(), PONG_WITHIN);
       }, beat);
       this.send({ op: "watch" });
-      this.tell({ type: "up" });
       if (this.wanted) this.ask();
       return;
+    }
+    // Not before the server listens: who lists the mailboxes earlier may miss one that goes in between.
+    if (!this.up && (frame.type === "watching" || frame.op === "watch")) {
+      this.up = true;
+      this.tell({ type: "up" });
     }
     if (/^(pong|watching|unsubscribed)$/.test(frame.type)) return;
     const answers = frame.type === "subscribed" || frame.type === "resync" || (frame.type === "problem" && frame.op === "subscribe");
