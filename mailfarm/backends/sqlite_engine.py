@@ -72,8 +72,11 @@ class Engine:
         self._max_jobs = max_jobs
         self._max_octets = max_octets
         self._durable = path is not None
-        self._temporary = None if path is not None else sqlite_open.temporary_folder()
-        self.path = path if path is not None else self._temporary / "mailfarm.sqlite"  # type: ignore[operator]
+        self._temporary: Path | None = None
+        if path is None:
+            self._temporary = sqlite_open.temporary_folder()
+            path = self._temporary / "mailfarm.sqlite"
+        self.path = path
         self._writes: SimpleQueue[Job | None] = SimpleQueue()
         self._reads: SimpleQueue[Job | None] = SimpleQueue()
         self._lock = Lock()  # of the four numbers below: jobs come from the reactor's thread and go in any

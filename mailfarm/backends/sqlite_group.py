@@ -120,6 +120,7 @@ def _run_together(connection: sqlite3.Connection, run: Together, jobs: list[Job]
         fail_all(jobs, trial.error)
     else:
         for job in jobs:
+            # mypy infers no type for a lambda whose default binds the loop variable
             _run(connection, job, lambda db, item=job.item: run(db, [item])[0])  # type: ignore[misc]
 
 

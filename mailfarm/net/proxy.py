@@ -252,6 +252,7 @@ class ProxyProtocol(Protocol):
         if rest and not transport.disconnecting:
             transport.protocol.dataReceived(rest)
 
+    # Twisted's own signature has a default we have no use for
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self._done()
 

@@ -53,6 +53,7 @@ class Asking:
             answer = _put(session, decision)
             if isinstance(answer, Reply):
                 return self._decided(decision, answer)
+            # an Answer that is no Reply is a coroutine or a Deferred, and this takes either
             waiting: Deferred[Any] = ensureDeferred(answer)  # type: ignore[arg-type]
         except Exception:
             return self._decided(decision, self._failed(Failure(), decision, client))

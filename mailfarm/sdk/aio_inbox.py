@@ -139,7 +139,7 @@ class AsyncInbox:
         to: str = "",
         subject: str = "",
         contains: str = "",
-        timeout: float = WAIT,  # noqa: ASYNC109
+        timeout: float = WAIT,  # noqa: ASYNC109 - it is the server that waits
         after: int | None = None,
         exact: bool = False,
         load: bool = True,

@@ -145,6 +145,6 @@ def _need(query: Any) -> Need:
 
 def _sentence(ask: Ask, need: Need, matched: int, near: int) -> str:
     plural = "message" if need.n == 1 else "messages"
-    return f"{matched} of {need.n} {plural} came within {ask.query['timeout']:g} seconds" + (
+    return f"{matched} of {need.n} {plural} came within {ask.query['timeout']:g} s" + (
         f"; {near} more came near, see near_misses" if near else ""
     )
