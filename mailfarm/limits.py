@@ -25,6 +25,24 @@ class Limit:
             raise ValueError("a limit needs a count of at least 1 and a period above 0")
 
 
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """``count`` units in each window of ``period`` seconds; windows are counted from 1970-01-01 00:00 UTC, so that a
+    period of 86,400 is the UTC day. All of a window's units may come at once, and at its end all are given back."""
+
+    count: int
+    period: int = 86_400
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.period < 1:
+            raise ValueError("a quota needs a count and a period of at least 1")
+
+    def window(self, now: float) -> tuple[int, float]:
+        """The number of the window that ``now`` (seconds since 1970) is in, and the seconds until it ends."""
+        number = int(now // self.period)
+        return number, (number + 1) * self.period - now
+
+
 def gcra(tat: float, now: float, limit: Limit, cost: int = 1) -> tuple[float, float]:
     """Charge ``cost`` units at ``now`` (seconds) to a key whose arrival time is ``tat`` (0 for a new key).
 

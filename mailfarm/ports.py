@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 from .events import Event
-from .limits import Limit
+from .limits import Limit, Quota
 from .mail.envelope import Envelope
 
 T = TypeVar("T")
@@ -207,7 +207,7 @@ class Charge:
     """``cost`` units against ``limit`` on the account of ``key``; a cost of 0 only asks."""
 
     key: str
-    limit: Limit
+    limit: Limit | Quota
     cost: int = 1
 
 
@@ -219,8 +219,22 @@ class Refusal:
     wait: float
 
 
+class Hold(Protocol):
+    """A place that is taken."""
+
+    def release(self) -> None:
+        """Give it back. Never waits, never raises; idempotent."""
+
+
 class Limiter(Protocol):
-    """Rates over a span. All keys are checked, and only if all allow it are they all charged."""
+    """Rates over a span, quotas of fixed windows, and places held at the same time, counted over all replicas.
+
+    Nothing here raises: when the store is away, a local count takes over, and that is counted in a metric.
+    """
 
     def charge(self, charges: Sequence[Charge]) -> Awaitable[Refusal | None]:
-        """None when allowed. Never raises: when its store is away it allows and counts that in a metric."""
+        """None when allowed. All keys are checked, and only if all allow it are they all charged."""
+
+    def hold(self, key: str, most: int) -> Awaitable[Hold | None]:
+        """One of ``most`` places of ``key``, kept until it is released; None when all are taken. The places of a
+        replica that died are free again within a minute."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from servers import Postgres, Redis, postgres_program, server_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
@@ -28,6 +29,8 @@ def find_component(name: str) -> Path | None:
     if name == "nodemailer":
         folder = ROOT / ".make" / "node" / "node_modules" / name
         return folder if folder.is_dir() and shutil.which("node") else None
+    if name == "postgres":
+        return postgres_program(name)
     path = shutil.which(name)
     return Path(path) if path else None
 
@@ -46,6 +49,26 @@ def component() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def redis(component: Callable[[str], Path]) -> Iterator[Redis]:
+    """One Redis for the whole worker process, synced before each answer. Keys of other tests are in it."""
+    component("redis-server")
+    folder = server_folder()
+    with Redis(folder) as server:
+        yield server
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres(component: Callable[[str], Path]) -> Iterator[Postgres]:
+    """One Postgres for the whole worker process; ask it for ``new_database()``."""
+    component("postgres")
+    folder = server_folder()
+    with Postgres(folder) as server:
+        yield server
+    shutil.rmtree(folder)
 
 
 @pytest.hookimpl(wrapper=True)
