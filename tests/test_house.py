@@ -254,13 +254,15 @@ def test_settings_a_document_names_exist() -> None:
 
 
 def test_metrics_carry_the_word_of_their_service() -> None:
+    """Or, in a backend, of the port they are about."""
     prefixes = tuple(f"mailfarm_{word}_" for word in cli.SERVICES)
+    of_ports = tuple(f"mailfarm_{port.lower()}_" for port in ports())
     for path in [path for path in modules() if room(dotted(path)) != "sdk"]:
         word = service(dotted(path))
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 for name in re.findall(r"^mailfarm_[a-z0-9_]+$", node.value):
-                    wanted = (f"mailfarm_{word}_",) if word else (*prefixes, "mailfarm_build")
+                    wanted = (f"mailfarm_{word}_",) if word else (*prefixes, *of_ports, "mailfarm_build")
                     assert name.startswith(wanted), f"{path.relative_to(ROOT)}:{node.lineno}: {name} is not {wanted}"
 
 
@@ -310,7 +312,7 @@ def test_decisions_are_numbered_and_carry_a_number_that_decided_them() -> None:
 
 def ports() -> list[str]:
     """The protocols of ports.py that a backend implements; the others are what these hand out."""
-    handed_out = {"Content", "Tx", "Subscription"}
+    handed_out = {"Content", "Tx", "Subscription", "Hold"}
     classes = [node for node in tree(HOUSE / "ports.py").body if isinstance(node, ast.ClassDef)]
     protocols = {
         node.name for node in classes if any(isinstance(b, ast.Name) and b.id == "Protocol" for b in node.bases)
@@ -378,7 +380,7 @@ ALLOWED = re.compile(
     r"BSD|BSD-[23]-Clause|BSD License|Apache|Apache-2\.0|Apache 2\.0|Apache License,? Version 2\.0|"
     r"Apache Software License|MIT License|The MIT License \(MIT\)|ISC License.*|Python Software Foundation License|"
     r"MPL-2\.0|Mozilla Public License 2\.0 \(MPL 2\.0\)|The Unlicense.*|"
-    r"LGPL-(2\.1|3\.0)(-only|-or-later|\+)?|GNU (Library or )?Lesser General Public License v[23].*)"
+    r"LGPL-(2\.1|3\.0)(-only|-or-later|\+)?|GNU (Library or )?Lesser General Public License (v[23].*|\(LGPL\)))"
 )
 """Permissive, or LGPL and MPL at most: names as License-Expression, License and classifiers write them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -9,7 +10,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from mailfarm.events import Event
-from mailfarm.limits import Limit, gcra
+from mailfarm.limits import Limit, Quota, gcra
 from mailfarm.ports import Charge, Refusal
 
 _log = Logger()
@@ -69,32 +70,90 @@ class MemoryBus:
             del self._topics[topic]
 
 
-class MemoryLimiter:
-    """The Limiter port for one process. ``clock`` gives seconds that never go back (``time.monotonic``)."""
+class _Hold:
+    __slots__ = ("_key", "_limiter")
 
-    def __init__(self, clock: Callable[[], float], keys: int = KEYS) -> None:
+    def __init__(self, limiter: MemoryLimiter, key: str) -> None:
+        self._limiter: MemoryLimiter | None = limiter
+        self._key = key
+
+    def release(self) -> None:
+        """Give the place back. Idempotent."""
+        limiter, self._limiter = self._limiter, None
+        if limiter is not None:
+            limiter._release(self._key)
+
+
+class MemoryLimiter:
+    """The Limiter port for one process. ``clock`` gives seconds that never go back (``time.monotonic``), for rates;
+    ``wall`` seconds since 1970, for quotas.
+
+    It remembers at most ``keys`` rates and quotas, and as many keys of places as somebody holds one of.
+    """
+
+    def __init__(self, clock: Callable[[], float], keys: int = KEYS, *, wall: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        self._wall = wall
         self._keys = keys
-        self._tats: OrderedDict[tuple[str, Limit], float] = OrderedDict()
+        # a rate's arrival time under (key, limit); a quota's window and use under (key, period), as a quota that is
+        # raised or lowered keeps what was used
+        self._counts: OrderedDict[tuple[str, Limit | int], tuple[float, int]] = OrderedDict()
+        self._places: dict[str, int] = {}
 
     def charge(self, charges: Sequence[Charge]) -> Deferred[Refusal | None]:
         """None when all are allowed, and then all are charged; else the first that is not."""
-        now = self._clock()
-        tats = self._tats
-        changed: dict[tuple[str, Limit], float] = {}
+        now, wall = self._clock(), self._wall()
+        counts = self._counts
+        changed: dict[tuple[str, Limit | int], tuple[float, int]] = {}
         for charge in charges:
-            key = (charge.key, charge.limit)
-            tat = changed.get(key)
-            if tat is None:
-                tat = tats.get(key, 0.0)
-            wait, after = gcra(tat, now, charge.limit, charge.cost)
+            limit, cost = charge.limit, charge.cost
+            key = (charge.key, limit if isinstance(limit, Limit) else limit.period)
+            stood = changed.get(key) or counts.get(key, _NOTHING)
+            if isinstance(limit, Quota):
+                wait, after = _spend(stood, wall, limit, cost)
+            else:
+                wait, tat = gcra(stood[0], now, limit, cost)
+                after = (tat, 0)
             if wait:
                 return succeed(Refusal(charge.key, wait))
-            if charge.cost:
+            if cost:
                 changed[key] = after
-        for key, tat in changed.items():
-            tats[key] = tat
-            tats.move_to_end(key)
-        while len(tats) > self._keys:
-            tats.popitem(last=False)
+        for key, after in changed.items():
+            counts[key] = after
+            counts.move_to_end(key)
+        while len(counts) > self._keys:
+            counts.popitem(last=False)
         return succeed(None)
+
+    def hold(self, key: str, most: int) -> Deferred[_Hold | None]:
+        """A place of ``key``, or None when ``most`` are taken."""
+        taken = self._places.get(key, 0)
+        if taken >= most:
+            return succeed(None)
+        self._places[key] = taken + 1
+        return succeed(_Hold(self, key))
+
+    def _release(self, key: str) -> None:
+        left = self._places[key] - 1
+        if left:
+            self._places[key] = left
+        else:
+            del self._places[key]
+
+
+_NOTHING = (0.0, 0)
+
+
+def _spend(stood: tuple[float, int], wall: float, quota: Quota, cost: int) -> tuple[float, tuple[float, int]]:
+    """Like ``gcra``: (wait, what stands then), with what stands being (number of the window, units used in it)."""
+    if cost < 0:
+        raise ValueError("a cost below 0 would give units back")
+    units = cost or 1
+    if units > quota.count:
+        return float("inf"), stood
+    number, left = quota.window(wall)
+    # a clock that was put back does not open a window anew
+    number, used = (int(stood[0]), stood[1]) if stood[0] >= number else (number, 0)
+    if used + units > quota.count:
+        return left + (number - int(wall // quota.period)) * quota.period, stood
+    return 0.0, (number, used + cost)

@@ -46,6 +46,6 @@ class TestMemoryLimiter(LimiterContract):
             assert await limiter.charge([Charge(key, Limit(2, 3600.0))]) is None
         assert await limiter.charge([Charge("a", Limit(2, 3600.0))]) is None
         assert await limiter.charge([Charge("d", SLOW)]) is None
-        assert len(limiter._tats) == 3
+        assert len(limiter._counts) == 3
         assert await limiter.charge([Charge("a", Limit(2, 3600.0))]) is not None
         assert await limiter.charge([Charge("b", Limit(2, 3600.0), 2)]) is None
