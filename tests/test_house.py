@@ -50,6 +50,7 @@ _DRIVERS = (
 )
 IMPURE = frozenset(_DRIVERS.split())
 IMPURE_CALLS = frozenset({"now", "utcnow", "today"})
+STORES = ("mailfarm_queue_", "mailfarm_cache_", "mailfarm_bus_", "mailfarm_limiter_", "mailfarm_database_")
 BAD_NAMES = frozenset({"utils", "util", "helpers", "helper", "manager", "managers", "misc", "common"})
 LONGEST = 400
 LONG: dict[str, str] = {}
@@ -255,6 +256,7 @@ def test_settings_a_document_names_exist() -> None:
 
 def test_metrics_carry_the_word_of_their_service() -> None:
     """Or, in a backend, of the port they are about."""
+    """A metric of a service begins with its word, one of a store with what the store is to us."""
     prefixes = tuple(f"mailfarm_{word}_" for word in cli.SERVICES)
     of_ports = tuple(f"mailfarm_{port.lower()}_" for port in ports())
     for path in [path for path in modules() if room(dotted(path)) != "sdk"]:

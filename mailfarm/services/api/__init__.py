@@ -24,6 +24,8 @@ SETTINGS
     MAILFARM_API_AUTH         none or token
     MAILFARM_API_FIRST_TOKEN  a token made valid at start, with every scope
     MAILFARM_API_MAX_WAITS    waits and event streams open at once
+    MAILFARM_API_FORWARDED_FROM
+                              networks of proxies whose X-Forwarded-For is believed
 
 DIAGNOSTICS
     Incident <id>: <method> <path> failed

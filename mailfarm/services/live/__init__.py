@@ -53,6 +53,7 @@ DESCRIPTION
     last `seq` you had; 4401 the token is missing, unknown or has ended; 4429 too much at once.
 
 SETTINGS
+    MAILFARM_LIVE_LISTEN           where to serve, or off: then the API does, if it runs in the same process
     MAILFARM_LIVE_MAX_CONNECTIONS  open WebSockets; above it 503
     MAILFARM_LIVE_HEARTBEAT        seconds between pings
 
