@@ -8,7 +8,7 @@ import pytest_twisted
 from limiter_contract import LimiterContract
 
 from mailfarm.backends.memory import MemoryLimiter
-from mailfarm.limits import Limit
+from mailfarm.limits import Limit, Quota
 from mailfarm.ports import Charge
 
 SLOW = Limit(1, 3600.0)
@@ -49,3 +49,25 @@ class TestMemoryLimiter(LimiterContract):
         assert len(limiter._counts) == 3
         assert await limiter.charge([Charge("a", Limit(2, 3600.0))]) is not None
         assert await limiter.charge([Charge("b", Limit(2, 3600.0), 2)]) is None
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_day_is_a_day_of_utc_whatever_the_other_clock_says(self):
+        wall = 1_700_000_000.0  # 22:13:20 UTC
+        limiter = MemoryLimiter(lambda: 7.0, wall=lambda: wall)
+        day = Quota(2)
+        assert await limiter.charge([Charge("k", day, 2)]) is None
+        assert (await limiter.charge([Charge("k", day)])).wait == 6400.0
+        wall += 6399.0
+        assert (await limiter.charge([Charge("k", day)])).wait == 1.0
+        wall += 1.0
+        assert await limiter.charge([Charge("k", day, 2)]) is None
+        wall -= 1.0  # a clock that is put back opens no window anew
+        assert (await limiter.charge([Charge("k", day)])).wait == 86_401.0
+
+    @pytest_twisted.ensureDeferred
+    async def test_places_that_nobody_holds_take_no_memory(self):
+        limiter = MemoryLimiter(lambda: 0.0)
+        holds = [await limiter.hold(str(number % 5), 2) for number in range(10)]
+        for hold in holds:
+            hold.release()
+        assert limiter._places == {}
