@@ -26,6 +26,9 @@ _HIDDEN = "***"
 def masked(text: str) -> str:
     """``text``, URLs in all likelihood, with nothing in it that may be a password."""
     text = re.sub(r"(?i)(password=)[^&\s]*", rf"\1{_HIDDEN}", text)
+    if not all("://" in word for word in text.split()):
+        # perhaps a blank in a password: from the first colon to the last @ may all be of it
+        text = re.sub(r"(?s)(://[^:@\s]*:).*@", rf"\1{_HIDDEN}@", text)
     return " ".join(_masked_url(word) for word in text.split()) or text
 
 
