@@ -106,14 +106,15 @@ async def find_token(tx: Tx, text: str) -> Token | None:
 
 
 async def tokens(tx: Tx, account: str, *, after: str = "", limit: int = 100) -> Sequence[Token]:
-    """The account's tokens by id, a page at a time."""
-    sql = f"select {_TOKEN} from token where account = ? and id > ? order by id limit ?"
+    """The account's tokens by id, a page at a time; without the sessions begun with them."""
+    sql = f"select {_TOKEN} from token where account = ? and id > ? and parent is null order by id limit ?"
     return [_token(row) for row in await tx.rows(sql, (account, after, limit))]
 
 
 async def revoke_token(tx: Tx, account: str, id: str) -> None:
-    """End a token now; a second time changes nothing. Raises NotFound."""
+    """End a token now, and every session begun with it; a second time changes nothing. Raises NotFound."""
     await _revoke(tx, "token", account, id)
+    await tx.execute("delete from token where parent = ?", (id,))
 
 
 async def _revoke(tx: Tx, table: str, account: str, id: str) -> None:

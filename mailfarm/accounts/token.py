@@ -13,7 +13,15 @@ from .secret import BYTES
 PREFIX = "mf_"
 """Every token begins with it, so that one in a log or a repository can be searched for."""
 
-SCOPES = ("mailboxes:read", "mailboxes:write", "messages:read", "messages:write", "refusals:read")
+SCOPES = (
+    "mailboxes:read",
+    "mailboxes:write",
+    "messages:read",
+    "messages:write",
+    "refusals:read",
+    "tokens:read",
+    "tokens:write",
+)
 """What a token may be allowed to do. Nothing implies another: ``write`` is not ``read``."""
 
 

@@ -45,6 +45,9 @@ const query = (values) => {
   return given.size ? `?${given}` : "";
 };
 
+export const session = () => json("GET", "/v1/session");
+export const signIn = (token) => json("POST", "/v1/session", { token });
+export const signOut = () => json("DELETE", "/v1/session");
 export const version = () => json("GET", "/v1/version");
 export const createMailbox = (wanted) => json("POST", "/v1/mailboxes", wanted);
 export const deleteMailbox = (id) => json("DELETE", `/v1/mailboxes/${at(id)}`);

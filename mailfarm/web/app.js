@@ -9,6 +9,7 @@ import { emptyFilter, hostAndPort, howToSend, keys } from "./help.js";
 import { criteria, List } from "./list.js";
 import { Live } from "./live.js";
 import { Reader } from "./reader.js";
+import { offerSignOut, signIn } from "./signin.js";
 
 let server = { host: location.hostname, port: 1025 };
 let opened = null, started = false;
@@ -78,16 +79,14 @@ function offline(away) {
   banner.hidden = !away;
 }
 
-/** The server wants a token, and the browser has none to give. */
+/** The server wants to know who this is. What is shown goes; once signed in, the page begins anew. */
 function locked() {
   if (document.body.dataset.pane === "locked") return;
   live.end();
   state(false);
   byId("toasts").replaceChildren();
   for (const part of document.querySelectorAll("main, #offline, #skip, dialog")) { part.hidden = true; part.close?.(); }
-  document.body.append(h("main.rest.locked", { role: "alert" }, h("img", { src: "icon.svg", alt: "", width: 48, height: 48 }),
-    h("h1", "This mailfarm asks for a token"),
-    h("p.soft", "Sign-in in the browser is not available in this version. Use the API or the command line with ", h("code", "MAILFARM_TOKEN"), ".")));
+  signIn(() => location.reload());
   pane("locked");
 }
 
@@ -279,5 +278,6 @@ api.version().then((version) => {
   byId("about").textContent = `mailfarm ${version.version ?? ""}`;
   server = hostAndPort(version) ?? server;
   if (version.inbox) { boxes.default = version.inbox; boxes.draw(); }
+  return offerSignOut(() => location.reload());
 }).catch(fail);
 begin();

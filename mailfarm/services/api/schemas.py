@@ -179,6 +179,16 @@ _CRITERIA = thing(
     timeout={"type": "number", "description": "Seconds."},
 )
 
+_TOKEN = thing(
+    "A token without its text.",
+    id=ID,
+    name=TEXT,
+    scopes=many(TEXT),
+    created_at=MOMENT,
+    expires_at=maybe(MOMENT),
+    revoked_at=maybe(MOMENT),
+)
+
 SCHEMAS: dict[str, Schema] = {
     "Person": _PERSON,
     "Summary": _SUMMARY,
@@ -228,6 +238,17 @@ SCHEMAS: dict[str, Schema] = {
     "Found": thing(messages=many(named("Summary")), cursor=CURSOR),
     "Refused": _REFUSED,
     "Refusals": thing(refusals=many(named("Refused"))),
+    "Session": thing(
+        "`auth`: whether anybody has to sign in. `name`, `scopes` and `expires_at` are the session's, if there is one.",
+        auth={"type": "string", "enum": ["none", "token"]},
+        signed_in=FLAG,
+        name=maybe(TEXT),
+        scopes=many(TEXT),
+        expires_at=maybe(MOMENT),
+    ),
+    "Token": _TOKEN,
+    "NewToken": joined(_TOKEN, "A token just made. Its text is shown this once.", token=TEXT),
+    "TokenPage": thing(tokens=many(named("Token")), next=maybe(ID)),
     "Health": thing(status={"type": "string", "enum": ["ok", "stopping"]}),
     "Version": thing(
         "`smtp`: where mail is taken to be captured, `host:port` by kind of listener. `inbox`: the address of the "

@@ -27,13 +27,25 @@ from .messages import Messages
 from .openapi import document
 from .refusals import RefusalLog, Refusals
 from .routes import Resource, operations
+from .session import Sessions
 from .site import Root, put_together
 from .slots import Slots
 from .sse import Streams
 from .static import Static
+from .tokens import Tokens
 from .wait import Waits
 
-RESOURCES: tuple[type[Resource], ...] = (About, Mailboxes, Messages, Contents, Events, Waits, Refusals)
+RESOURCES: tuple[type[Resource], ...] = (
+    About,
+    Mailboxes,
+    Messages,
+    Contents,
+    Events,
+    Waits,
+    Refusals,
+    Sessions,
+    Tokens,
+)
 
 
 class Api:
@@ -86,6 +98,8 @@ class Api:
             Events(access, database, Streams(feeds, self._slots, counts, reactor)),
             Waits(access, database, feeds, spawn, self._refusals, self._slots, counts, reactor),
             Refusals(access, database, self._refusals),
+            Sessions(access, database, ids, random),
+            Tokens(access, database, ids, random),
         )
         self.document = about.document = document(
             operations(resources), version, status=status is not None, websocket=websocket is not None

@@ -14,9 +14,11 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from mailfarm.accounts.bearer import Caller
+from mailfarm.accounts.session import is_session
 from mailfarm.errors import Conflict, CursorTooOld, Invalid, NotFound, Temporary
 from mailfarm.events import MailboxClosed
 from mailfarm.mailboxes.feed import Feed, Told
+from mailfarm.net.cookies import session_of
 from mailfarm.net.problems import MEDIA_TYPE, Problem
 
 from .asked import Asked, glimpse, read
@@ -85,12 +87,25 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
             # a token in an address ends in logs
             raise ConnectionDeny(400, "connect to /v1/events, without a query")
         self.caller = live.everyone
+        if self.caller is None:
+            await self._admit(request)
+
+    async def _admit(self, request: ConnectionRequest) -> None:
+        """By bearer token, or by the session cookie of a browser, which always names its Origin (RFC 6455 §10.2).
+        Without either, the client has ``AUTH_SECONDS`` to say who it is."""
         kind, _, secret = request.headers.get("authorization", "").partition(" ")
-        if self.caller is None and secret:
-            self.caller = await live.holder(secret.strip()) if kind.lower() == "bearer" else None
-            if self.caller is None:
-                raise ConnectionDeny(401, "the token is unknown or has ended")
+        session = session_of(request.headers.get("cookie"))
+        if secret:
             self.token = secret.strip()
+            good = kind.lower() == "bearer" and not is_session(self.token)
+        elif is_session(session) and "origin" in request.headers:
+            self.token = session
+            good = True
+        else:
+            return
+        self.caller = await self.factory.live.holder(self.token) if good else None
+        if self.caller is None:
+            raise ConnectionDeny(401, "the token is unknown or has ended")
 
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
         """A refusal as a problem. Nothing of the request gets into a header."""
@@ -189,7 +204,7 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
     async def _auth(self, asked: Asked) -> None:
         live = self.factory.live
         if live.everyone is None:
-            caller = await live.holder(asked.token)
+            caller = None if is_session(asked.token) else await live.holder(asked.token)
             if caller is None:
                 self.drop(UNAUTHENTICATED, "the token is unknown or has ended", "unauthenticated")
                 return

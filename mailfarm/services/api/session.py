@@ -1,0 +1,116 @@
+"""GET, POST, DELETE /v1/session: signing in with a browser, and out again.
+
+A token is exchanged for a cookie that scripts cannot read. The token is typed once, sent once in a body, and neither
+kept in the browser nor ever part of an address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from klein import Klein
+from twisted.web.server import Request
+
+from mailfarm.accounts import session
+from mailfarm.accounts.token import Token
+from mailfarm.events import rfc3339
+from mailfarm.ids import Ids
+from mailfarm.net import cookies
+from mailfarm.net.hosts import Hosts, split_host
+from mailfarm.net.problems import Problem
+from mailfarm.ports import Database, Tx
+
+from .access import Access
+from .answering import Answer
+from .asking import Body, Field
+from .routes import Ask, Gives, Resource, route
+
+_TOKEN = Body((Field("token", "text", "A token of the API.", most=200),), required=("token",))
+
+
+class Sessions(Resource):
+    """The session of the browser that asks."""
+
+    app = Klein()
+
+    def __init__(self, access: Access, database: Database, ids: Ids, random: Callable[[int], bytes]) -> None:
+        super().__init__(access)
+        self._database = database
+        self._ids = ids
+        self._random = random
+
+    @route(app, "GET", "/v1/session", "Am I signed in", name="getSession", gives=Gives(200, "Session"))
+    async def read(self, ask: Ask) -> Answer:
+        """Needs no token. `auth` says whether this farm asks for one at all; `signed_in`, whether the cookie that came
+        with this request is good."""
+        text = cookies.session_of(ask.request.getHeader("cookie"))
+        if self._access.open or not text:
+            return Answer(_form(self._access.open, None))
+        return Answer(_form(False, await self._database.read(lambda tx: session.find(tx, text))))
+
+    @route(
+        app,
+        "POST",
+        "/v1/session",
+        "Sign in",
+        name="signIn",
+        gives=Gives(201, "Session"),
+        body=_TOKEN,
+        problems=("unauthenticated", "unavailable", "conflict"),
+    )
+    async def begin(self, ask: Ask) -> Answer:
+        """Exchange a token for a cookie: HttpOnly, SameSite=Strict, for seven days or as long as the token. Requests
+        that carry it and change something need an `Origin` header, as every browser sends."""
+        if self._access.open:
+            raise Problem("conflict", "nobody has to sign in here: MAILFARM_API_AUTH is none")
+        text = session.new_session(self._random)
+        token = ask.body["token"].strip()
+        made = await self._database.unit(lambda tx: session.begin(tx, self._ids, token, text))
+        if made is None:
+            raise Problem("unauthenticated", "the token is unknown or has ended")
+        assert made.expires_at is not None
+        seconds = (made.expires_at - made.created_at) // 1_000_000
+        cookie = cookies.given(text, seconds, secure=secure(ask.request))
+        return Answer(_form(False, made), 201, headers={"Set-Cookie": cookie, "Location": "/v1/session"})
+
+    @route(
+        app,
+        "DELETE",
+        "/v1/session",
+        "Sign out",
+        name="signOut",
+        gives=Gives(204),
+        problems=("unavailable",),
+    )
+    async def end(self, ask: Ask) -> Answer:
+        """The session ends and the cookie is taken back. Good also for who is not signed in."""
+        text = cookies.session_of(ask.request.getHeader("cookie"))
+        if text:
+            await self._database.unit(lambda tx: _end(tx, text))
+        return Answer(status=204, headers={"Set-Cookie": cookies.taken(secure=secure(ask.request))})
+
+
+async def _end(tx: Tx, text: str) -> None:
+    await session.end(tx, text)
+
+
+def secure(request: Request) -> bool:
+    """Whether the browser speaks HTTPS with us or with the proxy in front: its Origin header says so, which a page
+    cannot forge. Without one, everything but this machine itself is taken for HTTPS."""
+    origin = request.getHeader("origin")
+    if origin is not None:
+        return origin.startswith("https://")
+    host = split_host(request.getHeader("host") or "")
+    return request.isSecure() or host is None or not Hosts().ours(host[0])
+
+
+def _form(open_: bool, token: Token | None) -> dict[str, Any]:
+    signed_in = token is not None
+    return {
+        "auth": "none" if open_ else "token",
+        "signed_in": signed_in,
+        "name": token.name if token is not None else None,
+        "scopes": list(token.scopes) if token is not None else [],
+        "expires_at": rfc3339(token.expires_at) if token is not None and token.expires_at is not None else None,
+    }
