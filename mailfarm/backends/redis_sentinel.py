@@ -1,0 +1,94 @@
+"""Which server is the master: asked of Redis Sentinels.
+
+All sentinels are asked and the one with the newest configuration is believed (``config-epoch``), for a sentinel that
+was cut off still names the master of yesterday. While a link is up they are asked again every second: a master that
+was replaced behind our back is left at once, also when it still answers us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
+
+from .redis_connection import Connection, Connector, RedisAway, RedisRefused
+from .redis_url import RedisUrl
+
+_EVERY = 1.0  # seconds between two looks
+
+
+class Sentinels:
+    """The sentinels of ``url``. ``moved`` is told which address the master has, about once a second."""
+
+    def __init__(
+        self, url: RedisUrl, connector: Connector, reactor: Any, moved: Callable[[tuple[str, int]], None]
+    ) -> None:
+        self._url = url
+        self._connector = connector
+        self._reactor = reactor
+        self._moved = moved
+        self._connections: dict[tuple[str, int], Connection] = {}
+        self._call: Any = None
+        self._stopped = True
+
+    def start(self) -> None:
+        """Look every second from now on."""
+        self._stopped = False
+        self._call = self._reactor.callLater(_EVERY, self._look)
+
+    def stop(self) -> None:
+        """Look no more, and leave the sentinels."""
+        self._stopped = True
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+        for connection in self._connections.values():
+            connection.drop("stopped")
+        self._connections.clear()
+
+    async def master(self) -> tuple[str, int]:
+        """The master's address. Raises RedisAway when no sentinel knows it."""
+        asking = [Deferred.fromCoroutine(self._ask(*address)) for address in self._url.hosts]
+        asked: list[tuple[bool, Any]] = list(await DeferredList(asking, consumeErrors=True))
+        known = [answer for good, answer in asked if good]
+        if not known:
+            why = "; ".join(failure.getErrorMessage() for _, failure in asked)
+            raise RedisAway(f"no sentinel names the master {self._url.master}: {why}")
+        return max(known)[1]
+
+    async def _ask(self, host: str, port: int) -> tuple[int, tuple[str, int]]:
+        connection = self._connections.get((host, port))
+        if connection is None or not connection.connected:
+            connection = await self._connector.open(host, port)
+            if self._stopped:
+                connection.drop("stopped")
+                raise RedisAway("stopped")
+            self._connections[host, port] = connection
+        about, address = connection.send("SENTINEL", "MASTER", self._url.master), None
+        naming = connection.send("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._url.master)
+        try:
+            facts = await about
+        except RedisRefused as error:
+            naming.addErrback(lambda failure: failure.trap(RedisAway))
+            raise RedisAway(f"{host}:{port}: {error}") from None
+        except RedisAway:
+            naming.addErrback(lambda failure: failure.trap(RedisAway))
+            raise
+        address = await naming
+        if not address:
+            raise RedisAway(f"{host}:{port} does not know {self._url.master}")
+        named = dict(zip(facts[::2], facts[1::2], strict=False))
+        return int(named.get(b"config-epoch", b"0")), (address[0].decode(), int(address[1]))
+
+    def _look(self) -> None:
+        self._call = None
+
+        def looked(_: Any) -> None:
+            if not self._stopped:
+                self._call = self._reactor.callLater(_EVERY, self._look)
+
+        def failed(failure: Any) -> None:
+            failure.trap(RedisAway)  # the link has connections of its own, and goes on with them
+
+        asking = Deferred.fromCoroutine(self.master())
+        asking.addCallback(self._moved).addErrback(failed).addBoth(looked)
