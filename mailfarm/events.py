@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 
@@ -125,6 +125,30 @@ class MailboxClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class MailboxChanged:
+    """How long a mailbox lives, or keeps its messages, was changed. Told to those who look mailboxes up, and no change
+    of what is in it: it has no change number."""
+
+    id: str
+    account: str
+    mailbox: str
+    at: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """A credential or a token was ended before its time. ``what`` is its id; a token's is also that of every browser
+    session that was begun with it."""
+
+    id: str
+    account: str
+    at: int
+    kind: Literal["credential", "token"]
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A recipient or a message was refused. Sampled, bounded, not durable.
 
@@ -149,7 +173,11 @@ class Refused:
 
 
 Change = Filed | Seen | Deleted | Expired
-Event = Change | MailboxOpened | MailboxClosed | Refused
+Event = Change | MailboxOpened | MailboxClosed | MailboxChanged | Revoked | Refused
+
+LOOKUP: Final = "lookup"
+"""The topic of the bus for everything that ends what somebody may have looked up before: mailboxes opened, changed and
+closed, credentials and tokens revoked, of every account."""
 
 _TYPES: Final[dict[type, str]] = {
     Filed: "filed",
@@ -158,6 +186,8 @@ _TYPES: Final[dict[type, str]] = {
     Expired: "expired",
     MailboxOpened: "mailbox-opened",
     MailboxClosed: "mailbox-closed",
+    MailboxChanged: "mailbox-changed",
+    Revoked: "revoked",
     Refused: "refused",
 }
 _CLASSES: Final[dict[str, type]] = {name: cls for cls, name in _TYPES.items()}

@@ -42,6 +42,10 @@ EVENT = st.one_of(
     st.builds(events.Expired, **COMMON, seq=NUMBER, messages=TEXTS),
     st.builds(events.MailboxOpened, **COMMON, address=TEXT),
     st.builds(events.MailboxClosed, **COMMON, address=TEXT),
+    st.builds(events.MailboxChanged, **COMMON, address=TEXT),
+    st.builds(
+        events.Revoked, id=TEXT, account=TEXT, at=MOMENT, kind=st.sampled_from(["credential", "token"]), what=TEXT
+    ),
     st.builds(
         Refused,
         id=TEXT,

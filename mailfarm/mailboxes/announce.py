@@ -1,10 +1,11 @@
-"""Telling the bus what happened in a mailbox: to those who follow it, and to those who watch its account."""
+"""Telling the bus what happened in a mailbox: to those who follow it, to those who watch its account, and, when it was
+opened or closed, to all who may have looked it up before."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mailfarm.events import Change, MailboxClosed, MailboxOpened
+from mailfarm.events import LOOKUP, Change, MailboxClosed, MailboxOpened
 from mailfarm.ports import Bus
 
 
@@ -16,5 +17,7 @@ def account_topic(account: str) -> str:
 def announce(bus: Bus, events: Iterable[Change | MailboxOpened | MailboxClosed]) -> None:
     """Publish ``events``, in order. Call it when the unit that made them is durable, never before."""
     for event in events:
+        if isinstance(event, MailboxOpened | MailboxClosed):
+            bus.publish(LOOKUP, event)
         bus.publish(event.mailbox, event)
         bus.publish(account_topic(event.account), event)

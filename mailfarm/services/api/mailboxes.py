@@ -9,7 +9,7 @@ from klein import Klein
 
 from mailfarm.accounts.secret import new_secret
 from mailfarm.accounts.store import create_credential
-from mailfarm.events import MailboxOpened, from_rfc3339
+from mailfarm.events import LOOKUP, MailboxChanged, MailboxOpened, from_rfc3339
 from mailfarm.ids import Ids, is_id
 from mailfarm.mailboxes import store
 from mailfarm.mailboxes.addresses import Domains
@@ -166,7 +166,12 @@ class Mailboxes(Resource):
             changes["ends_at"] = _moment(changes, "ends_at")
         if not changes:
             raise Problem("invalid-value", "give lifetime, ends_at or retention")
-        changed = await self._database.unit(lambda tx: store.change(tx, ask.account, ask.id, **changes))
+
+        async def work(tx: Tx) -> tuple[Mailbox, int]:
+            return await store.change(tx, ask.account, ask.id, **changes), tx.now
+
+        changed, now = await self._database.unit(work)
+        self._bus.publish(LOOKUP, MailboxChanged(self._ids.new(), ask.account, changed.id, now, changed.address))
         return Answer(mailbox_form(changed))
 
     @route(
