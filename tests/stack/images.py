@@ -1,0 +1,95 @@
+"""The images of the stack, built by the project's own recipe on an engine kept for that, and cached.
+
+The engine's disk stays in ``.make/images``: with it Docker's build cache, so that a second build is quick. The machines
+of a lab get hard-linked copies of that disk (layers are never written to). Nothing is done while nothing that goes into
+the images has changed.
+
+    python tests/stack/images.py           build what has changed, and say how long it took
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from engine import Engine, LabError, missing
+from lab import ROOT, turn
+from leftovers import remove_cgroups
+
+FOLDER = ROOT / ".make" / "images"
+RECIPE = ("stack/build", "--bare")
+_STAMP = FOLDER / "stamp"
+_NAME = "mailfarm-images"
+_INPUTS = ("mailfarm", "stack", "setup.cfg", "pyproject.toml", "requirements.lock", ".dockerignore")
+
+
+def disk() -> Path | None:
+    """The disk with the images on it, if they were ever built."""
+    return FOLDER / "disk" if _STAMP.exists() else None
+
+
+def build(tell: Callable[[str], None]) -> Path:
+    """Build what has changed; the disk. Raises LabError."""
+    if why := missing():
+        raise LabError(why)
+    with turn(FOLDER.with_suffix(".lock"), tell):
+        wanted = _digest()
+        if _STAMP.exists() and _STAMP.read_text() == wanted:
+            return FOLDER / "disk"
+        began = time.monotonic()
+        tell("building the images (the first time about a minute)")
+        _STAMP.unlink(missing_ok=True)
+        remove_cgroups(_NAME)
+        engine = Engine(FOLDER, "images", cgroup=_NAME)
+        engine.start()
+        try:
+            engine.until_ready()
+            _recipe(engine, tell)
+        finally:
+            engine.stop()
+            remove_cgroups(_NAME)
+            for name in ("run", "log", "cgroup", "etc", "home"):
+                shutil.rmtree(FOLDER / name, ignore_errors=True)
+        _STAMP.write_text(wanted)
+        tell(f"images built in {time.monotonic() - began:.1f} s")
+        return FOLDER / "disk"
+
+
+def _recipe(engine: Engine, tell: Callable[[str], None]) -> None:
+    with subprocess.Popen(
+        engine.inside(*RECIPE, folder=ROOT),
+        env=engine.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as running:
+        assert running.stdout is not None
+        said = []
+        for line in running.stdout:
+            said.append(line.rstrip())
+            tell(f"  {line.rstrip()[:160]}")
+    if running.returncode:
+        raise LabError(f"{' '.join(RECIPE)} ended with {running.returncode}:\n" + "\n".join(said[-20:]))
+
+
+def _digest() -> str:
+    """Of the names and contents of all that goes into the images."""
+    digest = hashlib.sha256()
+    for path in sorted(path for name in _INPUTS for path in (ROOT / name, *(ROOT / name).rglob("*"))):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(f"{path.relative_to(ROOT)} {path.stat().st_mode:o} ".encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    try:
+        build(lambda line: print(line, file=sys.stderr, flush=True))
+    except LabError as error:
+        sys.exit(str(error))

@@ -1,0 +1,101 @@
+"""The steady traffic and its oracle, tried on a ``mailfarm dev``: what judges the stack is judged first."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from ledger import Found, Steady, check
+from running import Running, until
+from traffic import Plan
+
+from mailfarm.sdk import Farm, Inbox
+
+HERE = "127.0.0.1"
+
+
+def judged(farm: Farm, steady: Steady, seconds: float = 20) -> Found:
+    boxes: dict[str, Inbox] = {}
+
+    def ids(address: str) -> list[str]:
+        inbox = boxes.setdefault(address, farm.mailbox(address))
+        return [message.id for message in inbox.messages()]
+
+    return check(ids, lambda id: farm.message(id).raw, steady.ledger, seconds=seconds)
+
+
+def test_all_that_was_acknowledged_is_there(tmp_path: Path) -> None:
+    with Running() as running, Farm(running.url) as farm:
+        inboxes = [farm.create_mailbox().address for _ in range(3)]
+        plan = Plan([(HERE, running.port("smtp", "capture"))], inboxes, rate=100, kept=2, kept_every=0.05)
+        with Steady(None, tmp_path, plan) as steady:
+            steady.flowing(100)
+        result = steady.result
+        assert result["acknowledged"] >= 100
+        assert [result[name] for name in ("lost", "busy", "cut", "unknown", "refused", "unsent")] == [0] * 6, result
+        assert judged(farm, steady) == Found(result["acknowledged"], result["acknowledged"], (), 0, 0)
+
+
+def test_over_tls_with_a_password(tmp_path: Path) -> None:
+    with Running() as running, Farm(running.url) as farm:
+        inbox = farm.create_mailbox()
+        for security, name in (("starttls", "starttls"), ("tls", "tls")):
+            plan = Plan(
+                [(HERE, running.port("smtp", name))],
+                [inbox.address],
+                security=security,
+                user=inbox.smtp.user,
+                secret=inbox.smtp.password,
+                label=security,
+            )
+            with Steady(None, tmp_path, plan) as steady:
+                steady.flowing(10)
+            assert steady.result["unsent"] == 0, steady.result
+            assert judged(farm, steady).lost == ()
+
+
+def test_a_dead_server_is_counted_and_the_next_is_tried(tmp_path: Path) -> None:
+    with Running() as first, Running() as second, Farm(second.url) as farm:
+        inbox = farm.create_mailbox()
+        with Farm(first.url) as other:
+            other.create_mailbox(inbox.address)
+        plan = Plan([(HERE, each.port("smtp", "capture")) for each in (first, second)], [inbox.address], rate=50)
+        with Steady(None, tmp_path, plan) as steady:
+            steady.flowing(10)
+            first.kill()
+            steady.flowing(20)
+        assert steady.result["lost"] >= 15
+        assert steady.result["next"] >= 15
+        assert steady.result["unsent"] == 0
+
+
+def test_a_session_that_stays_moves_when_it_is_asked_to(tmp_path: Path) -> None:
+    with Running() as first, Running() as second, Farm(second.url) as farm:
+        inbox = farm.create_mailbox()
+        with Farm(first.url) as other:
+            other.create_mailbox(inbox.address)
+        servers = [(HERE, each.port("smtp", "capture")) for each in (first, second)]
+        plan = Plan(servers, [inbox.address], rate=0, kept=1, kept_every=0.05)
+        with Steady(None, tmp_path, plan) as steady:
+            steady.flowing(5)
+            first.process.send_signal(signal.SIGTERM)
+            steady.flowing(20)
+        assert steady.result["moved"] == 1, steady.result
+        assert steady.result["unknown"] == 0
+
+
+def test_the_oracle_notices_what_is_gone_and_what_is_changed(tmp_path: Path) -> None:
+    with Running() as running, Farm(running.url) as farm:
+        inbox = farm.create_mailbox()
+        with Steady(None, tmp_path, Plan([(HERE, running.port("smtp", "capture"))], [inbox.address])) as steady:
+            steady.flowing(10)
+        until(lambda: len(inbox.messages()) == steady.result["acknowledged"])
+        gone, changed, *_ = inbox.messages()
+        names = gone.subject, changed.subject
+        gone.delete()
+        read: Callable[[str], bytes] = lambda id: farm.message(id).raw.replace(  # noqa: E731
+            b"..two", b".two" if id == changed.id else b"..two"
+        )
+        found = check(lambda _: [message.id for message in inbox.messages()], read, steady.ledger, seconds=0.5)
+        assert set(found.lost) == set(names)
