@@ -21,6 +21,9 @@ CHUNK = 256 * 1024
 """The largest piece of content that crosses a port, in octets, and the size above which a queue stores content first
 and its entry last."""
 
+NEVER = 2**63 - 1
+"""In place of a moment: it does not come."""
+
 
 class Content(Protocol):
     """The exact bytes after DATA, read in chunks, so that a large one never stands in memory whole.
@@ -185,6 +188,12 @@ class Database(Protocol):
     def read(self, work: Callable[[Tx], Awaitable[T]]) -> Awaitable[T]:
         """The same on a snapshot that cannot be written."""
 
+    def prune(self) -> Awaitable[int]:
+        """One bounded step of removing content whose time is over (``content.until``, by the database's clock) and of
+        which no message is left, and of making room for content to come. How many things were removed; 0 when there
+        is nothing left to do now. Engines differ: rows, or whole partitions, a day at a time. Several at once do no
+        harm. Raises DatabaseUnavailable."""
+
 
 class Subscription(Protocol):
     """A standing wish to hear a topic."""
@@ -198,8 +207,11 @@ class Bus(Protocol):
     def publish(self, topic: str, event: Event) -> None:
         """Tell whoever listens now. Never waits, never raises."""
 
-    def subscribe(self, topic: str, hear: Callable[[Event], None]) -> Awaitable[Subscription]:
-        """Hear ``topic`` from the moment this returns. ``hear`` must not block; what it raises is logged."""
+    def subscribe(
+        self, topic: str, hear: Callable[[Event], None], missed: Callable[[], None] | None = None
+    ) -> Awaitable[Subscription]:
+        """Hear ``topic`` from the moment this returns. ``hear`` must not block; what it raises is logged. ``missed`` is
+        called when events may have been missed, and whatever comes from now on is heard again."""
 
 
 @dataclass(frozen=True, slots=True)

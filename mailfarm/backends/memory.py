@@ -57,8 +57,10 @@ class MemoryBus:
             except Exception:
                 _log.failure("a listener of {topic} failed", topic=topic)
 
-    def subscribe(self, topic: str, hear: Callable[[Event], None]) -> Deferred[_Subscription]:
-        """Hear ``topic`` from now on."""
+    def subscribe(
+        self, topic: str, hear: Callable[[Event], None], missed: Callable[[], None] | None = None
+    ) -> Deferred[_Subscription]:
+        """Hear ``topic`` from now on. Nothing is ever missed."""
         subscription = _Subscription(self, topic, hear)
         self._topics.setdefault(topic, {})[subscription] = None
         return succeed(subscription)

@@ -1,0 +1,97 @@
+-- Charge rates and quotas: any number of charge lists, one after the other, each of them whole or not at all.
+--
+-- KEYS      the key of each charge, list after list
+-- ARGV[1]   how many charges each list has, as little-endian 16-bit numbers
+-- ARGV[2]   four little-endian doubles for each charge: 0 for a rate or 1 for a quota, count, period in seconds, cost
+-- returns   for each list 0 (allowed, and charged) or "<number of the charge in its list, from 1> <seconds to wait>"
+--
+-- A rate's key keeps its theoretical arrival time (GCRA), a quota's key "<number of its window> <units used>". The
+-- arithmetic of rates is limits.gcra's, line by line, in the same doubles; %.17g keeps every bit of them. Keys expire
+-- when they mean nothing any more. Time is this server's: replicas need not agree on theirs.
+
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
+local unpack_double, huge, floor, format = struct.unpack, math.huge, math.floor, string.format
+
+local stands, changed = {}, {}
+if #KEYS > 0 then
+  local values = redis.call('MGET', unpack(KEYS))
+  for i, key in ipairs(KEYS) do
+    stands[key] = values[i] or false
+  end
+end
+
+-- seconds to wait (0: allowed), the new value, and the seconds for which it means something
+local function rate(value, count, period, cost)
+  local tat = value and tonumber(value) or 0
+  local units = cost > 0 and cost or 1
+  if units > count then
+    return huge
+  end
+  local step = period / count
+  local debt = tat > now and tat - now or 0
+  local wait = debt + step * units - period
+  if wait > step * 1e-3 + count * (now + debt) * 2.3e-16 then -- the tolerance is explained in limits.gcra
+    return wait
+  end
+  local after = now + debt + step * cost
+  return 0, format('%.17g', after), after - now
+end
+
+local function quota(value, count, period, cost)
+  local units = cost > 0 and cost or 1
+  if units > count then
+    return huge
+  end
+  local number = floor(now / period)
+  local left, used = (number + 1) * period - now, 0
+  if value then
+    local window, spent = string.match(value, '^(%d+) (%d+)$')
+    window = tonumber(window)
+    if window >= number then -- a clock that was put back does not open a window anew
+      left = left + (window - number) * period
+      number, used = window, tonumber(spent)
+    end
+  end
+  if used + units > count then
+    return left
+  end
+  return 0, format('%.0f %.0f', number, used + cost), left
+end
+
+local answers, first, at = {}, 1, 1
+for list = 1, #ARGV[1] / 2 do
+  local size = struct.unpack('<H', ARGV[1], 2 * list - 1)
+  local answer, new = 0, {}
+  for i = 1, size do
+    local kind, count, period, cost
+    kind, count, period, cost, at = unpack_double('<dddd', ARGV[2], at)
+    if answer == 0 then
+      local key = KEYS[first + i - 1]
+      local stood = new[key] and new[key][1]
+      if stood == nil then
+        stood = stands[key]
+      end
+      local wait, value, life = (kind == 1 and quota or rate)(stood, count, period, cost)
+      if wait > 0 then
+        answer = format('%d %.17g', i, wait)
+      elseif cost > 0 then
+        new[key] = {value, life}
+      end
+    end
+  end
+  if answer == 0 then
+    for key, value in pairs(new) do
+      stands[key] = value[1]
+      changed[key] = value
+    end
+  end
+  answers[list] = answer
+  first = first + size
+end
+
+for key, value in pairs(changed) do
+  -- at most what the client's integers bear: a period may be any number of seconds
+  redis.call('SET', key, value[1], 'PX', format('%.0f', math.min(math.ceil(value[2] * 1000) + 1, 9e12)))
+end
+return answers
