@@ -16,6 +16,8 @@ import pytest
 from hypothesis import settings
 from servers import Postgres, Redis, postgres_program, server_folder
 
+from mailfarm.backends.postgres_schema import migrate
+
 ROOT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
 
@@ -69,6 +71,20 @@ def postgres(component: Callable[[str], Path]) -> Iterator[Postgres]:
     with Postgres(folder) as server:
         yield server
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: Postgres) -> str:
+    """The name of a database with mailfarm's schema and nothing in it, to be copied."""
+    url = postgres.new_database()
+    migrate(url)
+    return url.rpartition("/")[2]
+
+
+@pytest.fixture
+def postgres_database(postgres: Postgres, postgres_template: str) -> str:
+    """The URL of a database of one's own with mailfarm's schema."""
+    return postgres.new_database(postgres_template)
 
 
 @pytest.hookimpl(wrapper=True)

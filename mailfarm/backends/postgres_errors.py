@@ -1,0 +1,58 @@
+"""What PostgreSQL's errors mean for a unit (SQLSTATE: appendix A of its manual).
+
+============================  =====================================================================================
+40001, 40P01                  another unit was in the way: nothing of this one is kept, it is run again
+08xxx, 57P0x, no code at all  the connection is gone: run again, unless COMMIT was sent
+53xxx, 55xxx, 57014, 58xxx,   PostgreSQL cannot do it now: DatabaseUnavailable
+XX001, XX002, 25006
+42P01, 42703, 3F000           the schema is not the one this program was written for: DatabaseUnavailable, as mail
+                              must wait for ``mailfarm schema`` and not be set aside
+everything else               a rule of the schema or a mistake in the SQL: raised as it is
+============================  =====================================================================================
+
+The texts are PostgreSQL's own first lines. What follows them (DETAIL, and LINE with the statement) can hold mail and is
+left out.
+"""
+
+from __future__ import annotations
+
+import psycopg2
+
+from mailfarm.errors import DatabaseUnavailable
+
+CONFLICTS = {"40001": "conflict", "40P01": "deadlock"}
+_LOST = ("08", "57P0")
+_AWAY = ("53", "55", "57014", "58", "XX001", "XX002", "25006", "3D000", "28")
+_OLD_SCHEMA = ("42P01", "42703", "3F000")
+
+
+class Again(DatabaseUnavailable):
+    """The unit was not kept and may be run again. ``why`` is conflict, deadlock or lost."""
+
+    def __init__(self, why: str, text: str) -> None:
+        super().__init__(text)
+        self.why = why
+
+
+def first_line(error: BaseException) -> str:
+    """The error's own words, without the statement and its values."""
+    diag = getattr(error, "diag", None)
+    text = getattr(diag, "message_primary", None) or str(error).strip().partition("\nLINE ")[0].replace("\n", "; ")
+    return " ".join(text.split()) or type(error).__name__
+
+
+def meaning(error: psycopg2.Error, lost: bool) -> Exception:
+    """The exception to raise for what psycopg2 raised. ``lost``: the connection cannot be used any more."""
+    code = error.pgcode or ""
+    text = first_line(error)
+    if code in CONFLICTS:
+        return Again(CONFLICTS[code], text)
+    if lost or code.startswith(_LOST):
+        return Again("lost", f"the connection to PostgreSQL was lost ({text})")
+    if code.startswith(_AWAY):
+        return DatabaseUnavailable(f"PostgreSQL cannot do this now ({text}, SQLSTATE {code})")
+    if code.startswith(_OLD_SCHEMA):
+        return DatabaseUnavailable(
+            f"the database's schema is not what this mailfarm needs ({text}): run `mailfarm schema`"
+        )
+    return error

@@ -1,0 +1,166 @@
+"""One connection to PostgreSQL, on txpostgres, that never waits for ever and is quiet when its server goes.
+
+txpostgres drives psycopg2's connection from the reactor. This adds what a server that dies, stalls or restarts takes:
+
+- every statement, and connecting, has a time limit; past it the connection is closed, since nothing else frees it;
+- a connection that is lost while idle is closed without a traceback, and its pool is told;
+- nothing that blocks: cancelling closes (``PQcancel`` would connect anew and wait), names are resolved elsewhere;
+- before the socket is closed, every reader and writer of it is taken out of the reactor: a file descriptor left there
+  would be mistaken for the next connection that gets its number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.logger import Logger
+from txpostgres import txpostgres
+
+from mailfarm.errors import DatabaseUnavailable, SchemaMismatch
+
+from .postgres_errors import Again, first_line, meaning
+
+OLDEST_SERVER = 140000
+
+_SETUP = """
+    select current_setting('server_version_num')::integer, current_setting('server_encoding'), pg_is_in_recovery(),
+           current_setting('fsync'),
+           set_config('synchronous_commit',
+                      case current_setting('synchronous_commit') when 'off' then 'on'
+                      else current_setting('synchronous_commit') end, false),
+           set_config('statement_timeout', %s, false),
+           set_config('idle_in_transaction_session_timeout', %s, false)
+"""
+_log = Logger()
+
+
+class _Cursor(txpostgres.Cursor):
+    def _cancel(self, _: Deferred[Any]) -> None:
+        self._connection.end("the statement was given up")
+
+
+class Link(txpostgres.Connection):
+    """A connection. ``answer`` is the seconds a statement may take; PostgreSQL itself gives it up a little earlier.
+    ``on_end`` is called once, when the connection can be used no more."""
+
+    cursorFactory = _Cursor
+
+    def __init__(self, reactor: Any, *, answer: float, on_end: Callable[[Link], None]) -> None:
+        super().__init__(reactor)
+        self._answer = answer
+        self._on_end = on_end
+        self.why = ""
+        """Why it has ended; empty while it is good."""
+        self.idle_since = 0.0
+
+    async def open(self, way: dict[str, str], within: float) -> None:
+        """Connect and set up. Raises DatabaseUnavailable, SchemaMismatch."""
+        timer = self.reactor.callLater(within, self.end, f"no connection within {within:g} s")
+        try:
+            await self.connect(**way)
+            milliseconds = str(int(self._answer * 900)), str(int(self._answer * 1000))
+            cursor = await self._execute(_SETUP, milliseconds)
+            version, encoding, standby, fsync, *_ = cursor.fetchone()
+        except psycopg2.Error as error:
+            why = self.why or first_line(error)
+            self.end(why)
+            raise DatabaseUnavailable(why) from None
+        except (ConnectionDone, ConnectionLost):
+            raise DatabaseUnavailable(self.why) from None
+        except BaseException:
+            self.end("it was given up")
+            raise
+        finally:
+            if timer.active():
+                timer.cancel()
+        if standby:
+            self.end("it is a standby that cannot be written")
+            raise DatabaseUnavailable(self.why)
+        if version < OLDEST_SERVER or encoding != "UTF8":
+            self.end("it cannot be used")
+            raise SchemaMismatch(
+                f"the database has the encoding {encoding} on PostgreSQL {version // 10000};"
+                f" mailfarm needs UTF8 on {OLDEST_SERVER // 10000} or newer"
+            )
+        if fsync != "on":
+            _log.warn("PostgreSQL runs with fsync off: what it says is stored may be lost when its machine stops")
+
+    async def ask(self, sql: str, params: Sequence[Any] | None = None, within: float | None = None) -> Any:
+        """Run one statement, or several with the last one's result; the cursor. Raises Again (the connection is lost
+        or another unit was in the way), DatabaseUnavailable, psycopg2.Error."""
+        seconds = self._answer if within is None else within
+        timer = self.reactor.callLater(seconds, self.end, f"no answer within {seconds:g} s")
+        try:
+            return await self._execute(sql, params)
+        except psycopg2.Error as error:
+            # a server that shuts down says so, and then closes
+            found = meaning(error, bool(self.why) or self.closed != 0)
+            if isinstance(found, Again) and found.why == "lost":
+                self.end(str(found))
+            if found is error:
+                raise
+            raise found from None
+        except (ConnectionDone, ConnectionLost):
+            raise Again("lost", f"the connection to PostgreSQL was lost ({self.why or 'it closed'})") from None
+        except CancelledError:
+            self.end("the statement was given up")
+            raise
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    async def _execute(self, sql: str, params: Sequence[Any] | None) -> Any:
+        if self.why:
+            raise Again("lost", f"the connection to PostgreSQL was lost ({self.why})")
+        cursor = self.cursor()
+        await cursor.execute(sql, params)
+        return cursor
+
+    @property
+    def resting(self) -> bool:
+        """Whether no transaction is open, as far as the server has said."""
+        return not self.why and not self.closed and self.get_transaction_status() == TRANSACTION_STATUS_IDLE
+
+    def end(self, why: str = "it was closed") -> None:
+        """Close. What waits for an answer fails. Idempotent."""
+        if self.why:
+            return
+        self.why = why
+        for each in (self, *self._cursors):
+            self.reactor.removeReader(each)
+            self.reactor.removeWriter(each)
+        if self._connection is not None:
+            self.close()
+        self._on_end(self)
+
+    # ---- IReadWriteDescriptor, for a connection at rest or connecting
+
+    def doRead(self) -> None:
+        """Something came unasked: connecting goes on, a notice, or the end."""
+        if self._pollingD is not None:
+            txpostgres._PollingMixin.doRead(self)
+            return
+        self.reactor.removeReader(self)
+        if self.why:
+            return
+        try:
+            self._connection.poll()
+        except psycopg2.Error as error:
+            self.end(first_line(error))
+            return
+        if self._connection.closed:
+            self.end("PostgreSQL closed the connection")
+        else:
+            self.reactor.addReader(self)
+
+    def connectionLost(self, reason: Any) -> None:
+        """The reactor saw it go, or ``close`` says so."""
+        if self._pollingD is not None or self.why:
+            super().connectionLost(reason)
+        elif not self._cursors:
+            self.end("PostgreSQL closed the connection")
