@@ -37,6 +37,10 @@ class SchemaMismatch(Permanent):
     """The database was written by a newer version, or is none of ours."""
 
 
+class Damaged(Permanent):
+    """What is stored is not what was stored: the disk, or someone else, has changed it. A backup may have it whole."""
+
+
 class LeaseLost(Temporary):
     """The fence is old: another worker has the entry now, or it was ended."""
 

@@ -16,6 +16,11 @@ from .sqlite_engine import Engine
 
 T = TypeVar("T")
 
+PRUNED_ROWS = 500
+"""Contents one step of pruning deletes at most, and ..."""
+PRUNED_OCTETS = 64 * 1024 * 1024
+"""... their octets, unless it is one that is larger."""
+
 _ROWS = 128  # in one INSERT at most: a few statement texts serve every number of rows
 
 
@@ -124,3 +129,23 @@ class Database:
         """Run ``work`` on a snapshot. A statement that would write fails."""
         clock = self._engine.clock
         return self._engine.read(lambda connection: drive(work, connection, clock()))
+
+    def prune(self) -> Deferred[int]:
+        """Delete some content whose time is over and of which no message is left, with its chunks; how many."""
+        return self.unit(_prune)
+
+
+async def _prune(tx: Tx) -> int:
+    found = await tx.rows(
+        "select id, size from content where until <= ? and until < 9223372036854775807"  # the index's own condition
+        " and not exists (select 1 from message where message.content = content.id) order by until limit ?",
+        (tx.now, PRUNED_ROWS),
+    )
+    gone: list[str] = []
+    octets = 0
+    for id, size in found:
+        octets += size
+        if gone and octets > PRUNED_OCTETS:
+            break
+        gone.append(id)
+    return await tx.execute(f"delete from content where id in ({', '.join('?' * len(gone))})", gone) if gone else 0

@@ -1,4 +1,4 @@
-"""From the queue into the mailboxes: read, parse, file, announce, done. In this order, whatever fails.
+"""From the queue into the mailboxes: read, parse and pack, file, announce, done. In this order, whatever fails.
 
 * A crash before the unit commits: the lease ends, all is done again.
 * A crash behind it: the entry comes again, ``filed`` knows it, and it is ended. What the bus was not told, followers
@@ -21,7 +21,8 @@ from mailfarm.errors import MailfarmError, NotFound, Temporary
 from mailfarm.ids import Ids
 from mailfarm.mailboxes.announce import announce
 from mailfarm.mailboxes.content import Parsed
-from mailfarm.mailboxes.filing import MOST_ITEMS, MOST_MESSAGES, MOST_OCTETS, Filing, ToFile, file
+from mailfarm.mailboxes.filing import MOST_ITEMS, MOST_MESSAGES, MOST_OCTETS, Filing, ToFile, file, to_file
+from mailfarm.mailboxes.packing import Packer
 from mailfarm.ports import Attempt, Bus, Database, Queue
 
 from .parse import kept, parse
@@ -29,7 +30,7 @@ from .parse import kept, parse
 T = TypeVar("T")
 
 INLINE = 64 * 1024
-"""Content up to this many octets is parsed on the spot, larger content by ``compute``."""
+"""Content up to this many octets is parsed and packed on the spot, larger content by ``compute``."""
 IN_A_ROW = 8
 """Messages parsed before others have their turn: sessions wait for no more than a few milliseconds."""
 TRIES_TO_PARSE = 3
@@ -80,6 +81,7 @@ class Pipeline:
         self._ids = ids
         self._room = room
         self._host = host
+        self._packer = Packer()
         self.held: set[str] = set()
 
     async def work(self, attempts: Sequence[Attempt]) -> None:
@@ -148,27 +150,37 @@ class Pipeline:
             raise error
         return min(2 * delay, LONGEST_PAUSE)
 
-    async def _parse_all(self, read: Sequence[tuple[Attempt, bytes]]) -> list[_Item]:
+    async def _parse_all(self, read: list[tuple[Attempt, bytes]]) -> list[_Item]:
         items = []
-        for number, (attempt, content) in enumerate(read, 1):
-            if number % IN_A_ROW == 0:
+        for number in range(len(read)):
+            if number % IN_A_ROW == IN_A_ROW - 1:
                 await self._host.pause(0)
-            if attempt.tries > TRIES_TO_PARSE:
-                parsed = kept(content, f"not parsed: {attempt.tries - 1} tries to file it failed")
-                self._host.count("unparsed", 1)
-            else:
-                parsed = await self._parse(content)
-            items.append(_Item(attempt, ToFile(attempt.spooled, parsed, content)))
+            attempt, content = read[number]
+            read[number] = (attempt, b"")  # once it is packed, what it was packed from can go
+            try:
+                items.append(_Item(attempt, await self._ready(attempt, content)))
+            except Exception as error:
+                await self._fail(attempt, "it could not be packed", error)
         return items
 
-    async def _parse(self, content: bytes) -> Parsed:
-        try:
-            return parse(content) if len(content) <= INLINE else await self._host.compute(lambda: parse(content))
-        except Exception as error:
-            # a fault of ours, no reason to keep mail from its reader
-            self._host.trouble("a message could not be parsed", error)
-            self._host.count("unparsed", 1)
-            return kept(content, f"not parsed: {type(error).__name__}")
+    async def _ready(self, attempt: Attempt, content: bytes) -> ToFile:
+        """Parsed and packed; what cannot be parsed as it is kept."""
+        if attempt.tries > TRIES_TO_PARSE:
+            why = f"{attempt.tries - 1} tries to file it failed"
+        else:
+            try:
+                return await self._pack(attempt, content, parse)
+            except Exception as error:
+                # a fault of ours, no reason to keep mail from its reader
+                self._host.trouble("a message could not be parsed", error)
+                why = type(error).__name__
+        self._host.count("unparsed", 1)
+        return await self._pack(attempt, content, lambda content: kept(content, f"not parsed: {why}"))
+
+    async def _pack(self, attempt: Attempt, content: bytes, parse: Callable[[bytes], Parsed]) -> ToFile:
+        if len(content) <= INLINE:
+            return to_file(self._packer, attempt.spooled, parse(content), content)
+        return await self._host.compute(lambda: to_file(Packer(), attempt.spooled, parse(content), content))
 
     # ---- file
 

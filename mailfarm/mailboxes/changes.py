@@ -49,6 +49,33 @@ class Place:
     oldest: int
 
 
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How many messages were filed into a mailbox, each with the next number."""
+
+    where: Place
+    messages: int
+
+
+TO_REMOVE = "m.id, m.content, m.until, m.shared, m.seen, m.size"
+"""The columns of a message that ``Removal`` holds."""
+AT_ONCE = 500
+"""Mailboxes in one statement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A message that is to go. ``until`` says where its content is, ``shared`` whether other messages were made of it;
+    ``size`` is the content's, in octets."""
+
+    id: str
+    content: str
+    until: int
+    shared: int
+    seen: int
+    size: int
+
+
 async def place(tx: Tx, mailbox: str) -> Place | None:
     """Lock the mailbox and say where its numbering stands; None if it is gone or has ended."""
     await tx.lock("mailbox", [mailbox])
@@ -103,50 +130,86 @@ async def record(tx: Tx, where: Place, change: Sequence[Change], messages: int, 
 
 async def advance(tx: Tx, where: Place, seq: int, messages: int, unseen: int) -> None:
     """Store the last number given out, and trim the events when there are enough to trim."""
-    oldest = where.oldest
-    if seq - oldest >= EVENTS_KEPT + TRIM:
+    await tx.execute(
+        "update mailbox set seq = ?, messages = messages + ?, unseen = unseen + ? where id = ?",
+        (seq, messages, unseen, where.mailbox),
+    )
+    await _trim(tx, where, seq)
+
+
+async def grow(tx: Tx, growths: Sequence[Growth]) -> None:
+    """The same for messages filed into many mailboxes, in a statement for every ``AT_ONCE`` of them."""
+    grown = [growth for growth in growths if growth.messages]
+    for start in range(0, len(grown), AT_ONCE):
+        some = grown[start : start + AT_ONCE]
+        values = ", ".join(["(?, ?)"] * len(some))
+        await tx.execute(
+            "update mailbox set seq = seq + v.column2, messages = messages + v.column2, unseen = unseen + v.column2"
+            f" from (values {values}) as v where mailbox.id = v.column1",
+            [value for growth in some for value in (growth.where.mailbox, growth.messages)],
+        )
+    for growth in grown:
+        await _trim(tx, growth.where, growth.where.seq + growth.messages)
+
+
+async def _trim(tx: Tx, where: Place, seq: int) -> None:
+    if seq - where.oldest >= EVENTS_KEPT + TRIM:
         oldest = seq - EVENTS_KEPT
         await tx.execute("delete from event where mailbox = ? and seq <= ?", (where.mailbox, oldest))
-    await tx.execute(
-        "update mailbox set seq = ?, oldest = ?, messages = messages + ?, unseen = unseen + ? where id = ?",
-        (seq, oldest, messages, unseen, where.mailbox),
-    )
+        await tx.execute("update mailbox set oldest = ? where id = ?", (oldest, where.mailbox))
 
 
-def enough(rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
-    """As many of ``rows`` (size in octets last) as one call may delete, at least one."""
+def enough(rows: Sequence[Removal]) -> Sequence[Removal]:
+    """As many of ``rows`` as one call may delete, at least one."""
     total = 0
     for number, row in enumerate(rows):
-        total += row[-1]
+        total += row.size
         if total > MOST_OCTETS and number:
             return rows[:number]
     return rows
 
 
-async def remove(tx: Tx, messages: Sequence[str], contents: Sequence[str]) -> None:
-    """Delete messages, and those of ``contents`` that no message has any more, with their chunks."""
-    await tx.execute(f"delete from message where id in ({marks(messages)})", messages)
-    unique = sorted(set(contents))
-    # Two units that delete the last two messages of one content at the same time would each see the other's: locking
-    # the content first makes one of them wait. (SQLite writes one unit at a time anyway.)
-    await tx.lock("content", unique)
-    await tx.execute(
-        f"delete from content where id in ({marks(unique)})"
-        " and not exists (select 1 from message where message.content = content.id)",
-        unique,
+async def remove(tx: Tx, rows: Sequence[Removal], *, pruned: int = -1) -> None:
+    """Delete messages, and content that no message has any more with its chunks. Content that is kept up to ``pruned``
+    (microseconds) or less is left to ``Database.prune``."""
+    ids = [row.id for row in rows]
+    await tx.execute(f"delete from message where id in ({marks(ids)})", ids)
+    contents = {row.content: row.until for row in rows if row.until > pruned}
+    if not contents:
+        return
+    # Two units that delete the last two messages of one content at the same time would each see the other's: writing
+    # the content first makes one of them wait. Content of one message is already behind its mailbox's lock.
+    # until leads to the one partition where it is.
+    shared = {row.content: row.until for row in rows if row.shared and row.content in contents}
+    if shared:
+        await tx.execute(f"update content set stored_at = stored_at where {_these('id', shared)}", _params(shared))
+    gone = await tx.rows(
+        f"delete from content where {_these('id', contents)}"
+        " and not exists (select 1 from message where message.content = content.id) returning id, until, chunks",
+        _params(contents),
     )
+    chunked = {id: until for id, until, chunks in gone if chunks}
+    if chunked:
+        await tx.execute(f"delete from content_chunk where {_these('content', chunked)}", _params(chunked))
+
+
+def _these(column: str, contents: dict[str, int]) -> str:
+    return f"{column} in ({marks(list(contents))}) and until in ({marks(list(set(contents.values())))})"
+
+
+def _params(contents: dict[str, int]) -> list[str | int]:
+    return [*contents, *set(contents.values())]
 
 
 async def remove_some(tx: Tx, mailbox: str) -> bool:
     """Delete messages of a mailbox that is closed, with no events. Whether there may be more of them."""
-    rows = await tx.rows(
-        "select m.id, m.content, c.size from message m join content c on c.id = m.content where m.mailbox = ?"
-        " order by m.seq limit ?",
-        (mailbox, MOST),
+    found = await tx.rows(
+        f"select {TO_REMOVE} from message m where m.mailbox = ? order by m.seq limit ?", (mailbox, MOST)
     )
+    rows = [Removal(*row) for row in found]
     some = enough(rows)
     if some:
-        await remove(tx, [row[0] for row in some], [row[1] for row in some])
+        await remove(tx, some)
     return len(some) < len(rows) or len(rows) == MOST
 
 

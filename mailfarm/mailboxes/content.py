@@ -1,7 +1,8 @@
 """What parsing found in content, and a message as a reader's detail view shows it.
 
-These values are JSON in the ``content`` table. Every text in them is free of lone surrogates, and those that come from
-headers are free of control characters (``wire safety``: they may end in a header, a log line or a terminal).
+These values are JSON in the ``content`` table: its *detail*, stored packed (``packing.py``). Every text in them is free
+of lone surrogates, and those that come from headers are free of control characters (``wire safety``: they may end in a
+header, a log line or a terminal).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import orjson
 
+from mailfarm.errors import Damaged
 from mailfarm.events import Person, Summary
 from mailfarm.mail.envelope import Envelope, Recipient
 from mailfarm.ports import Origin
@@ -91,8 +93,19 @@ class Parsed:
 
 
 @dataclass(frozen=True, slots=True)
+class ContentRef:
+    """Where stored content is. ``until`` is the moment up to which it is kept for its messages' retention
+    (microseconds; ``ports.NEVER``: until it is deleted), and says in which partition it stands. ``chunks`` counts the
+    rows it stands in; 0: it stands behind its detail."""
+
+    id: str
+    until: int
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """A message with everything but its content's bytes, which are read in chunks by ``content`` (an id)."""
+    """A message with everything but its content's bytes, which are read in chunks by ``content``."""
 
     account: str
     summary: Summary
@@ -103,9 +116,22 @@ class StoredMessage:
     envelope: Envelope
     origin: Origin
     trace: bytes
-    content: str
+    content: ContentRef
     sha256: bytes
     expires_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """What is stored of a message besides its summary, trace and content."""
+
+    envelope: Envelope
+    origin: Origin
+    head: Head
+    parts: tuple[Part, ...]
+    text: str
+    html: str
+    visible: str
 
 
 def dump(value: Any) -> str:
@@ -113,28 +139,66 @@ def dump(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
+def dump_detail(envelope: Envelope, origin: Origin, parsed: Parsed) -> bytes:
+    """The JSON that ``load_detail`` reads. Raises TypeError when a value is none of ours."""
+    return orjson.dumps(
+        {
+            "envelope": envelope,
+            "origin": origin,
+            "head": parsed.head,
+            "parts": parsed.parts,
+            "text": parsed.text,
+            "html": parsed.html,
+            "visible": parsed.visible,
+        }
+    )
+
+
+def load_detail(data: bytes) -> Detail:
+    """The inverse of ``dump_detail``. Raises Damaged."""
+    try:
+        raw = orjson.loads(data)
+        return Detail(
+            _envelope(raw["envelope"]),
+            Origin(**raw["origin"]),
+            _head(raw["head"]),
+            _parts(raw["parts"]),
+            raw["text"],
+            raw["html"],
+            raw["visible"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"the stored detail of a message cannot be read: {error!r}") from None
+
+
+def load_words(data: bytes) -> str:
+    """Only what ``contains`` looks in. Raises Damaged."""
+    try:
+        raw = orjson.loads(data)
+        return f"{raw['text']}\n{raw['visible']}"
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"the stored detail of a message cannot be read: {error!r}") from None
+
+
 def load_head(data: str) -> Head:
     """The inverse of ``dump`` for a Head."""
-    raw = orjson.loads(data)
-    raw["reply_to"] = tuple(Person(**person) for person in raw["reply_to"])
-    raw["findings"] = tuple(raw["findings"])
-    return Head(**raw)
+    return _head(orjson.loads(data))
 
 
 def load_parts(data: str) -> tuple[Part, ...]:
     """The inverse of ``dump`` for parts."""
-    return tuple(Part(**part) for part in orjson.loads(data))
+    return _parts(orjson.loads(data))
 
 
-def load_envelope(data: str) -> Envelope:
-    """The inverse of ``dump`` for an Envelope."""
-    raw = orjson.loads(data)
-    raw["recipients"] = tuple(
-        Recipient(each["address"], tuple(each["notify"]), each["orcpt"]) for each in raw["recipients"]
-    )
-    return Envelope(**raw)
+def _head(raw: dict[str, Any]) -> Head:
+    people = tuple(Person(**person) for person in raw["reply_to"])
+    return Head(**(raw | {"reply_to": people, "findings": tuple(raw["findings"])}))
 
 
-def load_origin(data: str) -> Origin:
-    """The inverse of ``dump`` for an Origin."""
-    return Origin(**orjson.loads(data))
+def _parts(raw: list[dict[str, Any]]) -> tuple[Part, ...]:
+    return tuple(Part(**part) for part in raw)
+
+
+def _envelope(raw: dict[str, Any]) -> Envelope:
+    recipients = tuple(Recipient(each["address"], tuple(each["notify"]), each["orcpt"]) for each in raw["recipients"])
+    return Envelope(**(raw | {"recipients": recipients}))

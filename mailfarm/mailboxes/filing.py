@@ -14,31 +14,40 @@ from typing import Any
 
 from mailfarm.events import Filed, Summary
 from mailfarm.ids import Ids
-from mailfarm.ports import CHUNK, Spooled, Tx
+from mailfarm.ports import NEVER, Spooled, Tx
 
 from . import changes
-from .changes import Place, event_row, marks, summary_text
-from .content import Parsed, dump
+from .changes import Growth, Place, event_row, marks, summary_text
+from .content import Parsed, dump_detail
 from .mailbox import SECOND
 from .match import address_key
+from .packing import Packed, Packer
 
 MOST_ITEMS = 100
 """Items one unit files at most."""
 MOST_OCTETS = 8 * 1024 * 1024
+"""Octets of content one unit files at most, unless it is one item that is larger."""
 CHUNKS_AT_ONCE = 16
 """Pieces of content in one statement: an engine may copy all of them."""
-"""Octets of content one unit files at most, unless it is one item that is larger."""
 MOST_MESSAGES = 2_000
 """Messages one unit makes at most, unless they are one item's."""
+PRUNED = 400 * 86400 * SECOND
+"""Content whose end is no farther away than this (microseconds) is left to ``Database.prune`` when its retention ends;
+what is kept longer is deleted by name, so that there are never partitions for more days than these."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToFile:
-    """Something spooled, its content read and parsed."""
+    """Something spooled, its content read, parsed and packed."""
 
     spooled: Spooled
     parsed: Parsed
-    content: bytes = field(repr=False)
+    packed: Packed = field(repr=False)
+
+
+def to_file(packer: Packer, spooled: Spooled, parsed: Parsed, content: bytes) -> ToFile:
+    """Make ready what a unit will file. Costs time by the size of the content."""
+    return ToFile(spooled, parsed, packer.pack(dump_detail(spooled.envelope, spooled.origin, parsed), content))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,7 @@ class Filing:
 
 async def file(tx: Tx, ids: Ids, items: Sequence[ToFile]) -> Filing:
     """File ``items`` in order: one message for each content and mailbox, however many recipients lead there. Only what
-    is newly filed is numbered."""
+    is newly filed is numbered. The number of statements does not grow with the number of mailboxes."""
     items = list({item.spooled.id: item for item in items}.values())
     wanted = sorted({mailbox for item in items for mailbox in item.spooled.mailboxes})
     await tx.lock("mailbox", wanted)  # in id order, so that two workers never wait for each other
@@ -69,30 +78,27 @@ async def file(tx: Tx, ids: Ids, items: Sequence[ToFile]) -> Filing:
     places = await _places(tx, wanted)
     filed: list[Filed] = []
     dropped: list[Dropped] = []
-    contents: list[ToFile] = []
+    contents: list[tuple[ToFile, int]] = []
     rows: list[tuple[Any, ...]] = []
     last = {mailbox: where.seq for mailbox, (where, _) in places.items()}
     for item in items:
         if item.spooled.id not in new:
             continue
-        any_filed = False
-        for mailbox, recipients in _by_mailbox(item.spooled).items():
-            if mailbox not in places:
-                dropped.append(Dropped(item.spooled.id, mailbox, recipients))
-                continue
+        leads = _by_mailbox(item.spooled)
+        here = [mailbox for mailbox in leads if mailbox in places]
+        dropped += [Dropped(item.spooled.id, mailbox, leads[mailbox]) for mailbox in leads if mailbox not in places]
+        if not here:
+            continue
+        until = _until(item, [places[mailbox][1] for mailbox in here], tx.now)
+        contents.append((item, until))
+        for mailbox in here:
             where, retention = places[mailbox]
             last[mailbox] += 1
-            summary = _summary(item, ids.new(), mailbox, last[mailbox], recipients)
+            summary = _summary(item, ids.new(), mailbox, last[mailbox], leads[mailbox])
             filed.append(Filed(ids.new(), where.account, mailbox, last[mailbox], tx.now, summary))
-            rows.append(_message(item, summary, retention))
-            any_filed = True
-        if any_filed:
-            contents.append(item)
+            rows.append(_message(item, summary, retention, until, len(here) > 1))
     await _store(tx, contents, rows, filed)
-    for mailbox, (where, _) in places.items():
-        count = last[mailbox] - where.seq
-        if count:
-            await changes.advance(tx, where, last[mailbox], count, count)
+    await changes.grow(tx, [Growth(where, last[id] - where.seq) for id, (where, _) in places.items()])
     return Filing(tuple(filed), tuple(dropped), tuple(item.spooled.id for item in items if item.spooled.id not in new))
 
 
@@ -150,25 +156,38 @@ def _summary(item: ToFile, id: str, mailbox: str, seq: int, recipients: tuple[st
         parsed.subject,
         parsed.snippet,
         parsed.message_id,
-        len(item.content),
+        item.packed.size,
         parsed.attachments,
     )
 
 
+def _until(item: ToFile, retentions: Sequence[int | None], now: int) -> int:
+    """Up to when content is kept for the messages made of it."""
+    ends = [NEVER if each is None else _expiry(item, each) for each in retentions]
+    return max(ends) if max(ends) <= now + PRUNED else NEVER
+
+
+def _expiry(item: ToFile, retention: int) -> int:
+    return item.spooled.accepted_at + retention * SECOND
+
+
 _MESSAGE = (
-    "id", "mailbox", "content", "seq", "received_at", "expires_at", "sender", "from_key", "summary", "message_id",
+    "id", "mailbox", "content", "until", "size", "shared", "seq", "received_at", "expires_at", "sender", "from_key",
+    "summary", "message_id",
 )  # fmt: skip
 
 
-def _message(item: ToFile, summary: Summary, retention: int | None) -> tuple[Any, ...]:
-    received = summary.received_at
+def _message(item: ToFile, summary: Summary, retention: int | None, until: int, shared: bool) -> tuple[Any, ...]:
     return (
         summary.id,
         summary.mailbox,
         item.spooled.id,
+        until,
+        item.packed.size,
+        int(shared),
         summary.seq,
-        received,
-        None if retention is None else received + retention * SECOND,
+        summary.received_at,
+        None if retention is None else _expiry(item, retention),
         address_key(summary.sender),
         "" if summary.from_ is None else address_key(summary.from_.address),
         summary_text(summary),
@@ -177,43 +196,41 @@ def _message(item: ToFile, summary: Summary, retention: int | None) -> tuple[Any
 
 
 _CONTENT = (
-    "id", "account", "size", "sha256", "trace", "envelope", "origin", "head", "parts", "body", "html", "visible",
-    "stored_at",
+    "id", "until", "account", "size", "sha256", "stored_at", "trace", "chunks", "detail", "data",
 )  # fmt: skip
 
 
-def _content(item: ToFile, now: int) -> tuple[Any, ...]:
-    spooled, parsed = item.spooled, item.parsed
+def _content(item: ToFile, until: int, now: int) -> tuple[Any, ...]:
+    spooled, packed = item.spooled, item.packed
     return (
         spooled.id,
+        until,
         spooled.account,
-        len(item.content),
+        packed.size,
         spooled.sha256,
-        spooled.trace,
-        dump(spooled.envelope),
-        dump(spooled.origin),
-        dump(parsed.head),
-        dump(parsed.parts),
-        parsed.text,
-        parsed.html,
-        parsed.visible,
         now,
+        spooled.trace,
+        len(packed.pieces),
+        packed.detail,
+        packed.data,
     )
 
 
-def _chunks(item: ToFile) -> Iterator[tuple[str, int, memoryview]]:
-    # views, not copies: 50 MB would be there twice
-    view = memoryview(item.content)
-    for number, start in enumerate(range(0, len(view), CHUNK)):
-        yield item.spooled.id, number, view[start : start + CHUNK]
+_CHUNK = ("content", "number", "until", "packed", "data")
 
 
-async def _store(tx: Tx, contents: Sequence[ToFile], rows: Sequence[Any], filed: Sequence[Filed]) -> None:
+def _chunks(contents: Sequence[tuple[ToFile, int]]) -> Iterator[tuple[Any, ...]]:
+    for item, until in contents:
+        for number, piece in enumerate(item.packed.pieces):
+            yield item.spooled.id, number, until, int(piece.packed), piece.data
+
+
+async def _store(tx: Tx, contents: Sequence[tuple[ToFile, int]], rows: Sequence[Any], filed: Sequence[Filed]) -> None:
     if not contents:
         return
-    await tx.insert("content", _CONTENT, [_content(item, tx.now) for item in contents])
-    chunks = (chunk for item in contents for chunk in _chunks(item))
+    await tx.insert("content", _CONTENT, [_content(item, until, tx.now) for item, until in contents])
+    chunks = _chunks(contents)
     while some := list(islice(chunks, CHUNKS_AT_ONCE)):
-        await tx.insert("content_chunk", ("content", "number", "data"), some)
+        await tx.insert("content_chunk", _CHUNK, some)
     await tx.insert("message", _MESSAGE, rows)
     await tx.insert("event", ("mailbox", "seq", "data"), [event_row(each) for each in filed])

@@ -13,9 +13,10 @@ from mailfarm.mailboxes import content as stored
 from mailfarm.ports import Tx
 
 from . import changes, scan, store
-from .changes import MOST, marks, summary_from
-from .content import StoredMessage
+from .changes import MOST, TO_REMOVE, Removal, marks, summary_from
+from .content import ContentRef, StoredMessage
 from .match import ALL, Criteria
+from .packing import unpack_behind, unpack_detail, unpack_piece
 
 Order = Literal["asc", "desc"]
 LONGEST_PAGE = 1000
@@ -66,35 +67,37 @@ async def list_(
     return Page(found.messages, cursor, found.at if found.more else None)
 
 
-_DETAIL = (
-    "m.mailbox, m.seen, m.summary, m.expires_at, c.id, c.sha256, c.trace, c.envelope, c.origin, c.head, c.parts,"
-    " c.body, c.html, b.account"
-)
 _OPEN = "(b.ends_at is null or b.ends_at > ?)"
 _MINE = f"m.id = ? and b.account = ? and {_OPEN}"
 
 
 async def find(tx: Tx, account: str, id: str) -> StoredMessage:
-    """The account's message of this id. Raises NotFound."""
+    """The account's message of this id. Raises NotFound, Damaged."""
     row = await tx.row(
-        f"select {_DETAIL} from message m join mailbox b on b.id = m.mailbox join content c on c.id = m.content"
+        "select m.seen, m.summary, m.expires_at, m.content, m.until from message m join mailbox b on b.id = m.mailbox"
         f" where {_MINE}",
         (id, account, tx.now),
     )
-    if row is None:
+    # two questions, because only a moment that is known beforehand leads to one partition
+    content = row and await tx.row(
+        "select sha256, trace, chunks, detail, data from content where id = ? and until = ?", row[3:]
+    )
+    if row is None or content is None:
         raise NotFound(f"there is no message {id}")
-    _, seen, summary, expires, content, sha256, trace, envelope, origin, head, parts, body, html, account = row
+    seen, summary, expires, content_id, until = row
+    sha256, trace, chunks, size, data = content
+    detail = stored.load_detail(unpack_detail(size, bytes(data)))
     return StoredMessage(
         account,
         summary_from(summary, bool(seen)),
-        stored.load_head(head),
-        stored.load_parts(parts),
-        body,
-        html,
-        stored.load_envelope(envelope),
-        stored.load_origin(origin),
+        detail.head,
+        detail.parts,
+        detail.text,
+        detail.html,
+        detail.envelope,
+        detail.origin,
         bytes(trace),
-        content,
+        ContentRef(content_id, until, chunks),
         bytes(sha256),
         expires,
     )
@@ -116,11 +119,19 @@ async def text(tx: Tx, id: str) -> str:
     return await scan.text(tx, id)
 
 
-async def read_chunk(tx: Tx, content_id: str, number: int) -> bytes | None:
+async def read_chunk(tx: Tx, content: ContentRef, number: int) -> bytes | None:
     """The content's piece of this number, counted from 0; None behind the last. Pieces are ``ports.CHUNK`` octets, the
-    last one what is left; content that is empty has none."""
-    row = await tx.row("select data from content_chunk where content = ? and number = ?", (content_id, number))
-    return None if row is None else bytes(row[0])
+    last one what is left; content that is empty has none. Raises Damaged."""
+    if content.chunks:
+        row = await tx.row(
+            "select packed, data from content_chunk where content = ? and number = ? and until = ?",
+            (content.id, number, content.until),
+        )
+        return None if row is None else unpack_piece(bool(row[0]), bytes(row[1]))
+    if number:
+        return None
+    row = await tx.row("select detail, data from content where id = ? and until = ?", (content.id, content.until))
+    return None if row is None else unpack_behind(row[0], bytes(row[1])) or None
 
 
 async def mark(
@@ -129,7 +140,7 @@ async def mark(
     """Mark messages (None: all) seen or not seen, at most ``MOST`` of them. Those that are so already, or are gone, are
     passed over: call again until it returns none. Raises NotFound, Invalid."""
     where = await _place(tx, account, mailbox_id)
-    rows = await _choose(tx, mailbox_id, which, "id", "message m", f"seen = {int(not seen)}")
+    rows = await _choose(tx, mailbox_id, which, "m.id", f"m.seen = {int(not seen)}")
     if not rows:
         return ()
     chosen = tuple(row[0] for row in rows)
@@ -143,47 +154,49 @@ async def delete(tx: Tx, ids: Ids, account: str, mailbox_id: str, which: Sequenc
     """Delete messages (None: all), at most ``MOST`` of them and at most ``changes.MOST_OCTETS`` of content. Those that
     are gone are passed over: call again until it returns none. Raises NotFound, Invalid."""
     where = await _place(tx, account, mailbox_id)
-    rows = changes.enough(await _choose(tx, mailbox_id, which, _TO_REMOVE, _WITH_SIZE, "1 = 1"))
+    rows = changes.enough(await _removals(tx, mailbox_id, which))
     if not rows:
         return ()
-    chosen = tuple(row[0] for row in rows)
-    change = Deleted(ids.new(), account, mailbox_id, where.seq + 1, tx.now, chosen)
-    await _remove(tx, where, change, rows)
+    change = Deleted(ids.new(), account, mailbox_id, where.seq + 1, tx.now, tuple(row.id for row in rows))
+    await changes.remove(tx, rows)
+    await _record(tx, where, change, rows)
     return (change,)
 
 
 async def expire(tx: Tx, ids: Ids, limit: int) -> tuple[Expired, ...]:
     """Delete at most ``limit`` messages whose retention is over, with one event a mailbox. Call again until it returns
-    none."""
+    none. Content whose last message this was is left to ``Database.prune``."""
     due = await tx.rows(
-        f"select {_TO_REMOVE}, m.mailbox, c.size from {_WITH_SIZE} join mailbox b on b.id = m.mailbox"
+        f"select {TO_REMOVE}, m.mailbox from message m join mailbox b on b.id = m.mailbox"
         f" where m.expires_at <= ? and {_OPEN} order by m.expires_at limit ?",
         (tx.now, tx.now, min(limit, MOST)),
     )
     by_mailbox: dict[str, list[str]] = {}
-    for id, _, _, mailbox, _ in changes.enough(due):
-        by_mailbox.setdefault(mailbox, []).append(id)
+    some = changes.enough([Removal(*row[:-1]) for row in due])
+    for row, mailbox in zip(some, (each[-1] for each in due), strict=False):
+        by_mailbox.setdefault(mailbox, []).append(row.id)
     made: list[Expired] = []
+    # in id order, so that two sweeps never wait for each other
     for mailbox in sorted(by_mailbox):
         where = await changes.place(tx, mailbox)
         if where is None:
             continue
         # read again under the lock: a reader may have deleted some, or marked them seen
-        rows = await _choose(tx, mailbox, by_mailbox[mailbox], _TO_REMOVE, _WITH_SIZE, "1 = 1")
+        rows = await _removals(tx, mailbox, by_mailbox[mailbox])
         if rows:
-            change = Expired(ids.new(), where.account, mailbox, where.seq + 1, tx.now, tuple(row[0] for row in rows))
-            await _remove(tx, where, change, rows)
+            change = Expired(ids.new(), where.account, mailbox, where.seq + 1, tx.now, tuple(row.id for row in rows))
+            await changes.remove(tx, rows, pruned=tx.now)
+            await _record(tx, where, change, rows)
             made.append(change)
     return tuple(made)
 
 
-_TO_REMOVE = "m.id, m.content, m.seen"
-_WITH_SIZE = "message m join content c on c.id = m.content"
+async def _removals(tx: Tx, mailbox: str, which: Sequence[str] | None) -> Sequence[Removal]:
+    return [Removal(*row) for row in await _choose(tx, mailbox, which, TO_REMOVE, "1 = 1")]
 
 
-async def _remove(tx: Tx, where: changes.Place, change: Change, rows: Sequence[tuple[Any, ...]]) -> None:
-    await changes.remove(tx, [row[0] for row in rows], [row[1] for row in rows])
-    await changes.record(tx, where, [change], -len(rows), -sum(not row[2] for row in rows))
+async def _record(tx: Tx, where: changes.Place, change: Change, rows: Sequence[Removal]) -> None:
+    await changes.record(tx, where, [change], -len(rows), -sum(not row.seen for row in rows))
 
 
 async def _place(tx: Tx, account: str, mailbox_id: str) -> changes.Place:
@@ -194,11 +207,10 @@ async def _place(tx: Tx, account: str, mailbox_id: str) -> changes.Place:
 
 
 async def _choose(
-    tx: Tx, mailbox: str, which: Sequence[str] | None, columns: str, tables: str, condition: str
+    tx: Tx, mailbox: str, which: Sequence[str] | None, columns: str, condition: str
 ) -> Sequence[tuple[Any, ...]]:
-    """At most ``MOST`` rows of the mailbox's messages, by change number; with the content's size last where joined."""
-    size = ", c.size" if tables == _WITH_SIZE else ""
-    sql = f"select {columns}{size} from {tables} where m.mailbox = ? and {condition}"
+    """At most ``MOST`` rows of the mailbox's messages, by change number."""
+    sql = f"select {columns} from message m where m.mailbox = ? and {condition}"
     if which is None:
         return await tx.rows(f"{sql} order by m.seq limit ?", (mailbox, MOST))
     if len(which) > MOST_IDS:

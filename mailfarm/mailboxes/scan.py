@@ -10,7 +10,9 @@ from mailfarm.events import Summary
 from mailfarm.ports import Tx
 
 from .changes import summary_from
+from .content import load_words
 from .match import Criteria, Matcher
+from .packing import unpack_detail
 
 ROWS = 500
 """Rows read at a time."""
@@ -52,7 +54,7 @@ async def scan(
     message that completes ``limit``, without looking whether there is another.
     """
     matcher = Matcher(criteria)
-    sql = "select m.id, m.seq, m.seen, m.summary from message m where m.mailbox = ?"
+    sql = "select m.content, m.until, m.seq, m.seen, m.summary from message m where m.mailbox = ?"
     fixed: list[Any] = [mailbox]
     if seen is not None:
         sql, fixed = f"{sql} and m.seen = ?", [*fixed, int(seen)]
@@ -65,13 +67,13 @@ async def scan(
     while True:
         wanted = ROWS if criteria else min(ROWS, limit + 1)
         rows = await tx.rows(sql, (*fixed, low, high, wanted))
-        for id, seq, was_seen, data in rows:
+        for content, until, seq, was_seen, data in rows:
             if considered >= MOST or read >= MOST_TEXT:
                 return Scanned(tuple(found), at, True)
             summary = summary_from(data, bool(was_seen))
             failed = matcher.failed(summary, "") if criteria else ()
             if "contains" in failed and (failed == ("contains",) or miss is not None):
-                words = await text(tx, id)
+                words = await _words(tx, content, until)
                 read += len(words)
                 failed = matcher.failed(summary, words)
             if not failed:
@@ -90,8 +92,11 @@ async def scan(
 
 
 async def text(tx: Tx, id: str) -> str:
-    """What ``contains`` looks in besides the subject; empty if the message is gone."""
-    row = await tx.row(
-        "select c.body, c.visible from message m join content c on c.id = m.content where m.id = ?", (id,)
-    )
-    return "" if row is None else f"{row[0]}\n{row[1]}"
+    """What ``contains`` looks in besides the subject; empty if the message is gone. Raises Damaged."""
+    row = await tx.row("select content, until from message where id = ?", (id,))
+    return "" if row is None else await _words(tx, *row)
+
+
+async def _words(tx: Tx, content: str, until: int) -> str:
+    row = await tx.row("select detail, data from content where id = ? and until = ?", (content, until))
+    return "" if row is None else load_words(unpack_detail(row[0], bytes(row[1])))

@@ -10,6 +10,8 @@ DESCRIPTION
         mailboxes that have ended are closed: announced, their address free again, their credentials gone;
         what was in a closed mailbox is cleared away, down to the last chunk and event;
         messages whose retention is over are deleted, with an event in their mailbox;
+        their content goes with the last of them: row by row in SQLite, a day's partition at a time in PostgreSQL once
+        that day (UTC) is over, where also room for the content of days to come is made;
         the ids of what was filed more than thirty days ago are forgotten: nothing comes from the queue that late.
 
     Each step is a small unit of its own, so that nobody waits long for the sweep. One pass makes at most a thousand
@@ -22,7 +24,8 @@ SETTINGS
 
 DIAGNOSTICS
     a pass was given up       the database did not answer; the next pass goes on
-    metrics mailfarm_sweep_swept_total by kind: mailboxes, messages, filed; mailfarm_sweep_steps_total
+    metrics mailfarm_sweep_swept_total by kind: mailboxes, messages, content (rows or
+    partitions), filed; mailfarm_sweep_steps_total
 """
 
 from __future__ import annotations
@@ -97,7 +100,7 @@ class Sweep:
     async def sweep(self) -> None:
         """One pass. Raises DatabaseUnavailable."""
         left = STEPS
-        for step in (self._close, self._clear, self._expire, self._forget):
+        for step in (self._close, self._clear, self._expire, self._prune, self._forget):
             while left > 0 and not self._stopping:
                 left -= 1
                 self._steps.inc()
@@ -126,6 +129,11 @@ class Sweep:
         announce(self._bus, changes)
         self._swept.labels("messages").inc(sum(len(change.messages) for change in changes))
         return bool(changes)
+
+    async def _prune(self) -> bool:
+        removed = await self._database.prune()
+        self._swept.labels("content").inc(removed)
+        return removed > 0
 
     async def _forget(self) -> bool:
         async def forget(tx: Tx) -> int:

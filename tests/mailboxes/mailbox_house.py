@@ -20,9 +20,10 @@ from mailfarm.mail.envelope import Envelope, Recipient
 from mailfarm.mailboxes import events, filing, messages, store
 from mailfarm.mailboxes.addresses import Domains
 from mailfarm.mailboxes.content import Parsed
-from mailfarm.mailboxes.filing import Filing, ToFile
+from mailfarm.mailboxes.filing import Filing, ToFile, to_file
 from mailfarm.mailboxes.mailbox import Mailbox, NewMailbox
 from mailfarm.mailboxes.match import ALL, Criteria
+from mailfarm.mailboxes.packing import Packer
 from mailfarm.ports import Origin, Spooled, Tx
 
 SECOND = 1_000_000
@@ -109,7 +110,7 @@ class House:
         )
         parsed.setdefault("subject", "s")
         parsed.setdefault("from_", Person("App", "app@example.org"))
-        return ToFile(spooled, Parsed(**parsed), content)
+        return to_file(Packer(), spooled, Parsed(**parsed), content)
 
     def file(self, *items: ToFile) -> Deferred[Filing]:
         return self.unit(filing.file, self.ids, items)

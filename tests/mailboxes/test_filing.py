@@ -134,7 +134,7 @@ async def test_one_unit_files_many(house):
 async def test_an_item_that_cannot_be_filed_takes_nothing_with_it(house):
     mailbox = await house.mailbox()
     good = house.item(mailbox)
-    bad = replace(house.item(mailbox), parsed=replace(good.parsed, text=object()))
+    bad = replace(good, spooled=replace(house.item(mailbox).spooled, trace=object()))
     with pytest.raises(Exception):  # noqa: B017 - the driver's
         await house.file(good, bad)
     assert set((await house.counts()).values()) == {0, 1}

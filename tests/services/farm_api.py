@@ -31,6 +31,7 @@ from mailfarm.mail.envelope import Envelope, Recipient
 from mailfarm.mailboxes import filing
 from mailfarm.mailboxes.addresses import Domains
 from mailfarm.mailboxes.content import Head, Parsed, Part
+from mailfarm.mailboxes.packing import Packer
 from mailfarm.mailboxes.feed import Feeds
 from mailfarm.ports import Origin, Spooled
 from mailfarm.services.api import Api
@@ -141,7 +142,8 @@ class Farm:
             parts=parts or (Part(1, None, "text/plain", size=len(text)),),
             head=head or Head(date=1_700_000_000_000_000),
         )
-        done = await self.database.unit(lambda tx: filing.file(tx, self.ids, [filing.ToFile(spooled, parsed, data)]))
+        item = filing.to_file(Packer(), spooled, parsed, data)
+        done = await self.database.unit(lambda tx: filing.file(tx, self.ids, [item]))
         for event in done.filed if publish else ():
             self.bus.publish(event.mailbox, event)
             self.bus.publish(f"account:{event.account}", event)

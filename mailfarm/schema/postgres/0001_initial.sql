@@ -61,36 +61,52 @@ create table token (
 );
 create index token_account on token (account, id);
 
--- Content, once for each spool id (which is its id), and what parsing it gave. Shared by the messages it became.
+-- Content, once for each spool id (which is its id), and what parsing it gave, packed (mailboxes/packing.py). Shared by
+-- the messages it became.
+-- until is when the retention of the last of its messages ends; 2^63-1: it is kept until it is deleted. Each day (UTC)
+-- has a partition of its own, made ahead by the sweep (backends/postgres_partitions.py), and is dropped with it. What
+-- finds no partition stands in content_rest, and is deleted row by row; nothing fails for want of a partition.
+-- Nothing refers to content by a foreign key, or a partition could not be dropped without reading all messages.
 create table content (
-    id         text collate "C" primary key,
-    account    text collate "C" not null references account (id) on delete cascade,
+    id         text collate "C" not null,
+    until      bigint not null,
+    account    text collate "C" not null,
     size       bigint not null,                      -- octets, without the trace
     sha256     bytea not null,
+    stored_at  bigint not null,
     trace      bytea not null,                       -- our Received header, shown above the content
-    envelope   text not null,                        -- JSON: sender, recipients with their DSN parameters, body, ...
-    origin     text not null,                        -- JSON
-    head       text not null,                        -- JSON: what a reader's detail view shows besides the summary
-    parts      text not null,                        -- JSON: the part tree
-    body       text not null,                        -- the text part, decoded, up to a cap
-    html       text not null,                        -- the HTML part, decoded, up to a cap, as it came
-    visible    text not null,                        -- the HTML part's visible text, for searching
-    stored_at  bigint not null
-);
-create index content_account on content (account);
+    chunks     integer not null,                     -- its rows in content_chunk; 0: it stands in data, behind the detail
+    detail     bigint not null,                      -- octets of detail in data, once unpacked
+    data       bytea not null,                       -- a zstd frame
+    primary key (id, until)
+) partition by range (until);
+alter table content alter column data set storage external;    -- packed already
+create table content_never partition of content for values from (9223372036854775807) to (maxvalue)
+    with (toast_tuple_target = 8160);                -- small mail stays in its row
+create table content_rest partition of content default with (toast_tuple_target = 8160);
+create index content_rest_until on content_rest (until);
 
 create table content_chunk (
-    content    text collate "C" not null references content (id) on delete cascade,
-    number     bigint not null,
+    content    text collate "C" not null,
+    number     integer not null,
+    until      bigint not null,                      -- the content's
+    packed     integer not null,                     -- 1: a zstd frame
     data       bytea not null,
-    primary key (content, number)
-);
+    primary key (content, number, until)
+) partition by range (until);
+alter table content_chunk alter column data set storage external;
+create table content_chunk_never partition of content_chunk for values from (9223372036854775807) to (maxvalue);
+create table content_chunk_rest partition of content_chunk default;
 
--- A message: content in a mailbox. seq is the change number at which it was filed.
+-- A message: content in a mailbox. seq is the change number at which it was filed. until is the content's, to find it
+-- with; shared is 1 where other messages were made of the same content.
 create table message (
     id           text collate "C" primary key,
     mailbox      text collate "C" not null references mailbox (id) on delete cascade,
-    content      text collate "C" not null references content (id),
+    content      text collate "C" not null,
+    until        bigint not null,
+    size         bigint not null,
+    shared       integer not null,
     seq          bigint not null,
     received_at  bigint not null,
     expires_at   bigint,

@@ -11,8 +11,9 @@ ETag), or a deleted message could be read for a year from a browser's disk.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import closing
+from hashlib import sha256
 from tempfile import TemporaryFile
 from typing import IO, Any, TypeVar
 from urllib.parse import unquote
@@ -22,10 +23,10 @@ from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.threads import deferToThreadPool
 from twisted.web.server import Request
 
-from mailfarm.errors import NotFound
+from mailfarm.errors import Damaged, NotFound
 from mailfarm.inbound import parse
 from mailfarm.mailboxes import html, messages
-from mailfarm.mailboxes.content import Part, StoredMessage
+from mailfarm.mailboxes.content import ContentRef, Part, StoredMessage
 from mailfarm.net.problems import Problem
 from mailfarm.ports import CHUNK, Database
 
@@ -81,8 +82,24 @@ class Contents(Resource):
     async def _find(self, ask: Ask) -> StoredMessage:
         return await self._database.read(lambda tx: messages.find(tx, ask.account, ask.id))
 
-    async def _chunk(self, content: str, number: int) -> bytes | None:
+    async def _chunk(self, content: ContentRef, number: int) -> bytes | None:
         return await self._database.read(lambda tx: messages.read_chunk(tx, content, number))
+
+    def _checked(self, message: StoredMessage) -> Callable[[int], Awaitable[bytes | None]]:
+        """Reads one chunk after another, and not the last one unless all are what was sent."""
+        digest, left = sha256(), message.summary.size
+
+        async def read(number: int) -> bytes | None:
+            nonlocal left
+            chunk = await self._chunk(message.content, number)
+            if chunk is not None:
+                digest.update(chunk)
+                left -= len(chunk)
+                if left <= 0 and digest.digest() != message.sha256:
+                    raise _damaged(message)
+            return chunk
+
+        return read
 
     @route(
         app,
@@ -113,7 +130,7 @@ class Contents(Resource):
             self._reactor,
             len(trace) + message.summary.size,
             trace,
-            lambda number: self._chunk(message.content, number),
+            self._checked(message),
         )
         return None
 
@@ -226,7 +243,13 @@ class Contents(Resource):
                 pieces.append(chunk)
             content = b"".join(pieces)
             pieces.clear()
-            return await self._in_thread(lambda: work(content))
+
+            def checked() -> T:
+                if sha256(content).digest() != message.sha256:
+                    raise _damaged(message)
+                return work(content)
+
+            return await self._in_thread(checked)
         finally:
             self._turn.release()
 
@@ -254,6 +277,10 @@ class _Decoded:
         self.file = TemporaryFile()  # noqa: SIM115 - closed by who sends it
         self.file.write(data)
         self.file.seek(0)
+
+
+def _damaged(message: StoredMessage) -> Damaged:
+    return Damaged(f"the stored content of message {message.summary.id} is not what was sent: its SHA-256 differs")
 
 
 def _inline(part: Part) -> bool:
