@@ -6,9 +6,12 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from ledger import Found, Steady, check
+from relay import Relay
 from running import Running, until
 from traffic import Plan
+from watcher import Watcher
 
 from mailfarm.sdk import Farm, Inbox
 
@@ -99,3 +102,27 @@ def test_the_oracle_notices_what_is_gone_and_what_is_changed(tmp_path: Path) -> 
         )
         found = check(lambda _: [message.id for message in inbox.messages()], read, steady.ledger, seconds=0.5)
         assert set(found.lost) == set(names)
+
+
+@pytest.mark.parametrize("how", ["websocket", "wait"])
+def test_a_watcher_sees_all_of_it_through_a_cut(tmp_path: Path, how: str) -> None:
+    with Running() as running, Farm(running.url) as farm, Relay(int(running.url.rpartition(":")[2])) as relay:
+        inbox = farm.create_mailbox()
+        plan = Plan([(HERE, running.port("smtp", "capture"))], [inbox.address], rate=50)
+        with Watcher(None, how, relay.url, inbox.id) as watcher:
+            with Steady(None, tmp_path, plan) as steady:
+                steady.flowing(20)
+                relay.cut()
+                steady.flowing(20)
+            saw = watcher.finish(steady.result["acknowledged"])
+    assert saw["seen"] == steady.result["acknowledged"]
+    assert (saw["missing"], saw["twice"], saw["in_order"], saw["errors"]) == (0, 0, True, []), saw
+    if how == "websocket":
+        assert saw["cuts"] == 1
+
+
+def test_a_watcher_notices_what_it_was_not_shown() -> None:
+    with Running() as running, Farm(running.url) as farm:
+        inbox = farm.create_mailbox()
+        with Watcher(None, "websocket", running.url, inbox.id, patience=1) as watcher:
+            assert watcher.finish(1)["missing"] == 1
