@@ -172,7 +172,13 @@ class Tx(Protocol):
         passed over (ON CONFLICT DO NOTHING). The number inserted."""
 
     def lock(self, table: str, ids: Sequence[str]) -> Awaitable[None]:
-        """Lock rows by id, in id order, until the unit ends. Where writers are one at a time this does nothing."""
+        """Lock rows by id, in id order, until the unit ends. Where writers are one at a time this does nothing.
+
+        A unit that begins with this (also with no ids) takes its turn at these rows, and each of its statements sees
+        what has been committed by then: its locks hold it together. Any other unit sees one snapshot, and is run again
+        when another has changed a row that it changes. The order of locking is mailboxes, all in one call; then
+        contents; then the rest.
+        """
 
 
 class Database(Protocol):

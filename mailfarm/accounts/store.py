@@ -65,7 +65,8 @@ async def find_credential(tx: Tx, name: str) -> Credential | None:
     # A row is read and made a value of also when there is none: how long it takes must not tell.
     row = await tx.row(
         f"select 1, {_CREDENTIAL} from credential where name = ?"
-        " union all select 0, '-', '-', '-', 'capture', '-', ?, ?, 0, null, null limit 1",
+        " union all select 0, '-', '-', '-', 'capture', '-', ?, ?, 0, null, null"
+        " order by 1 desc limit 1",
         (name, *_NOBODYS),
     )
     assert row is not None

@@ -134,8 +134,8 @@ class PostgresDatabase:
     """The Database port on a PostgreSQL server.
 
     ``url`` is libpq's, ``password`` goes before one in it. Each unit and each read takes one of at most ``pool``
-    connections, and waits up to ``wait`` seconds for it. A statement may take ``answer`` seconds. A unit is not begun again
-    after ``patience`` seconds. ``name`` is shown in pg_stat_activity. Raises ConfigurationError.
+    connections, and waits up to ``wait`` seconds for it. A statement may take ``answer`` seconds. A unit is not begun
+    again after ``patience`` seconds. ``name`` is shown in pg_stat_activity. Raises ConfigurationError.
     """
 
     def __init__(

@@ -86,6 +86,17 @@ async def place(tx: Tx, mailbox: str) -> Place | None:
     return None if row is None else Place(*row)
 
 
+async def places(tx: Tx, mailboxes: Sequence[str]) -> Sequence[Place]:
+    """The same for several, at most ``MOST``: all are locked before anything of any is looked at."""
+    await tx.lock("mailbox", mailboxes)
+    rows = await tx.rows(
+        f"select id, account, seq, oldest from mailbox where id in ({marks(mailboxes)})"
+        " and (ends_at is null or ends_at > ?) order by id",
+        (*mailboxes, tx.now),
+    )
+    return [Place(*row) for row in rows]
+
+
 def event_row(change: Change) -> tuple[str, int, str]:
     """The row of a change."""
     if isinstance(change, Filed):

@@ -166,6 +166,7 @@ async def delete(tx: Tx, ids: Ids, account: str, mailbox_id: str, which: Sequenc
 async def expire(tx: Tx, ids: Ids, limit: int) -> tuple[Expired, ...]:
     """Delete at most ``limit`` messages whose retention is over, with one event a mailbox. Call again until it returns
     none. Content whose last message this was is left to ``Database.prune``."""
+    await tx.lock("mailbox", ())
     due = await tx.rows(
         f"select {TO_REMOVE}, m.mailbox from message m join mailbox b on b.id = m.mailbox"
         f" where m.expires_at <= ? and {_OPEN} order by m.expires_at limit ?",
@@ -176,18 +177,18 @@ async def expire(tx: Tx, ids: Ids, limit: int) -> tuple[Expired, ...]:
     for row, mailbox in zip(some, (each[-1] for each in due), strict=False):
         by_mailbox.setdefault(mailbox, []).append(row.id)
     made: list[Expired] = []
-    # in id order, so that two sweeps never wait for each other
-    for mailbox in sorted(by_mailbox):
-        where = await changes.place(tx, mailbox)
-        if where is None:
-            continue
+    gone: list[Removal] = []
+    for where in await changes.places(tx, sorted(by_mailbox)):
         # read again under the lock: a reader may have deleted some, or marked them seen
-        rows = await _removals(tx, mailbox, by_mailbox[mailbox])
+        rows = await _removals(tx, where.mailbox, by_mailbox[where.mailbox])
         if rows:
-            change = Expired(ids.new(), where.account, mailbox, where.seq + 1, tx.now, tuple(row.id for row in rows))
-            await changes.remove(tx, rows, pruned=tx.now)
+            ids_ = tuple(row.id for row in rows)
+            change = Expired(ids.new(), where.account, where.mailbox, where.seq + 1, tx.now, ids_)
             await _record(tx, where, change, rows)
             made.append(change)
+            gone += rows
+    if gone:
+        await changes.remove(tx, gone, pruned=tx.now)
     return tuple(made)
 
 

@@ -32,6 +32,7 @@ Keep = Literal[_Keep.KEEP]
 
 _COLUMNS = "id, account, address, kind, created_at, starts_at, ends_at, retention, seq, oldest, messages, unseen"
 _OPEN = "(ends_at is null or ends_at > ?)"
+_DUE = "ends_at <= ? and address_key not like '!%'"
 CLEAR_EVENTS = 5000
 """How many events one step of clearing deletes at most."""
 
@@ -158,22 +159,29 @@ async def delete(tx: Tx, ids: Ids, account: str, id: str) -> MailboxClosed:
 
 async def expire_mailboxes(tx: Tx, ids: Ids, limit: int) -> tuple[MailboxClosed, ...]:
     """Close at most ``limit`` mailboxes that have ended. Call again until it returns none."""
-    # PostgreSQL: the rows are locked by the update that closes them; two sweeps may announce one end twice, no more
+    await tx.lock("mailbox", ())
+    rows = await tx.rows(f"select id from mailbox where {_DUE} order by ends_at limit ?", (tx.now, limit))
+    due = [row[0] for row in rows]
+    if not due:
+        return ()
+    await tx.lock("mailbox", due)
+    # another sweep may have closed some meanwhile, and a reader may have given one more time
     rows = await tx.rows(
-        "select id, account, address from mailbox where ends_at <= ? and address_key not like '!%' order by ends_at"
-        " limit ?",
-        (tx.now, limit),
+        f"select id, account, address from mailbox where {_DUE} and id in ({changes.marks(due)}) order by ends_at",
+        (tx.now, *due),
     )
     return tuple([await _close(tx, ids, *row) for row in rows])
 
 
 async def clear_closed(tx: Tx) -> bool:
     """One step of clearing a closed mailbox away. False when there is nothing left to clear."""
+    await tx.lock("mailbox", ())
     row = await tx.row(
-        "select id from mailbox where ends_at <= ? and address_key like '!%' order by ends_at limit 1", (tx.now,)
+        "select id from mailbox where ends_at <= ? and address_key like '!%' order by ends_at, id limit 1", (tx.now,)
     )
     if row is None:
         return False
+    await tx.lock("mailbox", row)  # two sweeps at one mailbox take turns
     await _clear(tx, row[0])
     return True
 
