@@ -78,7 +78,8 @@ export class Live {
       return;
     }
     // Not before the server listens: who lists the mailboxes earlier may miss one that goes in between.
-    if (!this.up && (frame.type === "watching" || frame.op === "watch")) {
+    // Said once more later on, it means that hints may have been lost: list them again.
+    if (frame.type === "watching" || (!this.up && frame.op === "watch")) {
       this.up = true;
       this.tell({ type: "up" });
     }

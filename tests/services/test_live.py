@@ -534,7 +534,7 @@ class LateBus(MemoryBus):
         self.asked: list[Deferred] = []
         self.open = 0
 
-    async def subscribe(self, topic, deliver):
+    async def subscribe(self, topic, deliver, missed=None):
         self.asked.append(Deferred())
         await self.asked[-1]
         real = await super().subscribe(topic, deliver)
@@ -560,6 +560,29 @@ async def test_a_watch_that_nobody_wants_any_more_is_not_left_open(farm):
     await client.until(lambda self: not live.connections)
     farm.bus.asked[0].callback(None)
     assert farm.bus.open == 0
+
+
+class LosingBus(MemoryBus):
+    """A bus that may say that it lost something."""
+
+    missed = None
+
+    def subscribe(self, topic, deliver, missed=None):
+        self.missed = missed or self.missed
+        return super().subscribe(topic, deliver)
+
+
+@ensure
+async def test_who_watches_is_told_when_hints_may_have_been_lost(farm):
+    farm.bus = LosingBus()
+    live = await listen(farm)
+    clients = [await connect(live.listening[0].port) for _ in range(2)]
+    for client in clients:
+        client.say(op="watch")
+        await client.next("watching")
+    farm.bus.missed()
+    for client in clients:
+        await client.next("watching")
 
 
 @ensure

@@ -56,7 +56,7 @@ class Watch:
         try:
             wanted = self._subscription is None and not self._stopped
             if wanted:
-                subscription = await self._bus.subscribe(account_topic(self.account), self._hear)
+                subscription = await self._bus.subscribe(account_topic(self.account), self._hear, self._missed)
                 if self._stopped:  # nobody wants it any more
                     subscription.stop()
                 else:
@@ -80,6 +80,10 @@ class Watch:
         if isinstance(event, Change | MailboxOpened):
             self._changed[event.mailbox] = None
             self._soon()
+
+    def _missed(self) -> None:
+        """A mailbox may have been opened or closed, and nobody was told: whoever watches asks REST again."""
+        self._tell(frame({"type": "watching"}), "")
 
     def _soon(self) -> None:
         if self._changed and self._timer is None and not self._reading:
