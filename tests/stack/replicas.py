@@ -57,16 +57,13 @@ class Services:
 
     def words(self) -> list[str]:
         """All services of the stack."""
-        names = self.docker(
-            "service", "ls", "--filter", f"label=com.docker.stack.namespace={self.name}", "--format", "{{.Name}}"
-        )
+        names = self.docker("stack", "services", "--format", "{{.Name}}", self.name)
         return sorted(name.removeprefix(f"{self.name}_") for name in names.split())
 
     def replicas(self, word: str) -> list[Replica]:
         """The tasks that are to run and do, on machines that have power; a task only runs once it is healthy."""
-        tasks = self.docker(
-            "service", "ps", "-q", "--no-trunc", "--filter", "desired-state=running", self.full(word)
-        ).split()
+        only = ("--no-trunc", "--filter", "desired-state=running")
+        tasks = self.docker("service", "ps", "-q", *only, self.full(word)).split()
         if not tasks:
             return []
         machines = self._machines()
@@ -90,13 +87,6 @@ class Services:
     def _machines(self) -> dict[str, int]:
         lines = self.docker("node", "ls", "--format", "{{.ID}} {{.Hostname}}").splitlines()
         return {id: int(host.removeprefix("node")) for id, host in (line.split() for line in lines)}
-
-    def wanted(self, word: str) -> int:
-        """How many replicas there shall be (of a global service: one on each machine it may be on)."""
-        (line,) = self.docker(
-            "service", "ls", "--filter", f"name={self.full(word)}", "--format", "{{.Name}} {{.Replicas}}"
-        ).splitlines()
-        return int(line.split()[1].partition("/")[2].partition(" ")[0])
 
     def run(self, replica: Replica, *command: str, given: str | None = None, timeout: float = 60) -> str:
         """A command in a replica's container; what it printed."""
@@ -147,30 +137,29 @@ class Services:
         return lines + "\n" + "\n".join(line for line in tasks.splitlines() if ": Running, Running" not in line)[:3000]
 
     def converged(self) -> bool:
-        """Whether each service has the replicas it is to have, and no update is under way."""
-        lines = self.docker("service", "ls", "--format", "{{.Replicas}}").splitlines()
-        pairs = (line.split()[0].partition("/") for line in lines)
+        """Whether each service has the replicas it is to have, and no update is under way. ``schema`` ends when it is
+        done."""
+        lines = self.docker("service", "ls", "--format", "{{.Name}} {{.Replicas}}").splitlines()
+        pairs = (line.split()[1].partition("/") for line in lines if not line.startswith(f"{self.full('schema')} "))
         return bool(lines) and all(have == want for have, _, want in pairs) and not self._updating()
 
     def _updating(self) -> bool:
         names = self.docker("service", "ls", "-q").split()
-        states = self.docker(
-            "service", "inspect", "--format", "{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}", *names
-        )
-        return any(state in ("updating", "rollback_started") for state in states.split())
+        form = "{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}"
+        states = self.docker("service", "inspect", "--format", form, *names).split()
+        return any(state in ("updating", "rollback_started") for state in states)
 
     def update(self, word: str, *options: str, seconds: float = 240) -> Updated:
         """Begin an update and wait for its end, whichever it is."""
         before = self._update_of(word)
         began = time.monotonic()
         self.docker("service", "update", "--detach", "--no-resolve-image", *options, self.full(word))
-        self.until(
-            lambda: (
-                self._update_of(word) != before and self._update_of(word)[0] not in ("", "updating", "rollback_started")
-            ),
-            seconds,
-            f"the update of {word}",
-        )
+
+        def ended() -> bool:
+            now = self._update_of(word)
+            return now != before and now[0] not in ("", "updating", "rollback_started")
+
+        self.until(ended, seconds, f"the update of {word}")
         return Updated(self._update_of(word)[0], round(time.monotonic() - began, 1))
 
     def _update_of(self, word: str) -> tuple[str, str]:
@@ -182,7 +171,6 @@ class Services:
         """Have so many replicas; how long until they run."""
         began = time.monotonic()
         self.docker("service", "scale", "--detach", f"{self.full(word)}={count}")
-        self.until(
-            lambda: len(self.replicas(word)) == count and self.converged(), seconds, f"{count} replicas of {word}"
-        )
+        there = lambda: len(self.replicas(word)) == count and self.converged()  # noqa: E731
+        self.until(there, seconds, f"{count} replicas of {word}")
         return round(time.monotonic() - began, 1)

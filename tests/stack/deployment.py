@@ -1,0 +1,139 @@
+"""A stack deployed in a lab as an operator deploys it, and the ways into it from outside.
+
+``Deployment`` runs ``stack/prepare`` and ``stack/deploy`` on node1 with a folder of its own for what is private, and
+knows the addresses, the certificate and the first token, so that a test can use the SDK, SMTP and the WebSocket from a
+client's namespace as a user would from the internet.
+"""
+
+from __future__ import annotations
+
+import smtplib
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from certificate import write_certificate
+from engine import LabError
+from lab import ROOT, Lab, address, address6
+from replicas import Services
+
+from mailfarm.sdk import Farm
+
+HOST = "mail.example.net"
+DOMAIN = "example.net"
+IMAGES = ROOT / ".make" / "stack" / "image.env"
+MX, TLS, SUBMISSION, ALTERNATIVE = 25, 465, 587, 2525
+
+
+class Deployment(Services):
+    """The stack ``mailfarm`` in ``lab``. ``folder`` is where its secrets and certificate are."""
+
+    def __init__(self, lab: Lab, folder: Path, tell: Callable[[str], None]) -> None:
+        super().__init__(lab, "mailfarm")
+        self.private = folder / "private"
+        self.tell = tell
+        self.authority = folder / "authority.pem"
+        self._folder = folder
+
+    @property
+    def url(self) -> str:
+        """The API, by name."""
+        return f"https://{HOST}"
+
+    @property
+    def token(self) -> str:
+        """The first token."""
+        return (self.private / "first_token").read_text().strip()
+
+    @property
+    def addresses(self) -> list[str]:
+        """The machines' IPv4 addresses: what an MX record or a DNS name would lead to."""
+        return [address(number) for number in self.lab.machines]
+
+    @property
+    def addresses6(self) -> list[str]:
+        """The same in IPv6."""
+        return [address6(number) for number in self.lab.machines]
+
+    def prepare(self) -> None:
+        """Secrets, a certificate of our own, labels on the machines."""
+        self.private.mkdir(parents=True, exist_ok=True)
+        write_certificate(self.private, self.authority, HOST, [*self.addresses, *self.addresses6])
+        self._say("stack/prepare")
+
+    def deploy(self, *words: str, **settings: str) -> float:
+        """Deploy, and wait until it runs; how long that took. Raises LabError with what the command said."""
+        began = time.monotonic()
+        self._say("stack/deploy", *words, **settings)
+        return round(time.monotonic() - began, 1)
+
+    def _say(self, *command: str, **settings: str) -> str:
+        machine = self.lab.machines[self.manager]
+        done = machine.run(*command, check=False, timeout=400, folder=ROOT, **(self.environment() | settings))
+        text = (done.stderr + done.stdout).strip()
+        for line in text.splitlines():
+            self.tell(f"  {line[:160]}")
+        if done.returncode:
+            raise LabError(f"{' '.join(command)} ended with {done.returncode}:\n{text[-4000:]}\n{self.picture()}")
+        return text
+
+    def environment(self) -> dict[str, str]:
+        """What the operator sets."""
+        return {
+            "MAILFARM_HOSTNAME": HOST,
+            "MAILFARM_DOMAINS": DOMAIN,
+            "MAILFARM_API_HOSTS": HOST,
+            "MAILFARM_PRIVATE": str(self.private),
+        }
+
+    def image(self) -> str:
+        """The name of mailfarm's image."""
+        return dict(line.split("=", 1) for line in IMAGES.read_text().split())["MAILFARM_IMAGE"]
+
+    def build(self, tag: str, *lines: str) -> str:
+        """Another version of mailfarm's image on each machine: the same, with these lines of a Dockerfile; its name."""
+        name = f"mailfarm:{tag}"
+        self.lab.everywhere("build", "-q", "-t", name, "-", given="\n".join([f"FROM {self.image()}", *lines]) + "\n")
+        return name
+
+    # --- ways in ----------------------------------------------------------------------------------------------------
+    def farm(self, timeout: float = 30) -> Farm:
+        """The SDK's client, over HTTPS by name. To be used in a client's namespace."""
+        return Farm(self.url, self.token, timeout=timeout)
+
+    def tls(self) -> ssl.SSLContext:
+        """What trusts the lab's authority, and checks names."""
+        return ssl.create_default_context(cafile=str(self.authority))
+
+    def smtp(
+        self, port: int = MX, number: int = 1, *, six: bool = False, source: str = "", timeout: float = 30
+    ) -> smtplib.SMTP:
+        """Connect to a port of a machine; for 465 TLS begins at once. To be used in a client's namespace."""
+        host = address6(number) if six else address(number)
+        bound = (source, 0) if source else None
+        if port == TLS:
+            return Tls(host, port, timeout=30, source_address=bound, context=self.tls())
+        return Named(host, port, timeout=30, source_address=bound)
+
+
+class Named(smtplib.SMTP):
+    """STARTTLS checks the certificate for the farm's name, whatever address was connected to."""
+
+    def starttls(self, *, context: ssl.SSLContext | None = None) -> tuple[int, bytes]:
+        """As in smtplib."""
+        self._host = HOST
+        return super().starttls(context=context)
+
+
+class Tls(smtplib.SMTP_SSL):
+    """The same for TLS from the start."""
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> ssl.SSLSocket:
+        plain = smtplib.SMTP._get_socket(self, host, port, timeout)  # type: ignore[attr-defined]
+        return self.context.wrap_socket(plain, server_hostname=HOST)
+
+
+def send(session: smtplib.SMTP, to: str | Sequence[str], content: bytes) -> None:
+    """One message of raw bytes."""
+    session.sendmail("a@shop.example", to, content, mail_options=["BODY=8BITMIME"])
