@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from servers import Postgres, Redis, postgres_program, server_folder
+from servers import Postgres, Redis, add_clock, postgres_program, server_folder
 
 from mailfarm.backends.postgres_schema import migrate
 
@@ -75,9 +75,11 @@ def postgres(component: Callable[[str], Path]) -> Iterator[Postgres]:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres: Postgres) -> str:
-    """The name of a database with mailfarm's schema and nothing in it, to be copied."""
+    """The name of a database with mailfarm's schema, a clock that can be set (``servers.set_clock``) and nothing in
+    it, to be copied."""
     url = postgres.new_database()
     migrate(url)
+    add_clock(url)
     return url.rpartition("/")[2]
 
 
@@ -85,6 +87,12 @@ def postgres_template(postgres: Postgres) -> str:
 def postgres_database(postgres: Postgres, postgres_template: str) -> str:
     """The URL of a database of one's own with mailfarm's schema."""
     return postgres.new_database(postgres_template)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """For what must hold on both engines: empty for SQLite, else the URL of a Postgres database of one's own."""
+    return "" if request.param == "sqlite" else str(request.getfixturevalue("postgres_database"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -216,6 +216,39 @@ class Postgres(_Server):
         return self.dsn(name)
 
 
+_CLOCK = """
+    create schema shifted;
+    create table shifted.clock (ahead interval not null);
+    insert into shifted.clock values ('0');
+    create function shifted.clock_timestamp() returns timestamptz language sql as
+        'select pg_catalog.clock_timestamp() + ahead from shifted.clock';
+"""
+
+
+def add_clock(url: str) -> None:
+    """Give a database a clock that can be set. Who connects with ``shifted_url`` is told its time."""
+    _once(url, _CLOCK)
+
+
+def shifted_url(url: str) -> str:
+    """The URL for a connection to which ``clock_timestamp()`` is the clock that can be set."""
+    return f"{url}?options=-csearch_path%3Dshifted,pg_catalog,public"
+
+
+def set_clock(url: str, ahead: float) -> None:
+    """Set the clock of a database, so many seconds ahead."""
+    _once(url, "update shifted.clock set ahead = make_interval(secs => %s)", (ahead,))
+
+
+def _once(url: str, sql: str, params: Sequence[Any] = ()) -> None:
+    connection = psycopg2.connect(url)
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(sql, params or None)
+    finally:
+        connection.close()
+
+
 def _runs(process: int) -> bool:
     """Whether it has not ended; one that its new parent has not waited for yet has."""
     try:

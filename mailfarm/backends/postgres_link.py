@@ -138,6 +138,9 @@ class Link(txpostgres.Connection):
             self.close()
         self._on_end(self)
 
+    def _cancel(self, _: Deferred[Any]) -> None:
+        self.end("connecting was given up")
+
     # ---- IReadWriteDescriptor, for a connection at rest or connecting
 
     def doRead(self) -> None:

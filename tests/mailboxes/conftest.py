@@ -1,12 +1,12 @@
-"""A house with a database of its own."""
+"""A house with a database of its own, on each engine."""
 
 import pytest_twisted
 from mailbox_house import House
 
 
 @pytest_twisted.async_yield_fixture
-async def house():
-    made = await House().open()
+async def house(database_url):
+    made = await House(database_url).open()
     yield made
     await made.close()
     assert not made.failures

@@ -7,11 +7,14 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from servers import set_clock, shifted_url
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
+from mailfarm import ports
 from mailfarm.accounts import store as accounts
 from mailfarm.backends.memory import MemoryBus
+from mailfarm.backends.postgres_database import PostgresDatabase
 from mailfarm.backends.sqlite_database import Database
 from mailfarm.backends.sqlite_engine import Engine
 from mailfarm.events import Person
@@ -50,17 +53,31 @@ class Bytes:
 
 
 class House:
-    """``ahead`` is how far the clock is ahead, in seconds."""
+    """``url`` is a Postgres database's (fixture ``postgres_database``), or empty for SQLite. ``engine`` is SQLite's in
+    any case: for a queue."""
 
-    def __init__(self) -> None:
-        self.ahead = 0.0
+    def __init__(self, url: str = "") -> None:
+        self._url = url
+        self._ahead = 0.0
         self.ids = Ids(self.clock, os.urandom)
         self.engine = Engine(None, clock=self.clock, deliver=reactor.callFromThread)
-        self.database = Database(self.engine)
+        self._postgres = PostgresDatabase(shifted_url(url), reactor) if url else None
+        self.database: ports.Database = self._postgres or Database(self.engine)
         self.bus = MemoryBus()
         self.account = ""
         self.domains = Domains()
         self.failures: list[BaseException] = []
+
+    @property
+    def ahead(self) -> float:
+        """How far the clock is ahead, in seconds."""
+        return self._ahead
+
+    @ahead.setter
+    def ahead(self, seconds: float) -> None:
+        self._ahead = seconds
+        if self._url:
+            set_clock(self._url, seconds)
 
     def clock(self) -> int:
         return int((time.time() + self.ahead) * SECOND)
@@ -70,6 +87,8 @@ class House:
         return self
 
     async def close(self) -> None:
+        if self._postgres is not None:
+            await self._postgres.stop()
         await self.engine.close()
 
     def spawn(self, coroutine: Any) -> None:

@@ -336,9 +336,9 @@ async def test_a_long_line_of_undecided_messages_stays_bounded_and_in_order(hous
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("seed", range(6))
-async def test_whatever_the_bus_does_each_follower_gets_the_event_tables_sequence(seed):
+async def test_whatever_the_bus_does_each_follower_gets_the_event_tables_sequence(database_url, seed):
     chance = random.Random(seed)
-    house = await House().open()
+    house = await House(database_url).open()
     feeds = Feeds(house.database, house.bus, house.spawn)
     bus = LossyBus(house.bus, chance)
     mailbox = await house.mailbox()

@@ -263,9 +263,9 @@ async def test_who_falls_behind_what_is_kept_begins_anew(house, begin, feeds, mo
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("seed", range(5))
-async def test_many_waits_on_a_bus_that_loses_get_theirs_and_nothing_else(seed):
+async def test_many_waits_on_a_bus_that_loses_get_theirs_and_nothing_else(database_url, seed):
     chance = random.Random(seed)
-    house = await House().open()
+    house = await House(database_url).open()
     feeds = Feeds(house.database, house.bus, house.spawn)
     bus = LossyBus(house.bus, chance)
     boxes = [await house.mailbox() for _ in range(4)]

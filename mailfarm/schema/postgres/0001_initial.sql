@@ -57,9 +57,12 @@ create table token (
     scopes        text collate "C" not null,         -- parted by spaces, as in RFC 6749 §3.3
     created_at    bigint not null,
     expires_at    bigint,
-    revoked_at    bigint
+    revoked_at    bigint,
+    -- a browser's session is a token that was given in exchange for another, its parent, and ends with it
+    parent        text collate "C" references token (id) on delete cascade
 );
 create index token_account on token (account, id);
+create index token_parent on token (parent) where parent is not null;
 
 -- Content, once for each spool id (which is its id), and what parsing it gave, packed (mailboxes/packing.py). Shared by
 -- the messages it became.
