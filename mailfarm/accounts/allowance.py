@@ -32,7 +32,7 @@ class SetOf:
             return found
 
         async def look(tx: Tx) -> tuple[str] | None:
-            return await tx.row("select name from account where id = ?", (account,))  # type: ignore[return-value]
+            return await tx.row("select name from account where id = ?", (account,))
 
         try:
             row = await self._database.read(look)

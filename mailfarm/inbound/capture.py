@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from mailfarm.errors import NotFound
+from mailfarm.errors import Conflict, NotFound
 from mailfarm.ids import Ids
 from mailfarm.mailboxes import store
+from mailfarm.mailboxes.addresses import key_of
 from mailfarm.mailboxes.announce import announce
 from mailfarm.mailboxes.mailbox import Mailbox
 from mailfarm.ports import Bus, Database, Tx
@@ -41,39 +43,56 @@ class ById:
 Wanted = ByAddress | ById
 
 
-async def look(tx: Tx, wanted: Sequence[Wanted], default: DefaultMailbox) -> dict[Wanted, str | None]:
-    """The id of the mailbox for each, or None if there is none that lives, by the database's clock. None for a
-    ``ByAddress`` of the default mailbox's account means that this has to be made: ``ensure_default``."""
-    found: dict[Wanted, str | None] = {}
-    inbox: str | None = None
+@dataclass(frozen=True, slots=True)
+class Leads:
+    """The mailbox that lives and takes the mail, or None. ``own``: it was meant by its id or its very address; not so
+    when it takes what is for no other, or for its address with a +tag."""
+
+    mailbox: Mailbox | None
+    own: bool
+
+
+NOWHERE: Final = Leads(None, False)
+
+
+async def look(tx: Tx, wanted: Sequence[Wanted], default: DefaultMailbox) -> dict[Wanted, Leads]:
+    """Where each leads, by the database's clock. Nowhere for a ``ByAddress`` of the default mailbox's account means
+    that this has to be made: ``ensure_default``."""
+    found: dict[Wanted, Leads] = {}
+    inbox: Mailbox | None = None
     for each in wanted:
         if isinstance(each, ById):
             found[each] = await _by_id(tx, each)
             continue
         found[each] = await _by_address(tx, each.account, each.address)
-        if found[each] is None and each.account == default.account:
-            inbox = inbox or await _by_address(tx, default.account, default.address)
-            found[each] = inbox
+        if found[each].mailbox is None and each.account == default.account:
+            inbox = inbox or (await _by_address(tx, default.account, default.address)).mailbox
+            found[each] = Leads(inbox, False)
     return found
 
 
 async def ensure_default(database: Database, bus: Bus, ids: Ids, default: DefaultMailbox) -> Mailbox:
     """The default mailbox, made and announced if it does not live. For the start, and for mail that came without.
     Raises Conflict: another account has its address."""
-    mailbox, events = await database.unit(lambda tx: store.ensure(tx, ids, default.account, default.address))
+    try:
+        mailbox, events = await database.unit(lambda tx: store.ensure(tx, ids, default.account, default.address))
+    except Conflict:  # taken since we looked, perhaps by a replica of ours that does the same
+        mailbox, events = await database.unit(lambda tx: store.ensure(tx, ids, default.account, default.address))
     announce(bus, events)
     return mailbox
 
 
-async def _by_address(tx: Tx, account: str, address: str) -> str | None:
+async def _by_address(tx: Tx, account: str, address: str) -> Leads:
     mailbox = await store.by_address(tx, address)
     # another account's mailbox is as good as none
-    return mailbox.id if mailbox is not None and mailbox.account == account and mailbox.live(tx.now) else None
+    if mailbox is None or mailbox.account != account or not mailbox.live(tx.now):
+        return NOWHERE
+    return Leads(mailbox, key_of(mailbox.address) == key_of(address))
 
 
-async def _by_id(tx: Tx, wanted: ById) -> str | None:
+async def _by_id(tx: Tx, wanted: ById) -> Leads:
     try:
         mailbox = await store.find(tx, wanted.account, wanted.id)
     except NotFound:
-        return None
-    return mailbox.id if mailbox.live(tx.now) else None
+        return NOWHERE
+    return Leads(mailbox, True) if mailbox.live(tx.now) else NOWHERE

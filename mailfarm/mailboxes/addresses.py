@@ -43,6 +43,14 @@ class Domains:
         return self.any or any(domain == name.lower() for name in self.names)
 
 
+def key_of(text: str) -> str:
+    """``Address.key`` of a text; the text itself if it is no address."""
+    try:
+        return Address.parse(text).key
+    except ValueError:
+        return text
+
+
 def given(text: str, domains: Domains) -> Address:
     """An address somebody asked for: RFC 5321 §4.1.2, in one of our domains. Raises Invalid."""
     try:

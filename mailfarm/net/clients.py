@@ -6,20 +6,19 @@ nobody is.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Final
 
-from mailfarm.limits import Limit
+from mailfarm.limits import Limit, Quota
 from mailfarm.mail.reply import Reply
-from mailfarm.ports import Charge, Limiter
+from mailfarm.ports import Charge, Hold, Limiter
 
 from .smtp_session import Answer
 
 _IPV6_PREFIX = 64
 
-CONNECTIONS: Final = Limit(600, 60)
-"""Connections a client may begin: so many in so many seconds."""
-TOO_OFTEN: Final = Reply(421, "4.7.0", "Too many connections from your network; try again in a minute", close=True)
+TOO_MANY: Final = Reply(421, "4.7.0", "Too many sessions from your network at once; try again later", close=True)
 
 
 def client_key(client: str) -> str:
@@ -33,24 +32,84 @@ def on_loopback(client: str) -> bool:
     return bool(_ip(client).is_loopback)
 
 
+def limited_as(client: str) -> str:
+    """``client_key``, or empty for a client on loopback, which is not limited."""
+    return "" if on_loopback(client) else client_key(client)
+
+
 def _ip(client: str) -> Any:
     ip = ip_address(client.partition("%")[0])
     return getattr(ip, "ipv4_mapped", None) or ip
 
 
 class Door:
-    """Greets a client, unless it knocks too often. One for a service."""
+    """Greets clients, unless they knock too often or too many of them are in. One for a service.
 
-    def __init__(self, service: str, hostname: str, limiter: Limiter, limit: Limit = CONNECTIONS) -> None:
-        self._key = f"{service}:connect:"
+    ``rates`` bound how often a client may come, ``sessions`` how many of it may be in at once (0: any number);
+    ``again`` says a wait, in seconds, in words.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        hostname: str,
+        limiter: Limiter,
+        rates: Sequence[Limit | Quota],
+        sessions: int,
+        again: Callable[[float], str],
+    ) -> None:
+        self._connects = f"{service}:connect:"
+        self._inside = f"{service}:sessions:"
         self._limiter = limiter
-        self._limit = limit
+        self._rates = tuple(rates)
+        self._sessions = sessions
+        self._again = again
         self._welcome = Reply(220, "", f"{hostname} ESMTP mailfarm")
 
-    def answer(self, client: str) -> Answer:
-        """220, or 421 4.7.0."""
-        return self._welcome if on_loopback(client) else self._count(client)
+    def visit(self) -> Visit:
+        """What a client who comes now will hold."""
+        return Visit(self._limiter)
 
-    async def _count(self, client: str) -> Reply:
-        refusal = await self._limiter.charge([Charge(self._key + client_key(client), self._limit)])
-        return self._welcome if refusal is None else TOO_OFTEN
+    def answer(self, client: str, visit: Visit) -> Answer:
+        """220, or 421 4.7.0."""
+        key = limited_as(client)
+        return self._let_in(key, visit) if key and (self._rates or self._sessions) else self._welcome
+
+    async def _let_in(self, key: str, visit: Visit) -> Reply:
+        charges = [Charge(f"{self._connects}{key}:{rate.period:g}", rate) for rate in self._rates]
+        refusal = await self._limiter.charge(charges) if charges else None
+        if refusal is not None:
+            text = f"Too many connections from your network; {self._again(refusal.wait)}"
+            return Reply(421, "4.7.0", text, close=True)
+        if self._sessions and not await visit.hold(self._inside + key, self._sessions):
+            return TOO_MANY
+        return self._welcome
+
+
+class Visit:
+    """The places that one connection holds, until it leaves."""
+
+    __slots__ = ("_holds", "_left", "_limiter")
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+        self._holds: list[Hold] = []
+        self._left = False
+
+    async def hold(self, key: str, most: int) -> bool:
+        """Take one of ``most`` places; False when all are taken."""
+        hold = await self._limiter.hold(key, most)
+        if hold is None:
+            return False
+        if self._left:  # it went while we asked
+            hold.release()
+        else:
+            self._holds.append(hold)
+        return True
+
+    def leave(self) -> None:
+        """Give all of them back. Idempotent."""
+        self._left = True
+        holds, self._holds = self._holds, []
+        for hold in holds:
+            hold.release()

@@ -37,7 +37,7 @@ class SMTPProtocol:
 
     __slots__ = (
         "__weakref__", "_core", "_decision", "_ended", "_incoming", "_leaving_since", "_lost", "_reading", "_session",
-        "_shaking_since", "_tls", "_unread_since", "_working", "client", "factory", "port", "transport",
+        "_shaking_since", "_tls", "_unread_since", "_welcome", "_working", "client", "factory", "port", "transport",
     )  # fmt: skip
 
     transport: Any
@@ -55,6 +55,7 @@ class SMTPProtocol:
         self._working = False
         self._lost = False
         self._ended = False
+        self._welcome: Reply | None = None
         self._leaving_since: float | None = None
         self._shaking_since: float | None = None
         self._unread_since: float | None = None
@@ -99,9 +100,25 @@ class SMTPProtocol:
                 self.abort()
                 return
             self._shaking_since = self.factory.reactor.seconds()
+            self._knock()
         else:
             transport.registerProducer(self, True)
             self._begin(room)
+
+    def _knock(self) -> None:
+        """Ask whether to greet while the handshake is under way: who is not let in costs us no more of it."""
+        self._session = self.factory.session(self)
+        reply = self._ask(None)
+        if reply is not None:
+            self._answer_knock(reply)
+
+    def _answer_knock(self, reply: Reply) -> None:
+        if reply.positive:
+            self._welcome = reply
+        else:
+            self.factory.metrics.turned_away.inc()
+            self._shaking_since = None
+            self.abort()
 
     def handshakeCompleted(self) -> None:
         self._shaking_since = None
@@ -117,15 +134,18 @@ class SMTPProtocol:
         factory = self.factory
         self._core = Server(factory.config, factory.reactor.seconds(), tls=factory.implicit_tls)
         if factory.draining:
+            self._decision = None
             self._core.greet(SHUTTING_DOWN)
         elif not room:
             factory.metrics.full.inc()
             self._core.greet(FULL)
-        else:
+        elif self._session is None:
             self._session = factory.session(self)
             reply = self._ask(None)
             if reply is not None:
                 self._greet(reply)
+        elif self._welcome is not None:
+            self._greet(self._welcome)
         self._pump()
 
     def _greet(self, reply: Reply) -> None:
@@ -267,9 +287,12 @@ class SMTPProtocol:
         if self._decision is not decision:
             return  # given up: it comes too late
         self._decision = None
-        if self._lost or self._core is None:
-            return
         assert decision.reply is not None
+        if self._lost:
+            return
+        if self._core is None:  # still shaking hands
+            self._answer_knock(decision.reply)
+            return
         if decision.question is None:
             self._greet(decision.reply)
         else:

@@ -11,6 +11,7 @@ a client sends while a decision is pending   above ``READ_AHEAD`` octets nothing
 a client does not read its replies           above 64 KiB of them nothing more is read; after ``unread`` seconds: cut
 a decision takes for ever                    after ``decision`` seconds 451 4.3.0; it may still come true
 a client does not go when told to            after ``leave`` seconds: cut
+a client is not let in, with implicit TLS    its connection is cut while it shakes hands
 too many sessions                            421 4.3.2 above ``max_sessions``; far above it, closed without a word
 the disk is full while content is coming     452 4.3.1 for that transaction; the session goes on
 ===========================================  =======================================================================

@@ -15,6 +15,7 @@ from test_net_smtp_server import FAST, GREETED, OK, Deciding, all_sent, later
 from twisted.internet import defer, reactor
 
 from mailfarm.config import Address
+from mailfarm.mail.reply import Reply
 from mailfarm.net.smtp_listener import Listener
 from mailfarm.net.smtp_metrics import SMTPMetrics
 from mailfarm.net.smtp_server import READ_AHEAD, Caps, SMTPFactory
@@ -101,7 +102,38 @@ async def test_a_handshake_that_does_not_end_is_cut(tls: ServerTls, how: str, se
         before = len(client.received)
         await client.ended()
         assert b"421" not in client.received[before:]
-        assert len(sessions) == (1 if how == "starttls" else 0)
+        await wait_until(lambda: sessions and sessions[0].is_lost)
+        assert [session.asked for session in sessions] == [
+            ["connected", "hello"] if how == "starttls" else ["connected"]
+        ]
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+@pytest_twisted.ensureDeferred
+async def test_who_is_not_let_in_is_cut_while_it_shakes_hands(tls: ServerTls, when: str) -> None:
+    no = Reply(421, "4.7.0", "Too many", close=True)
+    answer: defer.Deferred[Reply] = defer.Deferred()
+    async with secured(tls, "implicit", connected=lambda: answer if when == "later" else no) as (listener, sessions):
+        client = await connect(listener.address.port)
+        await wait_until(lambda: sessions)
+        answer.callback(no)
+        await client.ended()
+        assert client.received == b""
+        await wait_until(lambda: sessions[0].is_lost)
+        assert listener.factory.metrics.turned_away._value.get() == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_is_let_in_late_is_greeted_once_the_handshake_is_over(tls: ServerTls) -> None:
+    answer: defer.Deferred[Reply] = defer.Deferred()
+    async with secured(tls, "implicit", connected=lambda: answer) as (listener, sessions):
+        client = await connect(listener.address.port, tls=True)
+        await wait_until(lambda: sessions and sessions[0].connection.tls)
+        assert client.received == b""
+        answer.callback(Reply(220, "", "welcome"))
+        assert (await client.reply()).startswith("220 ")
+        assert (await client.say("EHLO client.test")).startswith("250")
+        await client.close()
 
 
 @pytest_twisted.ensureDeferred

@@ -14,10 +14,10 @@ from smtp_house import ALL, FREE, HOST, House, house
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
+from mailfarm.accounts.limit_sets import read
 from mailfarm.backends.sqlite_queue import Queue
 from mailfarm.config import MxSettings
 from mailfarm.errors import ConfigurationError, DatabaseUnavailable, QueueFull, QueueUnavailable
-from mailfarm.limits import Limit
 from mailfarm.mailboxes import store
 from mailfarm.net.proxy import SIGNATURE
 from mailfarm.services import mx as mx_module
@@ -373,7 +373,8 @@ def proxy_header(source: str, port: int = 40000) -> bytes:
 @pytest_twisted.ensureDeferred
 async def test_a_client_behind_a_proxy_may_connect_so_often_and_its_whole_network_counts(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
-        mx = await h.mx(settings=MxSettings(listen=FREE, proxy_from=ALL), connections=Limit(2, 600))
+        twice = read("[client]\nconnections_per_minute = 2")
+        mx = await h.mx(settings=MxSettings(listen=FREE, proxy_from=ALL), limits=twice)
         port = mx.listening["mx"].port
 
         async def knock(source: str) -> str:

@@ -18,14 +18,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.logger import globalLogPublisher
 
+from mailfarm.accounts.limit_sets import read
 from mailfarm.accounts.store import credentials, revoke_credential
 from mailfarm.config import Address, SubmissionSettings, variables
 from mailfarm.errors import ConfigurationError, DatabaseUnavailable
-from mailfarm.limits import Limit
 from mailfarm.mailboxes import store
 from mailfarm.mailboxes.announce import account_topic
 from mailfarm.net.smtp_server import Caps
 from mailfarm.services import submission as submission_module
+from mailfarm.services.submission import login
 
 
 def plain(user: str, secret: str) -> str:
@@ -194,13 +195,13 @@ async def test_unknown_user_and_wrong_secret_are_answered_alike_and_the_third_ti
         (revoked,) = [c for c in await h.database.read(lambda tx: credentials(tx, h.account.id)) if c.name == "revoked"]
         await h.database.unit(lambda tx: revoke_credential(tx, h.account.id, revoked.id))
         checks: list[Any] = []
-        real = submission_module.check
+        real = login.check
 
         def counted(*rest: Any) -> bool:
             checks.append(rest)
             return real(*rest)
 
-        monkeypatch.setattr(submission_module, "check", counted)
+        monkeypatch.setattr(login, "check", counted)
         said: list[Any] = []
         globalLogPublisher.addObserver(said.append)
         client, _ = await greeted(service.listening["capture"].port)
@@ -209,7 +210,7 @@ async def test_unknown_user_and_wrong_secret_are_answered_alike_and_the_third_ti
         assert (await client.say(plain("revoked", secret))).startswith("421 4.7.0 ")
         await client.ended()
         globalLogPublisher.removeObserver(said.append)
-        assert len(checks) == 3, "the same work for each"
+        assert len(checks) == 6, "the same work for each: what is remembered, then what the database says"
         assert [event["user"] for event in said if "user" in event] == ["known", "an unknown user", "revoked"]
         assert "wrong-secret" not in str(said)
         assert secret not in str(said)
@@ -226,7 +227,7 @@ async def test_guessing_is_limited_by_client_and_by_name(tmp_path: Path) -> None
     async with house(tmp_path) as h:
         settings = SubmissionSettings(capture=FREE, starttls=None, tls=None, proxy_from=ALL)
         service = await h.submission(
-            settings=settings, failures_of_client=Limit(2, 600), failures_of_name=Limit(4, 600)
+            settings=settings, limits=read("[client]\nfailed_auth = 2\nfailed_auth_of_a_user = 4")
         )
         port = service.listening["capture"].port
         secret = await h.credential("known")
@@ -252,7 +253,7 @@ async def test_guessing_is_limited_by_client_and_by_name(tmp_path: Path) -> None
 @pytest_twisted.ensureDeferred
 async def test_clients_on_loopback_do_not_lock_one_another_out(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
-        service = await h.submission(failures_of_client=Limit(1, 600), failures_of_name=Limit(2, 600))
+        service = await h.submission(limits=read("[client]\nfailed_auth = 1\nfailed_auth_of_a_user = 2"))
         secret = await h.credential("known")
         port = service.listening["capture"].port
         for name in ("other", "known", "known", "known"):
@@ -374,15 +375,15 @@ async def test_an_auth_that_comes_too_late_lets_nobody_in(tmp_path: Path, monkey
         service = await h.submission(caps=Caps(sweep=0.02, decision=0.1))
         secret = await h.credential("known", purpose="send")
         gate: Deferred[None] = Deferred()
-        real, through = service.log_in, []
+        real, through = service.login.log_in, []
 
-        async def slow(client: str, request: Any) -> Any:
-            result = await real(client, request)
+        async def slow(*asked: Any) -> Any:
+            result = await real(*asked)
             await gate
             through.append(result[0].code)
             return result
 
-        monkeypatch.setattr(service, "log_in", slow)
+        monkeypatch.setattr(service.login, "log_in", slow)
         client, _ = await greeted(service.listening["capture"].port)
         assert (await client.say(plain("known", secret))).startswith("451 ")
         gate.callback(None)

@@ -1,0 +1,68 @@
+"""NAME
+    mx - take mail from the internet for our mailboxes
+
+SYNOPSIS
+    mailfarm mx
+
+DESCRIPTION
+    Listens for SMTP (RFC 5321) and takes mail for mailboxes that live now; nothing else. It never relays, and offers
+    no AUTH: those with a credential come to submission.
+
+    A recipient is looked up at RCPT, before any content:
+
+        a mailbox that lives                                    250 2.1.5
+        an address of ours without one, or one that has ended   550 5.1.1
+        a domain that is none of ours, an address literal       550 5.7.1
+        postmaster, at a domain of ours or none, without one    250 2.1.5, for the default mailbox (RFC 5321 §4.5.1)
+        user%remote@ours, remote!user@ours, "user@remote"@ours  553 5.7.1
+        a mailbox of another account than the one before        452 4.5.3, once more in another transaction
+        the database does not answer                            451 4.3.0
+        too much mail for the mailbox or its account            450 4.7.1
+
+    A mailbox that lived once is answered like one that never did. One transaction is spooled for one account, hence the
+    452: senders take it as "too many recipients" (RFC 5321 §4.5.3.1.10) and send the rest in a transaction of its own.
+    The database's clock decides what lives.
+
+    A mailbox that was found is remembered: for five seconds, or until the bus says that it has changed, whichever comes
+    first; never past its end. What was not found is not remembered. While the database is away, mailboxes that were
+    asked for within the last hour are known and take mail; others are answered 451 4.3.0.
+
+    Before content is let in the queue is asked for room (452 4.3.1); after its end 250 is said when the queue has
+    confirmed, never earlier. What is refused is told to the account whose address it is ("refusals"), sampled; what
+    names no address of ours, to the account of the transaction's other recipients, if there is one.
+
+    On SIGTERM: the port is closed, idle sessions hear 421 4.3.2, running transactions finish within MAILFARM_GRACE.
+    On SIGHUP: the certificate is read again, for new connections.
+
+SETTINGS
+    MAILFARM_MX_LISTEN           where to listen, or off
+    MAILFARM_MX_STARTTLS         offer STARTTLS
+    MAILFARM_MX_PROXY_FROM       networks whose connections begin with a PROXY header
+    MAILFARM_MX_PROXY_V1         also understand version 1 of it
+    MAILFARM_MX_MAX_CONNECTIONS  open sessions; above it 421 4.3.2
+    MAILFARM_MX_MAX_RECIPIENTS   recipients a transaction; past it 452 4.5.3
+    MAILFARM_HOSTNAME, MAILFARM_DOMAINS, MAILFARM_MAX_SIZE, MAILFARM_CERTIFICATE, MAILFARM_KEY, MAILFARM_GRACE,
+    MAILFARM_LIMITS
+
+    A client (an IPv4 address, an IPv6 /64) may begin 600 connections a minute and have 500 sessions at once; then
+    421 4.7.0. Loopback is not counted. MAILFARM_LIMITS changes this, and limits messages: see mailfarm help limits.
+    The hundredth unknown recipient ends a session with 421 4.7.0.
+
+DIAGNOSTICS
+    cannot listen on ...         the port is in use or not ours to take; the line names the setting
+    mail is refused before its content, message ... found no room
+                                 the disk is at its reserve or the queue at its cap: make room, or look why inbound is
+                                 behind
+    message ... was not confirmed
+                                 the queue did not answer; the sender tries again
+    Rcpt of ... failed           a look-up failed; the line has the reason
+    The database does not answer: ... Each mailbox that is known serves on
+                                 said once an outage; mail for other mailboxes is answered 451
+    PROXY header of ... refused  a listed proxy sends no header, or a damaged one
+    metrics mailfarm_mx_...      sessions, sessions_open, recipients, messages, content_octets, timeouts, aborted,
+                                 lookups (remembered, asked, failed, away)
+"""
+
+from .service import Mx
+
+__all__ = ["Mx"]

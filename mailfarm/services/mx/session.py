@@ -1,0 +1,165 @@
+"""One session's decisions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from mailfarm.inbound.refusals import Refusal, lines_to
+from mailfarm.inbound.transaction import Transaction
+from mailfarm.mail.address import Address
+from mailfarm.mail.envelope import Envelope
+from mailfarm.mail.reply import Reply
+from mailfarm.net.clients import limited_as
+from mailfarm.net.content import SpillContent
+from mailfarm.net.smtp_session import Answer, Connection, origin_of
+from mailfarm.smtp.requests import Auth, Discarded, Hello, Mail, Rcpt, Refused
+
+if TYPE_CHECKING:
+    from .service import Mx
+
+SERVICE: Final = "mx"
+HELLO: Final = Reply(250, "", "")
+SENDER_OK: Final = Reply(250, "2.1.0", "Ok")
+RECIPIENT_OK: Final = Reply(250, "2.1.5", "Ok")
+GO_AHEAD: Final = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
+NO_AUTH: Final = Reply(535, "5.7.8", "There is no AUTH here; submit mail on the submission port")
+GUESSING: Final = Reply(421, "4.7.0", "Too many unknown recipients", close=True)
+TOO_LATE: Final = Reply(451, "4.3.0", "This takes too long; try again later")
+MOST_UNKNOWN: Final = 100
+ANOTHER_ACCOUNT: Final = Reply(
+    452, "4.5.3", "Too many recipients for one transaction; send to this one in a transaction of its own"
+)
+
+
+class MxSession:
+    """One session's decisions."""
+
+    __slots__ = ("_client", "_connection", "_mx", "_transaction", "_unknown_so_far", "_visit")
+
+    def __init__(self, mx: Mx, connection: Connection) -> None:
+        self._mx = mx
+        self._connection = connection
+        self._client = limited_as(connection.client)
+        self._visit = mx.door.visit()
+        self._transaction: Transaction | None = None
+        self._unknown_so_far = 0
+
+    def connected(self) -> Answer:
+        return self._mx.door.answer(self._connection.client, self._visit)
+
+    def hello(self, request: Hello) -> Answer:
+        return HELLO
+
+    def authenticate(self, request: Auth) -> Answer:
+        return NO_AUTH
+
+    def mail(self, request: Mail) -> Answer:
+        self._transaction = Transaction(request, "", self._mx.refusals)
+        return self._may_begin(request.size) if request.size or self._mx.shares.any else SENDER_OK
+
+    async def _may_begin(self, size: int | None) -> Reply:
+        mx = self._mx
+        refused = await mx.shares.at_mail(self._client)
+        if refused is None and size:
+            refused = await mx.accept.room(size)  # RFC 1870 §6.1
+        return refused or SENDER_OK
+
+    async def rcpt(self, request: Rcpt) -> Reply:
+        transaction = self._transaction
+        assert transaction is not None
+        mx = self._mx
+        said = request.recipient.address
+        # RFC 5321 §4.5.1: postmaster needs no domain
+        address = said if "@" in said else f"{said}@{mx.default_domain}"
+        mailbox, live = await mx.directory.get(address)
+        if not self._connection.awaits(request):
+            return TOO_LATE
+        if mailbox is None or not live:
+            reply = self._unknown(address, said)
+            refusal = self._refusal(transaction, said, reply)
+            if mailbox is not None:
+                mx.refusals.tell(mailbox.account, refusal, mailbox.id)
+            elif account := mx.owner(_domain(address)):
+                mx.refusals.tell(account, refusal)
+            else:
+                transaction.unclaimed.add(refusal)
+            self._unknown_so_far += 1
+            return reply if self._unknown_so_far < MOST_UNKNOWN else GUESSING
+        if transaction.account and transaction.account != mailbox.account:
+            return ANOTHER_ACCOUNT
+        if mx.shares.any:
+            taken = len(transaction.mailboxes)
+            refused = await mx.shares.at_rcpt(said, mailbox.id, mailbox.account, taken)
+            if not self._connection.awaits(request):
+                return TOO_LATE
+            if refused is not None:
+                mx.refusals.tell(mailbox.account, self._refusal(transaction, said, refused), mailbox.id)
+                return refused
+        transaction.took(said, mailbox.account, mailbox.id)
+        return RECIPIENT_OK
+
+    def _unknown(self, address: str, said: str) -> Reply:
+        if not self._mx.ours(_domain(address)):
+            return Reply(550, "5.7.1", f"<{said}>: we do not relay; this is no domain of ours")
+        if any(mark in _local(address) for mark in "%!@"):
+            # what other relays took for a route to elsewhere
+            return Reply(553, "5.7.1", f"<{said}>: we do not relay; routes in an address are not followed")
+        return Reply(550, "5.1.1", f"<{said}>: there is no such mailbox")
+
+    async def data(self, envelope: Envelope) -> Reply:
+        mx, transaction = self._mx, self._transaction
+        refused = await mx.accept.room(envelope.size or 0)
+        if refused is None and transaction is not None and mx.shares.any:
+            refused = await mx.shares.at_data(
+                self._client, transaction.account, transaction.mailboxes.values(), len(envelope.recipients)
+            )
+        if refused is not None and transaction is not None and transaction is self._transaction:
+            self._all_refused(transaction, envelope, refused)
+        return refused or GO_AHEAD
+
+    async def content(self, envelope: Envelope, content: SpillContent) -> Reply:
+        transaction, self._transaction = self._transaction, None
+        assert transaction is not None
+        self._settle(transaction)
+        mailboxes = [transaction.mailboxes[recipient.address] for recipient in envelope.recipients]
+        origin = origin_of(self._connection, SERVICE, smtputf8=transaction.smtputf8)
+        return await self._mx.accept.take(envelope, content, origin, transaction.account, mailboxes)
+
+    def discarded(self, request: Discarded) -> None:
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None:
+            if request.reply is not None:
+                self._all_refused(transaction, request.envelope, request.reply)
+            self._settle(transaction)
+
+    def refused(self, request: Refused) -> None:
+        # whom a MAIL would have been for nobody knows
+        if self._transaction is not None and request.recipient:
+            self._transaction.unclaimed.add(self._refusal(self._transaction, request.recipient, request.reply))
+
+    def lost(self) -> None:
+        self._visit.leave()
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None:
+            self._settle(transaction)
+
+    def _settle(self, transaction: Transaction) -> None:
+        transaction.unclaimed.settle(lambda address: self._mx.owner(_domain(address)))
+
+    def _all_refused(self, transaction: Transaction, envelope: Envelope, reply: Reply) -> None:
+        transaction.all_refused(envelope, lambda address: self._refusal(transaction, address, reply))
+
+    def _refusal(self, transaction: Transaction, address: str, reply: Reply) -> Refusal:
+        lines = lines_to(self._connection.transcript, reply)
+        return Refusal(address, transaction.sender, origin_of(self._connection, SERVICE), reply, lines)
+
+
+def _domain(address: str) -> str:
+    return address.rpartition("@")[2]
+
+
+def _local(address: str) -> str:
+    try:
+        return Address.parse(address).local
+    except ValueError:
+        return address.rpartition("@")[0]

@@ -1,0 +1,76 @@
+"""NAME
+    submission - take mail from those with a credential, to capture or to send
+
+SYNOPSIS
+    mailfarm submission
+
+DESCRIPTION
+    Listens for SMTP submission (RFC 6409) on up to three ports:
+
+        capture    no credential needed; AUTH is honoured if the client has one. On loopback also in plain text, so
+                   that a test suite needs no TLS; STARTTLS only if set, because many clients use it when they see it
+                   and then refuse a certificate they do not trust
+        starttls   STARTTLS, and AUTH after it; MAIL before AUTH is 530 5.7.0
+        tls        the same inside TLS from the start (RFC 8314)
+
+    The credential decides where mail goes:
+
+        capture, with a mailbox       every recipient is filed in that mailbox; once it has ended 550 5.1.1
+        capture, without a mailbox    by recipient, as without a credential
+        no credential (capture port)  the live mailbox whose address the recipient is, else the default mailbox
+        send                          550 5.7.1: sending is not available yet
+
+    By recipient never leads into a mailbox of another account. Any recipient address with the right syntax is taken:
+    captured mail goes nowhere.
+
+    A wrong secret and an unknown user are answered alike, 535 5.7.8, after the same work. Three failures in a session
+    end it with 421. Ten failures of a client, or fifty of a user name, in five minutes are enough: then 421 or
+    454 4.7.0. Failures of clients on loopback are not counted, nor is their success barred by others' failures.
+
+    A mailbox or a credential that was found is remembered: for five seconds, or until the bus says that it has changed,
+    whichever comes first; never past its end. Only a right secret is answered from memory: before 535 the database is
+    always asked. While it is away, those that were asked for within the last hour are known; with others AUTH is
+    answered 454 4.7.0, and RCPT 451 4.3.0.
+
+    Before content the queue is asked for room (452 4.3.1); 250 is said when the queue has confirmed, never earlier.
+
+    On SIGTERM: the ports are closed, idle sessions hear 421 4.3.2, running transactions finish within MAILFARM_GRACE.
+    On SIGHUP: the certificate is read again, for new connections.
+
+SETTINGS
+    MAILFARM_SUBMISSION_CAPTURE           where to listen for open capture, or off
+    MAILFARM_SUBMISSION_STARTTLS          where to listen for submission with STARTTLS, or off
+    MAILFARM_SUBMISSION_TLS               where to listen for submission inside TLS, or off
+    MAILFARM_SUBMISSION_CAPTURE_STARTTLS  offer STARTTLS on the capture port
+    MAILFARM_SUBMISSION_NORMALIZE         make CR LF of bare line feeds instead of refusing them
+    MAILFARM_SUBMISSION_PROXY_FROM        networks whose connections begin with a PROXY header
+    MAILFARM_SUBMISSION_PROXY_V1          also understand version 1 of it
+    MAILFARM_SUBMISSION_MAX_CONNECTIONS   open sessions of each port; above it 421 4.3.2
+    MAILFARM_SUBMISSION_MAX_RECIPIENTS    recipients a transaction; past it 452 4.5.3
+    MAILFARM_HOSTNAME, MAILFARM_MAX_SIZE, MAILFARM_CERTIFICATE, MAILFARM_KEY, MAILFARM_GRACE, MAILFARM_LIMITS
+
+    A client (an IPv4 address, an IPv6 /64) may begin 600 connections a minute and have 500 sessions at once; then
+    421 4.7.0. Loopback is not counted. MAILFARM_LIMITS changes this, and limits messages, by client, credential,
+    mailbox and account, with 450 or 451 4.7.1: see mailfarm help limits.
+
+DIAGNOSTICS
+    cannot listen on ...         the port is in use or not ours to take; the line names the setting
+    mail is refused before its content, message ... found no room
+                                 the disk is at its reserve or the queue at its cap: make room, or look why inbound is
+                                 behind
+    message ... was not confirmed
+                                 the queue did not answer; the client has to send again
+    The database does not answer: ... Each mailbox that is known serves on
+                                 said once an outage, also of credentials; those that are not known are answered 4yz
+    AUTH failed                  a wrong user or secret; the line has the client, and the user if there is such a one
+    PROXY header of ... refused  a listed proxy sends no header, or a damaged one
+    metrics mailfarm_submission_...
+                                 sessions, sessions_open, logins, recipients, messages, content_octets, timeouts,
+                                 lookups (remembered, asked, failed, away)
+"""
+
+from mailfarm.inbound.capture import DefaultMailbox
+
+from .service import Submission
+
+__all__ = ["DefaultMailbox", "Submission"]
