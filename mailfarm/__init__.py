@@ -9,11 +9,11 @@ A map of the house. Imports run one way, downwards in this list to what stands a
 ``ports config``                       what we need of the world, as protocols; the settings, typed.
 ``accounts/ mailboxes/``               what mailfarm knows and decides, pure except through ports.
 ``net/``                               sockets: the Twisted side of SMTP, PROXY, TLS, health, logs.
-``backends/``                          the ports on SQLite and in memory.
+``backends/``                          the ports on SQLite and in memory, on Postgres and Redis.
 ``inbound/``                           accepting mail, parsing it, filing it.
 ``services/``                          what listens or loops: mx, submission, inbound, sweep, api, live.
-``assembly``                           the one place where all is put together.
-``dev``                                the process that runs all of it: signals, start, end.
+``assembly/``                          the one place where all is put together.
+``process  health``                    the process that runs one service or all; asking it how it is.
 ``cli``                                the command line.
 ``sdk/``                               the client library and the pytest plugin; imports nothing of the rest.
 ``web/``                               the inbox in a browser.

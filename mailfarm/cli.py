@@ -1,8 +1,8 @@
 """The command line: ``mailfarm <command>``.
 
-A service's word starts that service, ``dev`` starts all of them in one process, and the client commands (send, wait,
-list, show) talk to one that runs. Exit codes: 0 done, 1 failed or refused, 2 wrong usage or wrong settings,
-3 cannot connect, 4 a wait timed out.
+A service's word starts that service, ``dev`` starts all of them in one process, ``schema`` and ``health`` are for who
+operates a cluster, and the client commands (send, wait, list, show) talk to one that runs. Exit codes: 0 done, 1 failed
+or refused, 2 wrong usage or wrong settings, 3 cannot connect, 4 a wait timed out.
 
 Only what a command needs is imported: a client command loads no server.
 """
@@ -19,10 +19,10 @@ from importlib import resources
 from pathlib import Path
 
 from . import __version__
-from .config import Settings, load
-from .errors import ConfigurationError
+from .config import ALL, Settings, load
+from .errors import ConfigurationError, MailfarmError
 
-SERVICES = ("mx", "submission", "inbound", "sweep", "api", "live")
+SERVICES = ALL
 
 CLIENT_SETTINGS = (
     ("MAILFARM_URL=http://127.0.0.1:8025", "the mailfarm to talk to"),
@@ -36,8 +36,22 @@ it in a test. Every setting is an environment variable; see: mailfarm help setti
 """
 
 
+SCHEMA = """\
+Bring the schema of the database at MAILFARM_DATABASE_URL up to date, and say what was done. Any number may run at the
+same time; services that wait for it go on by themselves, and those of the version before go on working. Exit code 0
+when the schema is one this version can work with, 1 when it is not. SQLite needs none of this.
+"""
+
+HEALTH = """\
+Ask the service on this machine whether it serves, at MAILFARM_STATUS_LISTEN: what a container's health check runs. Exit
+code 0 when it does, 1 when it starts, stops or does not answer.
+"""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    if (sys.argv[1:] if argv is None else argv) == ["health"]:  # every few seconds in every container: no time to lose
+        return _health(argparse.Namespace())
     parser = _parser()
     args = parser.parse_args(argv)
     if not hasattr(args, "run"):
@@ -69,18 +83,25 @@ def _parser() -> argparse.ArgumentParser:
     for word in SERVICES:
         service = commands.add_parser(word, help=_one_job(word), description=_docstring(word))
         service.formatter_class = argparse.RawDescriptionHelpFormatter
+        service.add_argument("--json", action="store_true", help="say where it listens as one JSON line")
         service.set_defaults(run=_service, word=word)
+    schema = commands.add_parser("schema", help="bring the database's schema up to date", description=SCHEMA)
+    schema.add_argument("--check", action="store_true", help="change nothing, only say where it stands")
+    schema.set_defaults(run=_schema)
+    health = commands.add_parser("health", help="ask whether the service here serves", description=HEALTH)
+    health.set_defaults(run=_health)
     helping = commands.add_parser("help", help="explain a service, the settings or how it works")
     helping.add_argument("topic", nargs="?", help="a service, settings, or one of the documents")
     helping.set_defaults(run=_help, parser=parser)
     return parser
 
 
-def _settings(overrides: dict[str, str] | None = None) -> Settings | None:
-    """The settings of this environment, or None after every mistake was told on standard error."""
+def _settings(services: Sequence[str] | None, overrides: dict[str, str] | None = None) -> Settings | None:
+    """The settings of this environment, to run these services (None: none), or None after every mistake was told on
+    standard error."""
     environ = dict(os.environ) | (overrides or {})
     try:
-        return load(environ, lambda path: Path(path).read_text("utf-8"))
+        return load(environ, lambda path: Path(path).read_text("utf-8"), services)
     except ConfigurationError as error:
         count = len(error.mistakes)
         print(f"mailfarm: {count} mistake{'s' if count > 1 else ''} in the settings", file=sys.stderr)
@@ -93,15 +114,15 @@ def _dev(args: argparse.Namespace) -> int:
     if args.data and args.ephemeral:
         print("mailfarm dev: --data keeps mail and --ephemeral does not; give one of them", file=sys.stderr)
         return 2
-    settings = _settings({} if args.json or "MAILFARM_LOG" in os.environ else {"MAILFARM_LOG": "text"})
+    settings = _settings(ALL, {} if args.json or "MAILFARM_LOG" in os.environ else {"MAILFARM_LOG": "text"})
     if settings is None:
         return 2
     if "MAILFARM_LOG_LEVEL" not in os.environ and not args.verbose and not args.json:
         settings = replace(settings, farm=replace(settings.farm, log_level="warn"))
     folder = None if args.ephemeral else Path(args.data or settings.farm.data or _data_home())
-    from .dev import run_dev
+    from .process import run
 
-    code: int = run_dev(settings, folder, announce_json=args.json)
+    code: int = run(settings, folder, ALL, name="dev", announce_json=args.json)
     return code
 
 
@@ -111,14 +132,44 @@ def _data_home() -> Path:
 
 
 def _service(args: argparse.Namespace) -> int:
-    if _settings() is None:
+    services = (args.word,)
+    settings = _settings(services)
+    if settings is None:
         return 2
-    print(
-        f"mailfarm {args.word}: a service by itself needs a queue, a database and a bus that other processes share, "
-        "and this version has only those inside one process; run: mailfarm dev",
-        file=sys.stderr,
-    )
-    return 2
+    from .process import run
+
+    folder = Path(settings.farm.data) if settings.farm.data else None
+    code: int = run(settings, folder, services, name=args.word, announce_json=args.json)
+    return code
+
+
+def _schema(args: argparse.Namespace) -> int:
+    settings = _settings(None)
+    if settings is None:
+        return 2
+    farm = settings.farm
+    if not farm.database_url:
+        told = "set MAILFARM_DATABASE_URL; SQLite is brought up to date by whoever opens it"
+        print(f"mailfarm schema: {told}", file=sys.stderr)
+        return 2
+    from .backends.postgres_schema import look, migrate
+
+    try:
+        if not args.check:
+            migrate(farm.database_url, farm.database_password, print)
+            return 0
+        standing = look(farm.database_url, farm.database_password)
+    except MailfarmError as error:
+        print(f"mailfarm schema: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigurationError) else 1
+    print(standing.text)
+    return 0 if standing.state == "ready" else 1
+
+
+def _health(args: argparse.Namespace) -> int:
+    from .health import health
+
+    return health(os.environ)
 
 
 def _help(args: argparse.Namespace) -> int:

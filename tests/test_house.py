@@ -32,7 +32,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("inbound", "outbound"),
     ("services",),
     ("assembly",),
-    ("dev",),
+    ("process", "health"),
     ("cli",),
     ("__main__",),
 )

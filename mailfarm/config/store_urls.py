@@ -52,7 +52,9 @@ def database_url(text: str) -> str:
     parts = _split(text)
     if parts.scheme not in POSTGRES:
         raise ValueError("write postgresql://user@host:5432/database; empty is SQLite")
-    _place(parts.netloc.rpartition("@")[2], "postgresql://user@host:5432/database")
+    for place in parts.netloc.rpartition("@")[2].split(","):  # several: the one that can be written is taken
+        if place or parts.netloc:  # none at all: a socket on this machine
+            _place(place, "postgresql://user@host:5432/database")
     if not parts.path.strip("/"):
         raise ValueError("it names no database; write postgresql://user@host:5432/database")
     return text
@@ -79,7 +81,7 @@ def queue_urls(text: str) -> tuple[str, ...]:
 
 def with_tls(url: str) -> bool:
     """Whether a Redis URL asks for TLS."""
-    return url.startswith("rediss")
+    return url.lower().startswith("rediss")
 
 
 def with_password(url: str) -> bool:

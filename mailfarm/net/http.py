@@ -1,16 +1,18 @@
 """What every service answers over HTTP: is it alive, is it ready, what has it counted.
 
-    GET /healthz   200 "ok" while it runs; 503 "stopping" from SIGTERM on, so that a proxy looks elsewhere
-    GET /readyz    200 or 503 with {"ready": bool, "checks": {name: "ok" or what is wrong}}
+    GET /healthz   200 "ok" while it serves; 503 "starting: ..." before, and 503 "stopping" from SIGTERM on, so that a
+                   proxy looks elsewhere. A store that goes away later changes nothing here: known mailboxes are served
+    GET /readyz    200 or 503 with {"ready": bool, "state": "starting", "serving" or "stopping",
+                   "checks": {name: "ok" or what is wrong}}, and while it starts "waiting": for what
     GET /metrics   the registry in the Prometheus text form
 
 A check is a function without arguments whose awaitable ends well or raises. All run at once, each with ``timeout``
-seconds; probes that overlap share one run.
+seconds; probes that overlap share one run. One that is a ``hint`` is told of, and readiness does not hang on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
 
 import orjson
@@ -32,16 +34,27 @@ LONGEST_ANSWER: Final = 300
 
 
 class Status(Resource):
-    """The three pages, as a root resource, or one by one as children of another tree: ``children[b"healthz"]``."""
+    """The three pages, as a root resource, or one by one as children of another tree: ``children[b"healthz"]``.
+
+    ``starting`` says for what the service waits before it serves; empty from then on.
+    """
 
     log = Logger()
 
     def __init__(
-        self, registry: CollectorRegistry, checks: Mapping[str, Check], reactor: Any, *, timeout: float = 2.0
+        self,
+        registry: CollectorRegistry,
+        checks: Mapping[str, Check],
+        reactor: Any,
+        *,
+        hints: Collection[str] = (),
+        timeout: float = 2.0,
     ) -> None:
         super().__init__()
         self.checks = dict(checks)
+        self.starting = ""
         self.stopping = False
+        self._hints = frozenset(hints)
         self._reactor = reactor
         self._timeout = timeout
         self._running: list[Deferred[dict[str, str]]] | None = None
@@ -60,10 +73,22 @@ class Status(Resource):
         """From here on ``/healthz`` and ``/readyz`` answer 503."""
         self.stopping = True
 
+    def public(self) -> Resource:
+        """``/healthz`` alone, for a port that is open to the world."""
+        only = Resource()
+        only.putChild(b"healthz", self.children[b"healthz"])
+        return only
+
+    @property
+    def state(self) -> str:
+        """``starting``, ``serving`` or ``stopping``."""
+        return "stopping" if self.stopping else "starting" if self.starting else "serving"
+
     def _healthz(self, request: Request) -> bytes:
-        request.setResponseCode(503 if self.stopping else 200)
+        said = {"stopping": "stopping", "starting": f"starting: {self.starting}", "serving": "ok"}[self.state]
+        request.setResponseCode(200 if said == "ok" else 503)
         request.setHeader(b"content-type", b"text/plain; charset=utf-8")
-        return b"stopping\n" if self.stopping else b"ok\n"
+        return said.encode() + b"\n"
 
     def _readyz(self, request: Request) -> Any:
         gone: list[object] = []
@@ -72,10 +97,14 @@ class Status(Resource):
         def answer(results: dict[str, str]) -> None:
             if gone:
                 return
-            ready = not self.stopping and all(text == "ok" for text in results.values())
+            well = all(text == "ok" for name, text in results.items() if name not in self._hints)
+            ready = well and self.state == "serving"
             request.setResponseCode(200 if ready else 503)
             request.setHeader(b"content-type", b"application/json")
-            request.write(orjson.dumps({"ready": ready, "checks": results}))
+            document: dict[str, Any] = {"ready": ready, "state": self.state, "checks": results}
+            if self.state == "starting":
+                document["waiting"] = self.starting
+            request.write(orjson.dumps(document))
             request.finish()
 
         waiting: Deferred[dict[str, str]] = Deferred()

@@ -56,7 +56,31 @@ async def test_it_is_healthy_until_it_stops() -> None:
 @pytest_twisted.ensureDeferred
 async def test_it_is_ready_when_every_check_is_well() -> None:
     _, client, _ = made(queue=good, database=good)
-    assert await ready(client) == (200, {"ready": True, "checks": {"queue": "ok", "database": "ok"}})
+    checks = {"queue": "ok", "database": "ok"}
+    assert await ready(client) == (200, {"ready": True, "state": "serving", "checks": checks})
+
+
+@pytest_twisted.ensureDeferred
+async def test_while_it_starts_it_is_not_healthy_and_says_for_what_it_waits() -> None:
+    status, client, _ = made(queue=good)
+    status.starting = "the database is away"
+    response = await client.get("http://x/healthz")
+    assert (response.code, await response.text()) == (503, "starting: the database is away\n")
+    code, body = await ready(client)
+    assert (code, body["state"], body["waiting"]) == (503, "starting", "the database is away")
+    status.starting = ""
+    assert (await ready(client))[0] == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_hint_may_be_away_and_it_is_ready_all_the_same() -> None:
+    async def away() -> None:
+        raise DatabaseUnavailable("it is away")
+
+    status = Status(CollectorRegistry(), {"queue": good, "cache": away}, reactor, hints={"cache"})
+    client: Any = StubTreq(status)
+    code, body = await ready(client)
+    assert (code, body["checks"]) == (200, {"queue": "ok", "cache": "it is away"})
 
 
 @pytest_twisted.ensureDeferred

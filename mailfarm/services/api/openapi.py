@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from mailfarm.accounts.token import SCOPES
@@ -47,14 +47,14 @@ Where `live` runs, `/v1/events` is a WebSocket: JSON text frames `subscribe`, `u
 
 
 def document(
-    operations: Iterable[Operation], version: str, *, status: bool = False, websocket: bool = False
+    operations: Iterable[Operation], version: str, *, status: Collection[str] = (), websocket: bool = False
 ) -> dict[str, Any]:
-    """The whole document; with the pages about the process, and with the WebSocket, where they are served."""
+    """The whole document; with those of the pages about the process that are served (``status``: their paths), and with
+    the WebSocket where it is."""
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.template, {})[operation.method.lower()] = _operation(operation)
-    if status:
-        paths |= _STATUS
+    paths |= {path: page for path, page in _STATUS.items() if path in status}
     if websocket:
         paths |= _WEBSOCKET
     return {

@@ -287,8 +287,11 @@ SCHEMAS: dict[str, Schema] = {
         cursor={**COUNT, "description": "The last change number given out."},
     ),
     "Readiness": thing(
-        "`checks`: `ok`, or what is wrong, by what was checked.",
+        "`checks`: `ok`, or what is wrong, by what was checked. `waiting`: for what, while it starts.",
+        ("waiting",),
         ready=FLAG,
+        state={"type": "string", "enum": ["starting", "serving", "stopping"]},
+        waiting=TEXT,
         checks={"type": "object", "additionalProperties": TEXT},
     ),
 }

@@ -8,12 +8,12 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 from twisted.web.resource import IResource
+from twisted.web.resource import Resource as WebResource
 
 from mailfarm.ids import Ids
 from mailfarm.mailboxes.addresses import Domains
 from mailfarm.mailboxes.feed import Feeds, Spawn
 from mailfarm.net.hosts import Hosts
-from mailfarm.net.http import Status
 from mailfarm.ports import Bus, Database
 
 from .about import About
@@ -52,7 +52,8 @@ class Api:
     """REST and the web inbox.
 
     ``account`` is whose everything is where nobody signs in; None asks for a token. ``hosts`` are names besides the
-    loopback ones. ``websocket`` is mounted at ``/v1/events``; ``web`` is the folder of the inbox. ``random`` gives
+    loopback ones. ``websocket`` is mounted at ``/v1/events``; ``web`` is the folder of the inbox.
+    ``status`` has pages about the process as children, all or some. ``random`` gives
     random bytes (``os.urandom``), ``spawn`` runs a coroutine in the background. Calling ``feeds.look`` is others' job.
     """
 
@@ -76,7 +77,7 @@ class Api:
         max_waits: int = 10_000,
         grace: float = 5.0,
         registry: CollectorRegistry | None = None,
-        status: Status | None = None,
+        status: WebResource | None = None,
         websocket: IResource | None = None,
         web: Path | None = None,
     ) -> None:
@@ -101,10 +102,10 @@ class Api:
             Sessions(access, database, ids, random),
             Tokens(access, database, ids, random),
         )
-        self.document = about.document = document(
-            operations(resources), version, status=status is not None, websocket=websocket is not None
-        )
         pages = {} if status is None else {b"/" + name: page for name, page in status.children.items()}
+        self.document = about.document = document(
+            operations(resources), version, status=[path.decode() for path in pages], websocket=websocket is not None
+        )
         root = Root(
             put_together(resources, counts, ids.new),
             None if web is None else put_together((Static(web),), counts, ids.new),

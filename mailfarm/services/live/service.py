@@ -20,7 +20,6 @@ from mailfarm.accounts.bearer import Caller, everyone, holder
 from mailfarm.errors import Temporary
 from mailfarm.mailboxes.feed import Feeds, Spawn
 from mailfarm.net.hosts import Hosts
-from mailfarm.net.http import Status
 from mailfarm.net.problems import MEDIA_TYPE, Problem
 from mailfarm.ports import Bus, Database
 
@@ -70,7 +69,7 @@ class Live:
         heartbeat: float = 30.0,
         slow_after: float = 15.0,
         registry: CollectorRegistry | None = None,
-        status: Status | None = None,
+        status: Resource | None = None,
     ) -> None:
         self.listening: list[Any] = []
         self.feeds = feeds
@@ -208,7 +207,7 @@ class _Root(Resource):
 
     isLeaf = True
 
-    def __init__(self, websocket: Any, status: Status | None) -> None:
+    def __init__(self, websocket: Any, status: Resource | None) -> None:
         super().__init__()
         self._pages: dict[bytes, Any] = {b"/v1/events": websocket}
         if status is not None:
@@ -225,7 +224,7 @@ class _Root(Resource):
         return orjson.dumps(problem.document())
 
 
-def _site(resource: Any, status: Status | None, reactor: Any) -> Site:
+def _site(resource: Any, status: Resource | None, reactor: Any) -> Site:
     root: Any = _Root(resource, status)
     site = Site(root, timeout=60, reactor=reactor, parsePOSTFormSubmission=False)
     site.displayTracebacks = False

@@ -1,10 +1,14 @@
-"""The process of ``mailfarm dev``: what it says at its start, the signals it hears, and how it ends.
+"""The process of ``mailfarm dev`` and of each service: what it says at its start, the signals it hears, how it ends.
 
-======================  =================================================================
-SIGTERM, SIGINT         stop: running transactions finish within MAILFARM_GRACE
+======================  ===============================================================================
+SIGTERM, SIGINT         stop: /healthz says 503, everything is still accepted for MAILFARM_LINGER, then
+                        running transactions finish within MAILFARM_GRACE
 one of them once more   stop, and wait for nobody
 SIGHUP                  read the certificate again
-======================  =================================================================
+======================  ===============================================================================
+
+Exit codes: 0 it was told to stop, 1 it could not start, 2 the settings are wrong. One line on standard output says
+where it listens once it does, as JSON with ``--json``; the log goes to standard error.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +32,9 @@ from .net import log
 _log = Logger()
 
 
-def run_dev(settings: Settings, folder: Path | None, *, announce_json: bool) -> int:
-    """Run until told to stop. ``folder`` keeps the data; None keeps nothing. The exit code: 0, or 1 if it could not
-    start."""
+def run(settings: Settings, folder: Path | None, services: Collection[str], *, name: str, announce_json: bool) -> int:
+    """Run ``services`` until told to stop; ``name`` is the command's. ``folder`` keeps the data; None keeps nothing.
+    The exit code."""
     from twisted.internet import reactor  # late: importing it installs it
 
     lines = log.begin("json" if settings.farm.log == "json" else "text", settings.farm.log_level)
@@ -41,18 +46,21 @@ def run_dev(settings: Settings, folder: Path | None, *, announce_json: bool) -> 
         nonlocal code
         code = 1
         for line in reason.splitlines():
-            print(f"mailfarm dev: {line}", file=sys.stderr)
+            print(f"mailfarm {name}: {line}", file=sys.stderr)
 
     try:
-        farm = Farm(settings, folder, loop)
+        farm = Farm(settings, folder, loop, services)
     except MailfarmError as error:
         failed(str(error))
         return code
+    except OSError as error:
+        failed(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
+        return code
 
-    async def run() -> None:
+    async def start() -> None:
         assert farm is not None
         try:
-            await farm.start()
+            started = await farm.start()
         except MailfarmError as error:
             failed(str(error))
             loop.stop()
@@ -60,33 +68,46 @@ def run_dev(settings: Settings, folder: Path | None, *, announce_json: bool) -> 
             failed(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
             loop.stop()
         except BaseException:
-            _log.failure("mailfarm dev could not start")
+            _log.failure("mailfarm {name} could not start", name=name)
             failed("it could not start; the reason is in the log above. This is a fault of mailfarm's")
             loop.stop()
         else:
-            where = farm.where()
-            print(orjson.dumps(where).decode() if announce_json else _welcome(where, folder is None), flush=True)
+            if started:
+                where = farm.where()
+                text = _welcome(where, folder is None) if name == "dev" else _one_line(name, where)
+                print(orjson.dumps(where).decode() if announce_json else text, flush=True)
 
     stopping = False
 
     def stop(number: int, frame: object) -> None:
         nonlocal stopping
-        if not announce_json:
+        if not announce_json and name == "dev":
             print("\nmailfarm dev: stopping" + (" at once" if stopping else "; once more to wait for nobody"))
         loop.callFromThread(farm.hurry if stopping else loop.stop)
         stopping = True
 
-    def start() -> None:
+    def begin() -> None:
         signal.signal(signal.SIGHUP, lambda *_: loop.callFromThread(farm.reload))
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
-        spawn(run())
+        spawn(start())
 
-    loop.callWhenRunning(start)
+    loop.callWhenRunning(begin)
     loop.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(farm.stop()))
-    loop.run()
+    try:
+        loop.run()
+    except Exception as error:  # not even the loop would begin
+        failed(f"it could not run: {error!r}")
     lines.flush()
     return code
+
+
+def _one_line(name: str, where: dict[str, Any]) -> str:
+    """What a service by itself says."""
+    at = [f"{word} {address}" for word, address in where["smtp"].items()]
+    at += [str(where[word]) for word in ("mx", "http", "live") if where[word]]
+    status = f"; status at {where['status']}" if where["status"] else ""
+    return f"mailfarm {name} is running" + (f" at {', '.join(at)}" if at else "") + status
 
 
 def _welcome(where: dict[str, Any], ephemeral: bool) -> str:

@@ -1,0 +1,144 @@
+"""The services, each made of just what it needs. Making one opens nothing: see ``farm`` for when they start."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+
+from mailfarm import __version__
+from mailfarm.config import Address, Settings
+from mailfarm.ids import Ids
+from mailfarm.inbound.capture import DefaultMailbox
+from mailfarm.mailboxes.addresses import Domains
+from mailfarm.mailboxes.feed import Feeds
+from mailfarm.net.tls import ServerTls
+from mailfarm.services.api import Api
+from mailfarm.services.inbound import Inbound
+from mailfarm.services.live import Live
+from mailfarm.services.mx import Mx
+from mailfarm.services.submission import Submission
+from mailfarm.services.sweep import Sweep
+
+from .background import clock, spawn
+from .stores import Stores
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What services are made of. ``tls`` and ``incoming`` (a folder for large content) may be None; ``grace`` is
+    seconds."""
+
+    settings: Settings
+    stores: Stores
+    ids: Ids
+    reactor: Any
+    registry: CollectorRegistry
+    domains: Domains
+    feeds: Feeds
+    default: DefaultMailbox
+    tls: ServerTls | None
+    incoming: Path | None
+    grace: float
+
+    def mx(self) -> Mx:
+        """Raises ConfigurationError."""
+        account = self.default.account
+        return Mx(settings=self.settings.mx, domains=self.domains, owner=lambda domain: account, **self._smtp)
+
+    def submission(self) -> Submission:
+        """Raises ConfigurationError."""
+        return Submission(settings=self.settings.submission, **self._smtp)
+
+    def inbound(self) -> Inbound:
+        return Inbound(settings=self.settings.inbound, queue=self.stores.queue, clock=clock, **self._common)
+
+    def sweep(self) -> Sweep:
+        return Sweep(settings=self.settings.sweep, **self._common)
+
+    def live(self, status: Any) -> Live:
+        """``status`` is a resource with the pages about the process, or None."""
+        live = self.settings.live
+        return Live(
+            endpoints=_endpoints(self.reactor, live.listen),
+            incident=self.ids.new,
+            max_connections=live.max_connections,
+            heartbeat=live.heartbeat,
+            status=status,
+            **self._web,
+        )
+
+    def api(self, status: Any, websocket: Any, smtp: Callable[[], Mapping[str, str]]) -> Api:
+        """``websocket`` is what `live` has in this process, or None; ``smtp`` says where mail is captured."""
+        api = self.settings.api
+        return Api(
+            endpoints=_endpoints(self.reactor, api.listen),
+            ids=self.ids,
+            domains=self.domains,
+            random=os.urandom,
+            version=__version__,
+            inbox=self.default.address,
+            smtp=smtp,
+            max_waits=api.max_waits,
+            grace=min(5.0, self.grace),
+            status=status,
+            websocket=websocket,
+            web=Path(str(resources.files("mailfarm") / "web")),
+            **self._web,
+        )
+
+    @property
+    def _common(self) -> dict[str, Any]:
+        return {
+            "database": self.stores.database,
+            "bus": self.stores.bus,
+            "ids": self.ids,
+            "reactor": self.reactor,
+            "registry": self.registry,
+        }
+
+    @property
+    def _smtp(self) -> dict[str, Any]:
+        farm = self.settings.farm
+        return {
+            **self._common,
+            "hostname": farm.hostname,
+            "max_size": farm.max_size,
+            "queue": self.stores.queue,
+            "limiter": self.stores.limiter,
+            "clock": clock,
+            "tls": self.tls,
+            "folder": self.incoming,
+            "default": self.default,
+        }
+
+    @property
+    def _web(self) -> dict[str, Any]:
+        api = self.settings.api
+        return {
+            "database": self.stores.database,
+            "bus": self.stores.bus,
+            "feeds": self.feeds,
+            "spawn": spawn,
+            "reactor": self.reactor,
+            "registry": self.registry,
+            "account": None if api.auth == "token" else self.default.account,
+            "hosts": api.hosts,
+        }
+
+
+def endpoint(reactor: Any, address: Address) -> Any:
+    """Where to listen, for HTTP."""
+    kind = TCP6ServerEndpoint if ":" in address.host else TCP4ServerEndpoint
+    host = "127.0.0.1" if address.host == "localhost" else address.host
+    return kind(reactor, address.port, backlog=1024, interface=host)
+
+
+def _endpoints(reactor: Any, address: Address | None) -> list[Any]:
+    return [] if address is None else [endpoint(reactor, address)]

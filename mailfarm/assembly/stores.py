@@ -1,0 +1,208 @@
+"""Embedded or cluster, decided here and nowhere else, by URL.
+
+========================  ==============================  =======================================
+setting                   empty                           a URL
+========================  ==============================  =======================================
+MAILFARM_DATABASE_URL     SQLite, in the data folder      Postgres
+MAILFARM_QUEUE_URL        the same SQLite                 Redis, a shard for each URL
+MAILFARM_CACHE_URL        memory, in this process         Redis: the bus and the limiter
+========================  ==============================  =======================================
+
+The modules of a backend, and the drivers below them, are loaded only where it is used.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Collection
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from twisted.internet.threads import deferToThread
+
+from mailfarm.backends.memory import MemoryBus, MemoryLimiter
+from mailfarm.config import Settings
+from mailfarm.errors import ConfigurationError, QueueFull, QueueUnavailable, Temporary
+from mailfarm.ids import Ids
+from mailfarm.net.http import Check
+from mailfarm.ports import Bus, Database, Limiter, Tx
+
+from .background import clock, nothing
+from .steps import Step
+
+DATABASE = "mailfarm.sqlite"
+QUEUE = "inbound"
+
+
+class Stores:
+    """The ports a process uses, and how they start and stop. ``queued``: the queue is among them.
+
+    ``folder`` keeps data; None keeps nothing. ``alone``: one service without data of its own. Making it opens SQLite.
+    Raises DatabaseUnavailable (in use, locked), SchemaMismatch, ConfigurationError.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path | None,
+        ids: Ids,
+        reactor: Any,
+        registry: CollectorRegistry,
+        *,
+        services: Collection[str],
+    ) -> None:
+        farm = settings.farm
+        self._farm = farm
+        self._ids = ids
+        self._reactor = reactor
+        self._registry = registry
+        self._postgres: Any = None
+        self.folder: Path | None = folder
+        self.steps: list[Step] = []
+        """In the order of their start."""
+        self.checks: dict[str, Check] = {}
+        """Whether each answers."""
+        self.hints: set[str] = set()
+        """Those of ``checks`` without which everything goes on."""
+        self.database: Database
+        self.queue: Any = None
+        self.bus: Bus = MemoryBus()
+        self.limiter: Limiter = MemoryLimiter(clock=time.monotonic)
+        queued = not {"mx", "submission", "inbound"}.isdisjoint(services)
+        try:
+            if not farm.database_url or (queued and not farm.queue_url):
+                self._sqlite(queued)
+            elif len(services) > 1:
+                self._own_folder()
+            if farm.database_url:
+                self._shared_database()
+            if queued and farm.queue_url:
+                self._shared_queue()
+            if farm.cache_url:
+                self._shared_cache()
+        except ValueError as error:  # a URL or a file that only who uses it could find wrong
+            raise ConfigurationError([str(error)]) from None
+
+    async def look(self) -> None:
+        """Whether there is all without which nothing can be served. Raises Temporary: not yet; SchemaMismatch."""
+        if self._postgres is not None:
+            try:
+                await self._postgres.check_schema()
+            except Temporary as error:
+                raise Temporary(f"the database: {error}") from None
+        if self.queue is not None:
+            try:
+                await self.queue.admit(0)
+            except QueueFull:
+                pass  # it is there
+            except QueueUnavailable as error:
+                raise Temporary(f"the queue: {error}") from None
+
+    # ---- embedded
+
+    def _sqlite(self, queued: bool) -> None:
+        from mailfarm.backends.sqlite_database import Database as SqliteDatabase
+        from mailfarm.backends.sqlite_engine import Engine
+        from mailfarm.backends.sqlite_queue import Queue as SqliteQueue
+
+        path = None if self.folder is None else self.folder / DATABASE
+        engine = Engine(path, clock=clock, deliver=self._reactor.callFromThread)
+        self.folder = engine.path.parent
+        # patient: it always ends what it was given, for that is what 250 was said for
+        self.steps.append(Step("sqlite", nothing, engine.close, patient=True))
+        if not self._farm.database_url:
+            self.database = SqliteDatabase(engine)
+            self.checks["database"] = self._database_answers
+        if queued and not self._farm.queue_url:
+            queue = SqliteQueue(
+                engine,
+                QUEUE,
+                self._ids,
+                clock,
+                reactor=self._reactor,
+                reserve=self._farm.reserve,
+                max_entries=self._farm.backlog,
+            )
+            self.queue = queue
+            self.checks["queue"] = queue.depth
+
+    def _own_folder(self) -> None:
+        """``dev`` on shared stores keeps its certificate somewhere all the same."""
+        if self.folder is None:
+            self.folder = temporary = Path(tempfile.mkdtemp(prefix="mailfarm-"))
+
+            async def forget() -> None:
+                await deferToThread(rmtree, temporary, ignore_errors=True)
+
+            self.steps.append(Step("folder", nothing, forget, patient=True))
+        else:
+            self.folder.mkdir(0o700, parents=True, exist_ok=True)
+
+    # ---- shared
+
+    def _shared_database(self) -> None:
+        from mailfarm.backends.postgres_database import PostgresDatabase
+
+        self.database = self._postgres = PostgresDatabase(
+            self._farm.database_url, self._reactor, password=self._farm.database_password, registry=self._registry
+        )
+        self.checks["database"] = self._database_answers
+        self.steps.append(Step("database", self._postgres.start, self._postgres.stop))
+
+    def _link(self, url: str, name: str, password: str, connections: int = 1) -> Any:
+        from mailfarm.backends.redis_link import RedisLink
+
+        farm = self._farm
+        link = RedisLink(
+            url,
+            self._reactor,
+            password=password,
+            ca=farm.redis_ca,
+            timeout=farm.store_timeout,
+            connections=connections,
+            name=name,
+        )
+        self.steps.append(Step(name, link.start, link.stop))
+        return link
+
+    def _shared_queue(self) -> None:
+        from mailfarm.backends.redis_queue import RedisQueue, ShardedQueue
+
+        farm = self._farm
+        shards = []
+        for number, url in enumerate(farm.queue_url, 1):
+            name = "queue" if len(farm.queue_url) == 1 else f"queue shard {number}"
+            link = self._link(url, name, farm.queue_password, 3)  # puts, takes and large content
+            shards.append(
+                RedisQueue(link, QUEUE, self._ids, clock, self._reactor, self._registry, max_entries=farm.backlog)
+            )
+        self.queue = ShardedQueue(shards)
+        self.checks["queue"] = self.queue.depth
+        self.steps.append(Step("queue", nothing, nothing))
+
+    def _shared_cache(self) -> None:
+        from mailfarm.backends.redis_bus import RedisBus
+        from mailfarm.backends.redis_limiter import RedisLimiter
+
+        link = self._link(self._farm.cache_url, "cache", self._farm.cache_password)
+        local = MemoryLimiter(clock=time.monotonic)
+        limiter = RedisLimiter(link, local, self._reactor, self._registry)
+        bus = RedisBus(link, self._reactor, self._registry)
+        self.limiter, self.bus = limiter, bus
+
+        async def cache_answers() -> None:
+            await link.command("PING")
+
+        self.checks["cache"] = cache_answers
+        self.hints.add("cache")
+        self.steps += [Step("limiter", limiter.start, limiter.stop), Step("bus", bus.start, bus.stop)]
+
+    async def _database_answers(self) -> None:
+        await self.database.read(_select_one)
+
+
+async def _select_one(tx: Tx) -> None:
+    await tx.row("select 1")
