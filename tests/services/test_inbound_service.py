@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "mailboxes"))
 
 from mailbox_house import Bytes, House, until
 
+from mailfarm.backends.sqlite_database import Database
 from mailfarm.backends.sqlite_queue import Queue
 from mailfarm.config import InboundSettings
 from mailfarm.errors import DatabaseUnavailable, QueueUnavailable
@@ -77,8 +78,8 @@ def counted(service, outcome):
 
 
 @pytest_twisted.async_yield_fixture
-async def works():
-    house = await House().open()
+async def works(database_url):
+    house = await House(database_url).open()
     made = Works(house)
     yield made
     await made.stop()
@@ -327,7 +328,7 @@ async def test_stopping_right_behind_a_put_leaves_nothing_leased_and_costs_no_tr
         while house.engine.groups == groups and time.monotonic() < ends:
             pass  # not a turn of the reactor: a take is under way and has not been told
         await service.stop()
-        assert await house.database.read(states) == []
+        assert await Database(house.engine).read(states) == []
     await works.start()
     await works.empty()
     assert len((await house.list(mailbox)).messages) == 20
