@@ -91,6 +91,7 @@ class RedisBus:
         self._octets = 0
         self._sending = False
         self._leaving: Any = None
+        self._stopped = False
         self._emptied: list[Deferred[None]] = []
         self._last: tuple[Event | None, bytes] = (None, b"")
         self._published = Counter("mailfarm_bus_published", "Events given to Redis", registry=registry)
@@ -113,17 +114,18 @@ class RedisBus:
         self._topics.start()
 
     async def stop(self) -> None:
-        """Publish what waits, for a second at most, and hear nothing more."""
+        """Publish what waits, for a second at most, and hear nothing more. Idempotent."""
+        if self._stopped:
+            return
         if self._outbox or self._sending:
             emptied: Deferred[None] = Deferred()
             self._emptied.append(emptied)
             emptied.addTimeout(1.0, self._reactor, lambda *_: None)
             await emptied
+        self._stopped = True
         for timer in (self._leaving, self._missing_timer):
             if timer is not None and timer.active():
                 timer.cancel()
-        self._leaving = None
-        self._sending = True  # and no more is sent
         await self._topics.stop()
 
     # --- publishing ---
@@ -137,7 +139,7 @@ class RedisBus:
             return
         self._last = (event, message)
         self._keep((_channel(topic), message))
-        if not self._sending and self._leaving is None:
+        if not self._sending and self._leaving is None and not self._stopped:
             self._leaving = self._reactor.callLater(0, self._leave)
 
     def _keep(self, told: tuple[bytes, bytes]) -> None:
@@ -175,7 +177,8 @@ class RedisBus:
     def _left(self, _: Any, count: int) -> None:
         self._published.inc(count)
         self._sending = False
-        self._leave()
+        if not self._stopped:
+            self._leave()
 
     def _kept_back(self, failure: Any, batch: list[tuple[bytes, bytes]]) -> None:
         if not failure.check(RedisAway):
@@ -184,7 +187,8 @@ class RedisBus:
         self._octets += sum(len(channel) + len(message) for channel, message in batch)
         self._trim()
         self._sending = False
-        self._leaving = self._reactor.callLater(RETRY, self._leave)
+        if not self._stopped:
+            self._leaving = self._reactor.callLater(RETRY, self._leave)
 
     # --- hearing ---
     def subscribe(

@@ -1,0 +1,302 @@
+"""The bus while Redis dies, stalls, comes back, and loses patience with a slow subscriber."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections import Counter
+
+import pytest
+import pytest_twisted
+from prometheus_client import CollectorRegistry
+from servers import Redis, server_folder
+from spooled_samples import IDS, clock, soon, until
+from twisted.internet import reactor
+from twisted.internet.defer import gatherResults
+from twisted.internet.task import LoopingCall
+
+from mailfarm.backends import redis_bus
+from mailfarm.backends.redis_bus import RedisBus
+from mailfarm.backends.redis_link import RedisLink
+from mailfarm.events import MailboxClosed
+
+
+def closed(number=0, address="inbox@mailfarm.test"):
+    return MailboxClosed(IDS.new(), "account", str(number), clock(), address)
+
+
+@pytest.fixture
+def server(component):
+    component("redis-server")
+    folder = server_folder()
+    with Redis(folder, "--appendonly", "no") as redis:
+        yield redis
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def opened(server):
+    """Opens buses on the server, and ends them."""
+    open_ = []
+
+    async def open_bus(within=5.0, confirm=20.0):
+        link = RedisLink(server.url, reactor, name="cache", timeout=within)
+        registry = CollectorRegistry()
+        bus = RedisBus(link, reactor, registry, confirm=confirm)
+        await link.start()
+        await bus.start()
+        bus.link, bus.value = link, registry.get_sample_value
+        open_.append(bus)
+        return bus
+
+    async def close():
+        for bus in open_:
+            await bus.stop()
+            await bus.link.stop()
+
+    yield open_bus
+    pytest_twisted.blockon(soon(close()))
+
+
+def up(*buses):
+    return lambda: all(bus.value("mailfarm_bus_up") for bus in buses)
+
+
+def down(*buses):
+    return lambda: not any(bus.value("mailfarm_bus_up") for bus in buses)
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_is_back_when_redis_is_and_says_that_something_may_be_missing(server, opened):
+    one, other = await opened(), await opened()
+    heard, missed = [], []
+    await one.subscribe("box", heard.append, lambda: missed.append("box"))
+    (await one.subscribe("gone", heard.append, lambda: missed.append("gone"))).stop()
+    await until(up(one, other))
+    assert missed == []
+    server.kill()
+    await until(down(one, other))
+    server.start()
+    await until(up(one, other))
+    await until(lambda: missed)
+    other.publish("box", event := closed())
+    await until(lambda: heard)
+    assert heard == [event]
+    assert missed == ["box"]
+    assert one.value("mailfarm_bus_returns_total") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_while_redis_is_away_nobody_waits_and_what_is_told_is_told_later(server, opened):
+    bus = await opened()
+    heard, missed = [], []
+    await bus.subscribe("before", heard.append)
+    server.kill()
+    await until(down(bus))
+    began = time.monotonic()
+    await bus.subscribe("meanwhile", heard.append, lambda: missed.append(1))
+    events = [closed(number) for number in range(20)]
+    for event in events:
+        bus.publish("before", event)
+    assert time.monotonic() - began < 1
+    assert heard == []
+    server.start()
+    await until(up(bus))
+    await until(lambda: missed)
+    bus.publish("meanwhile", last := closed())
+    await until(lambda: last in heard)
+    # Whoever publishes may be back before whoever listens: then these are gone, and that was said.
+    assert [event for event in heard if event != last] in (events, [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_redis_is_away_at_the_start(server, opened):
+    server.kill()
+    bus = await opened()
+    heard = []
+    began = time.monotonic()
+    await bus.subscribe("box", heard.append)
+    await bus.subscribe("box", heard.append)
+    assert time.monotonic() - began < 5
+    server.start()
+    await until(up(bus))
+    bus.publish("box", closed())
+    await until(lambda: len(heard) == 2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_waits_for_redis_is_bounded_and_the_oldest_is_dropped(server, opened):
+    bus = await opened()
+    heard = []
+    await bus.subscribe("box", heard.append)
+    server.kill()
+    await until(down(bus))
+    for number in range(redis_bus.KEPT + 500):
+        bus.publish("elsewhere", closed(number))
+    assert len(bus._outbox) == redis_bus.KEPT
+    assert bus.value("mailfarm_bus_dropped_total") == 500
+    for number in range(400):
+        bus.publish("box", closed(number, "x" * 100_000))
+    assert bus._octets <= redis_bus.KEPT_OCTETS
+    kept = len(bus._outbox)
+    assert kept * 100_000 > 0.9 * redis_bus.KEPT_OCTETS
+    server.start()
+    await until(up(bus))
+    await until(lambda: not bus._outbox and not bus._sending)
+    assert bus._octets == 0
+    assert bus.value("mailfarm_bus_published_total") == kept
+    await until(lambda: not heard or heard[-1].mailbox == "399")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stalled_redis_is_left_and_found_again(server, opened):
+    bus = await opened(within=0.5, confirm=0.3)
+    heard, missed = [], []
+    await bus.subscribe("box", heard.append, lambda: missed.append(1))
+    await until(up(bus))
+    server.signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        await bus.subscribe("other", heard.append)
+        assert time.monotonic() - began < 5
+        await until(down(bus))
+        began = time.monotonic()
+        await bus.subscribe("third", heard.append)
+        assert time.monotonic() - began < 0.25
+    finally:
+        server.signal(signal.SIGCONT)
+    await until(up(bus))
+    await until(lambda: missed)
+    for topic in ("box", "other", "third"):
+        bus.publish(topic, event := closed())
+        await until(lambda event=event: event in heard)
+
+
+@pytest_twisted.ensureDeferred
+async def test_twenty_thousand_topics_at_once_and_again_after_a_restart(server, opened):
+    bus, other = await opened(), await opened()
+    heard, missed, passes = [], [], [0]
+
+    def count():
+        passes[0] += 1
+
+    counting = LoopingCall(count)
+    counting.start(redis_bus.MISSED_EVERY / 5)
+    topics = [IDS.new() for _ in range(20_000)]
+    subscribing = [bus.subscribe(topic, heard.append) for topic in topics[1000:]]
+    subscribing += [bus.subscribe(topic, heard.append, lambda: missed.append(passes[0])) for topic in topics[:1000]]
+    await gatherResults(subscribing)
+    assert len(bus._topics) == 20_000
+    assert bus.value("mailfarm_bus_topics") == 20_000
+    server.kill()
+    await until(down(bus, other))
+    server.start()
+    await until(up(bus, other))
+    assert len(bus._topics) == 20_000
+    some = topics[::500]
+    for topic in some:
+        other.publish(topic, closed())
+    await until(lambda: len(heard) == len(some))
+    # those who look again do not come all at once
+    await until(lambda: len(missed) == 1000)
+    counting.stop()
+    assert max(Counter(missed).values()) <= redis_bus.MISSED_AT_ONCE
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_storm_of_those_who_come_back_with_little_room_at_the_server(server, opened):
+    server.options = (*server.options, "--client-output-buffer-limit", "pubsub 96kb 64kb 5")
+    server.stop()
+    server.start()
+    buses = [await opened() for _ in range(5)]
+    heard = [[] for _ in buses]
+    for bus, each in zip(buses, heard, strict=True):
+        topics = [IDS.new() for _ in range(3000)]
+        await gatherResults([bus.subscribe(topic, each.append) for topic in [*topics, "all"]])
+    server.kill()
+    await until(down(*buses))
+    server.start()
+    await until(up(*buses))
+    buses[0].publish("all", event := closed())
+    await until(lambda: heard == [[event]] * 5)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_subscriber_that_redis_found_too_slow_comes_back_and_is_told(server, opened):
+    server.options = (*server.options, "--client-output-buffer-limit", "pubsub 1mb 512kb 5")
+    server.stop()
+    server.start()
+    slow, other = await opened(within=30.0), await opened()
+    heard, missed = [], []
+    await slow.subscribe("box", heard.append, lambda: missed.append(1))
+    await until(up(slow, other))
+    transport = slow._topics._connection.transport
+    transport.pauseProducing()  # as a process that is busy elsewhere
+
+    cut = []
+
+    def asked():
+        def told(said):
+            if said[1] == 0:
+                cut.append(1)
+
+        for _ in range(20):
+            other.publish("box", closed(0, "x" * 50_000))
+        other.link.command("PUBSUB", "NUMSUB", "mailfarm:bus:box").addCallback(told)
+        return bool(cut)
+
+    await until(asked)
+    transport.resumeProducing()
+    await until(lambda: missed)
+    await until(up(slow))
+    other.publish("box", event := closed())
+    await until(lambda: event in heard)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_told_just_before_the_end_is_sent(server, opened):
+    one, other = await opened(), await opened()
+    heard = []
+    await one.subscribe("box", heard.append)
+    events = [closed(number) for number in range(1500)]
+    for event in events:
+        other.publish("box", event)
+    await other.stop()
+    await until(lambda: len(heard) == 1500)
+    assert heard == events
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_bus_that_stops_while_redis_is_away_does_not_wait_long(server, opened):
+    bus = await opened()
+    await bus.subscribe("box", lambda event: None)
+    server.kill()
+    await until(down(bus))
+    bus.publish("box", closed())
+    began = time.monotonic()
+    await bus.stop()
+    assert time.monotonic() - began < 5
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_who_is_told_that_something_is_missing_and_fails_does_not_keep_it_from_the_others(server, opened):
+    from twisted.logger import globalLogPublisher
+
+    bus = await opened()
+    missed, logged = [], []
+
+    def bad():
+        raise ValueError("a bad listener")
+
+    await bus.subscribe("box", lambda event: None, bad)
+    await bus.subscribe("box", lambda event: None, lambda: missed.append(1))
+    server.kill()
+    await until(down(bus))
+    globalLogPublisher.addObserver(logged.append)
+    try:
+        server.start()
+        await until(lambda: missed)
+    finally:
+        globalLogPublisher.removeObserver(logged.append)
+    assert any("a bad listener" in str(entry.get("log_failure")) for entry in logged)
