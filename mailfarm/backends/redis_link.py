@@ -45,9 +45,12 @@ class Script:
     digest: str
 
     @classmethod
-    def read(cls, name: str) -> Script:
-        """The file ``name`` beside this module."""
+    def read(cls, name: str, shared: str = "") -> Script:
+        """The file ``name`` beside this module, with that of ``shared`` behind its first line."""
         text = resources.files(__package__).joinpath(name).read_text("utf-8")
+        if shared:
+            first, _, rest = text.partition("\n")
+            text = f"{first}\n{resources.files(__package__).joinpath(shared).read_text('utf-8')}{rest}"
         return cls(name, text, sha1(text.encode()).hexdigest())
 
 
@@ -137,7 +140,7 @@ class RedisLink:
         self._away: str | None = None
         self._waiting: list[Deferred[None]] = []
         self._ca = ca
-        self._connector = self._new_connector(self.url.database, name)
+        self._connector = self._new_connector(self.url.database, name.replace(" ", "-"))
         self._sentinels: Sentinels | None = None
         if self.url.master:
             asking = self._new_connector(0, f"{name}-sentinel", timeout=min(1.0, timeout), must_sign_in=False)

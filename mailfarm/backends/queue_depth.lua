@@ -1,0 +1,24 @@
+#!lua flags=no-writes
+-- Answers: waiting, leased, aside, when the oldest that waits was put (µs; -1: none waits), octets of all content.
+local leased, aside = redis.call('ZCARD', LEASED), redis.call('ZCARD', ASIDE)
+local entries = redis.call('HLEN', IDS)
+local oldest
+for _, set in ipairs({READY, PAUSED}) do
+  local number = redis.call('ZRANGE', set, 0, 0)[1]
+  if number and (not oldest or tonumber(number) < tonumber(oldest)) then
+    oldest = number
+  end
+end
+local put_at
+if oldest then
+  put_at = (entry(oldest) or {}).t
+else
+  local new = redis.call('XRANGE', STREAM, '(' .. delivered(), '+', 'COUNT', 1)[1]
+  for at = 1, #((new or {})[2] or {}), 2 do
+    if new[2][at] == 't' then
+      put_at = new[2][at + 1]
+    end
+  end
+end
+local waiting = math.max(entries - leased - aside, 0)
+return {waiting, leased, aside, tonumber(put_at or -1), tonumber(redis.call('HGET', COUNTS, 'octets') or 0)}

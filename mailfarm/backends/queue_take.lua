@@ -1,0 +1,115 @@
+#!lua flags=allow-oom
+-- Hand out entries, the oldest first. ARGV: limit, lease (µs), fence, most tries, octets to hand out at most.
+-- Answers: µs until an entry comes by itself (-1: none will), whether what is handed out must be alone, whether there
+-- may be more, and the entries: number, tries, id, size, form, key of the pieces, content.
+local limit, lease, fence = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local most_tries, most_octets = tonumber(ARGV[4]), tonumber(ARGV[5])
+local AT_ONCE, STEP, ALONE_AFTER = 1000, 16, 2
+local now = clock()
+
+local ended = redis.call('ZRANGEBYSCORE', LEASED, '-inf', whole(now), 'LIMIT', 0, AT_ONCE)
+if #ended > 0 then
+  local turns = redis.call('HMGET', TURNS, unpack(ended))
+  for at, number in ipairs(ended) do
+    local turn = read_turn(turns[at])
+    if turn then
+      turn.reason = LOST
+      if turn.tries >= most_tries then
+        turn.fence = '-'
+        redis.call('ZADD', ASIDE, number, number)
+      else
+        redis.call('ZADD', READY, number, number)
+      end
+      write_turn(number, turn)
+    end
+  end
+  redis.call('ZREM', LEASED, unpack(ended))
+end
+local over = redis.call('ZRANGEBYSCORE', DUE, '-inf', whole(now), 'LIMIT', 0, AT_ONCE)
+if #over > 0 then
+  for _, number in ipairs(over) do
+    redis.call('ZADD', READY, number, number)
+  end
+  redis.call('ZREM', DUE, unpack(over))
+  redis.call('ZREM', PAUSED, unpack(over))
+end
+
+local taken, leases, octets = {}, {}, 0
+local alone, cut = 0, false
+
+local function hand_out(number, turn, fields)
+  taken[#taken + 1] = {number, turn.tries, turn.id, whole(turn.size), fields.f, fields.k or '', fields.c or ''}
+  leases[#leases + 1] = whole(now + lease)
+  leases[#leases + 1] = number
+  octets = octets + #(fields.c or '')
+end
+
+-- Whoever was in the same hands as an entry that kills its worker loses a try with it, so one that was lost twice is
+-- handed out alone: only the guilty one goes on to be set aside.
+local again = redis.call('ZRANGE', READY, 0, limit - 1)
+if #again > 0 then
+  local turns = redis.call('HMGET', TURNS, unpack(again))
+  for at, number in ipairs(again) do
+    local turn = read_turn(turns[at])
+    local guilty = turn and turn.tries >= ALONE_AFTER and turn.reason == LOST
+    if (guilty and #taken > 0) or octets >= most_octets then
+      cut = true
+      break
+    end
+    local fields = turn and entry(number)
+    redis.call('ZREM', READY, number)
+    if fields then
+      turn.tries, turn.fence = turn.tries + 1, fence
+      write_turn(number, turn)
+      hand_out(number, turn, fields)
+    elseif turn then
+      forget({{number, turn}})
+    end
+    if guilty and fields then
+      alone, cut = 1, true
+      break
+    end
+  end
+end
+
+local left = not cut
+while left and #taken < limit and octets < most_octets do
+  local found = redis.pcall('XREADGROUP', 'GROUP', GROUP, CONSUMER, 'COUNT', math.min(limit - #taken, STEP),
+    'STREAMS', STREAM, '>')
+  if found and found.err then
+    if string.sub(found.err, 1, 7) ~= 'NOGROUP' then
+      return found
+    end
+    -- There is no group yet, or no stream any more. From the beginning: what was handed out before has its turn, and
+    -- is passed over.
+    redis.call('XGROUP', 'CREATE', STREAM, GROUP, '0', 'MKSTREAM')
+  elseif not found then
+    left = false
+  else
+    for _, new in ipairs(found[1][2]) do
+      local number, fields = string.match(new[1], '^%d+'), {}
+      for at = 1, #(new[2] or {}), 2 do
+        fields[new[2][at]] = new[2][at + 1]
+      end
+      if fields.i then
+        local turn = {tries = 1, fence = fence, size = tonumber(fields.z), id = fields.i, pieces = fields.k or '-',
+          reason = ''}
+        if redis.call('HSETNX', TURNS, number, turn_text(turn)) == 1 then
+          hand_out(number, turn, fields)
+        end
+      end
+    end
+  end
+end
+if #leases > 0 then
+  redis.call('ZADD', LEASED, unpack(leases))
+end
+
+local due = -1
+for _, set in ipairs({LEASED, DUE}) do
+  local first = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')[2]
+  if first and (due < 0 or tonumber(first) - now < due) then
+    due = math.max(tonumber(first) - now, 0)
+  end
+end
+return {due, alone, (cut or left) and #taken > 0 and 1 or 0, taken}

@@ -1,0 +1,375 @@
+"""The Queue port on one Redis, version 7.0 or newer: Streams, a consumer group, and scripts (``queue_*.lua``).
+
+A put is answered when the server has answered, and the server answers when it has synced: ``appendfsync always`` is
+what makes 250 true, so a server that is set up otherwise is refused (``redis_queue_room``). When sentinels watch the
+server, a put is answered only when a replica has the entry too (``WAIT 1`` on the same connection). What WAIT does not
+cover is in ``mailfarm help queue``.
+
+An entry stands in the stream until it is ended. Who holds it, and until when, is decided by the server's clock and by
+the fence of each turn, not by the name of a consumer: the group has one consumer, whoever works, so names do not pile
+up, and a worker that starts again need not know what it held; leases end. A worker that was stopped past the end of its
+lease can end its entry only as long as nobody else was given it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from prometheus_client import CollectorRegistry
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, succeed
+from twisted.logger import Logger
+
+from mailfarm.errors import LeaseLost, MailfarmError, NotFound, QueueFull, QueueUnavailable, Temporary
+from mailfarm.ids import Ids
+from mailfarm.ports import CHUNK, Attempt, Content, Depth, Entry, Spooled
+
+from .queue_content import Stored, Whole
+from .queue_taking import Taking, Turn
+from .redis_link import RedisLink
+from .redis_queue_calls import Calls, Found, Put, Taken, certainly_not
+from .redis_queue_metrics import ShardMetrics
+from .redis_queue_puts import Pieces, Puts
+from .redis_queue_room import RedisRoom, ServerCheck, unavailable
+from .redis_subscriber import RedisSubscriber
+from .spool_form import envelope_of, from_form, to_form
+
+_SECOND = 1_000_000
+_REASON = 1000  # characters kept of a failure
+_EVERY = 1.0  # seconds between two looks at the figures
+_CHECK = 10.0  # seconds between two looks at the server's settings
+
+_log = Logger()
+
+
+class RedisQueue:
+    """The queue ``name`` on the server of ``link``, which belongs to the caller and wants three connections.
+
+    ``clock`` gives microseconds since 1970, for gauges and timers alone. An entry is set aside after ``max_tries``
+    turns. ``max_entries`` and ``max_octets`` cap the backlog, entries set aside included.
+    """
+
+    def __init__(
+        self,
+        link: RedisLink,
+        name: str,
+        ids: Ids,
+        clock: Callable[[], int],
+        reactor: Any,
+        registry: CollectorRegistry,
+        *,
+        max_tries: int = 5,
+        max_entries: int = 100_000,
+        max_octets: int = 4 * 1024 * 1024 * 1024,
+    ) -> None:
+        self.name = name
+        self.link = link
+        self.heard: Callable[[], None] = lambda: None
+        """Called when there may be something to take."""
+        self._ids = ids
+        self._clock = clock
+        self._reactor = reactor
+        self._max_tries = max_tries
+        self._metrics = ShardMetrics(registry, name, str(link))
+        self._calls = Calls(link, name, self._metrics)
+        self._puts = Puts(reactor, self._put_all)
+        self._pieces = Pieces(self._calls, ids)
+        self._room = RedisRoom(reactor.seconds, max_entries=max_entries, max_octets=max_octets)
+        self._check = ServerCheck(f"the queue at {link}", link.replicated)
+        self._taking = Taking(reactor, clock, self.look, self.give_back)
+        self._hints = RedisSubscriber(link, lambda channel, payload: self._wake(1), lambda: self._wake(1))
+        self._measuring: list[Deferred[None]] | None = None
+        self._looking: Any = None
+        self._checked = 0.0
+        self._running = False
+        link.greet(self._check.look)
+
+    async def start(self) -> None:
+        """Listen for hints and look at the figures from now on; returns at once. Start the link yourself."""
+        self._running = True
+        self._hints.subscribe(self._calls.hints).addErrback(lambda failure: None)
+        await self._hints.start()
+        self._look_again()
+
+    async def stop(self) -> None:
+        """Listen no more. The link is yours to stop."""
+        self._running = False
+        if self._looking is not None and self._looking.active():
+            self._looking.cancel()
+        await self._hints.stop()
+
+    # Putting
+
+    @property
+    def unavailable(self) -> QueueUnavailable | None:
+        """Why nothing may be put now, if so."""
+        return unavailable(self.link, self._check)
+
+    def admit(self, size: int) -> Deferred[None]:
+        """Whether content of ``size`` octets (0: unknown) would find room. Fails with QueueFull, QueueUnavailable."""
+        try:
+            if error := self.unavailable:
+                raise error
+            if not self._room.fresh:
+                return Deferred.fromCoroutine(self._admit(size))
+            self._room.check(size)
+        except Temporary as error:
+            return fail(error)
+        return succeed(None)
+
+    async def _admit(self, size: int) -> None:
+        await self._measure()
+        self._room.check(size)
+
+    def put(self, spooled: Spooled) -> Deferred[None]:
+        """Fires when the entry would survive a crash. Fails with QueueFull, QueueUnavailable, Invalid."""
+        return Deferred.fromCoroutine(self._put(spooled))
+
+    async def _put(self, spooled: Spooled) -> None:
+        try:
+            if error := self.unavailable:
+                raise error
+            size = spooled.content.size
+            form = to_form(spooled)
+            if size > CHUNK:
+                stored = await self._put_large(spooled, form)
+            else:
+                data = b"".join([piece async for piece in spooled.content.chunks()])
+                _check_size(spooled, len(data))
+                stored = await self._answer(Put(spooled.id, size, form, data))
+        except QueueFull:
+            self._metrics.full.inc()
+            raise
+        except QueueUnavailable:
+            self._metrics.unavailable.inc()
+            raise
+        if stored:
+            self._metrics.stored.inc()
+            self._room.add(1, size)
+            self._wake(1)
+
+    async def _put_large(self, spooled: Spooled, form: bytes) -> bool:
+        key = self._pieces.key()
+        kept = False
+        try:
+            size, count = await self._pieces.store(key, spooled.content)
+            _check_size(spooled, size)
+            kept = True  # unless the answer says otherwise: an entry may have been made that we were not told of
+            kept = await self._answer(Put(spooled.id, size, form, b"", key, count))
+        except Exception as error:
+            kept = kept and not certainly_not(error)
+            raise
+        finally:
+            if not kept:
+                self._pieces.forget(key)
+        return kept
+
+    async def _answer(self, put: Put) -> bool:
+        """Whether it is a new entry."""
+        said = await self._puts.add(put)
+        if said == b"full":
+            raise QueueFull("the queue holds as many entries, or as much content, as it may")
+        if said == b"lost":
+            raise QueueUnavailable(f"the content of {put.id} was not there any more when its entry came")
+        return said == b"stored"
+
+    async def _put_all(self, puts: list[Put]) -> list[bytes]:
+        self._metrics.put_entries.observe(len(puts))
+        try:
+            return await self._calls.put(puts, self._room.max_entries, self._room.max_octets)
+        except QueueFull:
+            self._room.overflowed()
+            raise
+
+    # Taking
+
+    def take(self, limit: int, lease: float, wait: float = 0.0) -> Deferred[Sequence[Attempt]]:
+        """At most ``limit`` entries for ``lease`` seconds, waiting ``wait`` seconds for the first. May be cancelled.
+        Fails with QueueUnavailable."""
+        return self._taking.take(limit, lease, wait)
+
+    async def look(self, limit: int, lease: float) -> Turn:
+        """Lease what there is now. Raises QueueUnavailable."""
+        nonce = self._ids.new()
+        batch = await self._calls.take(limit, int(lease * _SECOND), nonce, self._max_tries)
+        attempts = []
+        for taken in batch.taken:
+            fence = f"{taken.number}.{nonce}"
+            try:
+                spooled = from_form(taken.form, self._content(taken))
+            except ValueError as error:  # nobody can work on it, and it must not be in the way of the others
+                _log.error("entry {id} of {name} is set aside: {error}", id=taken.id, name=self.name, error=error)
+                self._background(self._calls.fail(fence, str(error), 0, 0))
+            else:
+                attempts.append(Attempt(fence, taken.tries, spooled))
+        if attempts:
+            self._metrics.taken.inc(len(attempts))
+            self._metrics.take_entries.observe(len(attempts))
+        return Turn(attempts, batch.due, batch.alone, batch.more or len(attempts) < len(batch.taken))
+
+    async def give_back(self, attempts: Sequence[Attempt]) -> None:
+        """Undo a ``look`` whose result nobody will work on. Never raises: if it cannot be said, the leases end."""
+        try:
+            await self._calls.give_back([attempt.fence for attempt in attempts])
+        except MailfarmError as error:
+            _log.warn("entries of {name} come again when their lease ends: {error}", name=self.name, error=error)
+        self._wake(1)
+
+    def _content(self, entry: Taken | Found) -> Content:
+        if not entry.pieces:
+            return Whole(entry.content)
+        key = entry.pieces
+
+        async def load(number: int) -> bytes:
+            data = await self._calls.load(key, number)
+            if data is None:
+                raise NotFound(f"the content of entry {entry.id} is no longer in the queue {self.name}")
+            return data
+
+        return Stored(entry.size, load)
+
+    # Ending a turn
+
+    def extend(self, fence: str, lease: float) -> Deferred[None]:
+        """Hold on for ``lease`` seconds from now. Fails with LeaseLost, QueueUnavailable."""
+
+        async def extend() -> None:
+            await self._calls.extend(fence, int(lease * _SECOND))
+            self._taking.ends(lease)
+
+        return Deferred.fromCoroutine(extend())
+
+    def done(self, fences: Sequence[str]) -> Deferred[None]:
+        """End these entries. Fails with QueueUnavailable."""
+
+        async def done() -> None:
+            entries, octets = await self._calls.done(fences)
+            self._room.add(-entries, -octets)
+            self._metrics.done.inc(entries)
+
+        return Deferred.fromCoroutine(done())
+
+    def fail(self, fence: str, reason: str, retry_after: float = 0.0) -> Deferred[None]:
+        """Give up this turn. Fails with LeaseLost, QueueUnavailable."""
+        text = reason[:_REASON].encode("utf-8", "replace").decode()
+
+        async def fail() -> None:
+            await self._calls.fail(fence, text, int(max(0.0, retry_after) * _SECOND), self._max_tries)
+            self._metrics.given_up.inc()
+            if retry_after > 0:
+                self._taking.ends(retry_after)
+            else:
+                self._wake(1)
+
+        return Deferred.fromCoroutine(fail())
+
+    # For the operator
+
+    async def depth(self) -> Depth:
+        """How many entries are in each state. A lease that has ended counts as leased until the next take. Raises
+        QueueUnavailable, also when the server would not keep what is put now."""
+        if error := self.unavailable:
+            raise error
+        depth, _ = await self._calls.depth()
+        return depth
+
+    async def inspect(self, state: Literal["waiting", "leased", "aside"], limit: int = 100) -> Sequence[Entry]:
+        """The oldest entries in a state. Raises QueueUnavailable."""
+        numbers = await self._calls.list(state, limit)
+        # One call an entry: a script that read them all would hold everyone up while it does.
+        reading = [Deferred.fromCoroutine(self._calls.read("", number, content=False)) for number in numbers]
+        entries = []
+        outcomes: list[tuple[bool, Any]] = list(await DeferredList(reading, consumeErrors=True))
+        for good, found in outcomes:
+            if not good:
+                found.raiseException()
+            if found is not None:
+                sender, recipients = envelope_of(found.form)
+                entries.append(
+                    Entry(found.id, state, found.put_at, found.tries, found.size, sender, recipients, found.reason)
+                )
+        return entries
+
+    async def read(self, id: str) -> Spooled:
+        """An entry's spooled mail. Raises NotFound, QueueUnavailable."""
+        found = await self._calls.read(id) if id else None
+        if found is None:
+            raise NotFound(f"the queue {self.name} has no entry {id}")
+        try:
+            return from_form(found.form, self._content(found))
+        except ValueError as error:
+            raise NotFound(f"entry {id} cannot be read: {error}") from None
+
+    async def requeue(self, id: str) -> None:
+        """Make an entry that was set aside wait again. Raises NotFound, QueueUnavailable."""
+        await self._calls.aside("requeue", id)
+        self._wake(1)
+
+    async def drop(self, id: str) -> None:
+        """Forget an entry that was set aside. Raises NotFound, QueueUnavailable."""
+        octets = await self._calls.aside("drop", id)
+        self._room.add(-1, -octets)
+
+    # Inside
+
+    def _wake(self, entries: int) -> None:
+        self._taking.wake(entries)
+        self.heard()
+
+    def _measure(self) -> Deferred[None]:
+        """Look at the figures; those who ask while a look is under way share it."""
+        mine: Deferred[None] = Deferred()
+        if self._measuring is not None:
+            self._measuring.append(mine)
+            return mine
+        waiting = self._measuring = [mine]
+
+        def told(result: Any) -> None:
+            self._measuring = None
+            for each in waiting:
+                if not each.called:
+                    each.callback(result)  # a Failure goes the other way by itself
+
+        Deferred.fromCoroutine(self._measure_now()).addBoth(told)
+        return mine
+
+    async def _measure_now(self) -> None:
+        now = self._reactor.seconds()
+        try:
+            if now - self._checked >= (_EVERY if self._check.complaint else _CHECK):
+                self._checked = now
+                await self._calls.check(self._check)
+            used, limit = await self._calls.memory()
+            depth, octets = await self._calls.depth()
+        except QueueUnavailable:
+            self._metrics.up.set(0)
+            raise
+        self._room.measured(depth.waiting + depth.leased + depth.aside, octets, used, limit)
+        self._metrics.saw(depth, octets, self._clock())
+        self._metrics.memory.set(used / limit if limit else 0.0)
+        self._metrics.up.set(0 if self._check.complaint else 1)
+
+    def _look_again(self) -> None:
+        def looked(_: Any) -> None:
+            if self._running:
+                self._looking = self._reactor.callLater(_EVERY, self._look_again)
+
+        measuring = self._measure() if self.link.connected else fail(QueueUnavailable("away"))
+        measuring.addErrback(self._not_measured).addBoth(looked)
+
+    def _not_measured(self, failure: Any) -> None:
+        self._metrics.up.set(0)
+        if not failure.check(MailfarmError, CancelledError):
+            _log.failure("the figures of the queue {name} could not be read", failure=failure, name=self.name)
+
+    def _background(self, work: Any) -> None:
+        def failed(failure: Any) -> None:
+            if not failure.check(LeaseLost):
+                _log.warn("left for later in the queue {name}: {error}", name=self.name, error=failure.value)
+
+        Deferred.fromCoroutine(work).addErrback(failed)
+
+
+def _check_size(spooled: Spooled, octets: int) -> None:
+    if octets != spooled.content.size:
+        raise ValueError(f"content of {spooled.id} says {spooled.content.size} octets and gives {octets}")

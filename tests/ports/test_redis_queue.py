@@ -1,0 +1,59 @@
+"""The Queue port on Redis keeps its contract: on one server, over two shards, and behind Sentinel."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client import CollectorRegistry
+from queue_contract import QueueContract
+from spooled_samples import DEADLINE, IDS, clock
+from twisted.internet import reactor
+
+from mailfarm.backends.redis_link import RedisLink
+from mailfarm.backends.redis_queue import RedisQueue
+
+
+class Store:
+    """Queues on the servers of ``urls``, each test's with names of its own."""
+
+    def __init__(self, *urls: str) -> None:
+        self._urls = urls
+        self._prefix = IDS.new()
+
+    async def open(self):
+        self._queues = {}
+        self._links = [RedisLink(url, reactor, connections=3) for url in self._urls]
+        for link in self._links:
+            await link.start()
+            assert await link.ready(DEADLINE), link.why
+
+    async def queue(self, name, max_entries=1000):
+        if name not in self._queues:
+            queue = self._queues[name] = self._new(f"{self._prefix}-{name}", max_entries)
+            await queue.start()
+        return self._queues[name]
+
+    def _new(self, name, max_entries):
+        (link,) = self._links
+        return RedisQueue(link, name, IDS, clock, reactor, CollectorRegistry(), max_entries=max_entries)
+
+    async def restart(self):
+        await self.close()
+        await self.open()
+
+    async def close(self):
+        for queue in self._queues.values():
+            await queue.stop()
+        for link in self._links:
+            await link.stop()
+
+
+class TestRedisQueue(QueueContract):
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def servers(cls, redis):
+        cls.urls = [redis.url]
+
+    async def open_store(self, folder):
+        store = Store(*self.urls)
+        await store.open()
+        return store
