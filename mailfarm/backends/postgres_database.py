@@ -37,6 +37,7 @@ from .postgres_address import Server
 from .postgres_errors import Again
 from .postgres_link import Link
 from .postgres_metrics import Metrics
+from .postgres_partitions import Partitions
 from .postgres_pool import Pool
 from .postgres_schema import check_standing, read_standing
 
@@ -155,11 +156,13 @@ class PostgresDatabase:
     ) -> None:
         self._reactor = reactor
         self._patience = patience
+        self._prompt = min(PROMPT, answer)
         server = Server.parse(url, password, name)
         self.pool = Pool(
             server, reactor, size=pool, wait=wait, answer=answer, connect=connect, most_waiting=most_waiting
         )
         self._metrics = Metrics(registry, self.pool)
+        self._partitions = Partitions(self.unit, self.read, reactor.seconds)
 
     async def start(self) -> None:
         """Begin to connect. Returns at once, also while PostgreSQL is away."""
@@ -187,6 +190,11 @@ class PostgresDatabase:
     def read(self, work: Callable[[Tx], Awaitable[T]]) -> Deferred[T]:
         """Run ``work`` on a snapshot. A statement that would write fails."""
         return Deferred.fromCoroutine(self._run(work, _READ))
+
+    def prune(self) -> Deferred[int]:
+        """Make partitions for days to come, drop one whose day is over, delete some content that had none; how many
+        were dropped and deleted."""
+        return Deferred.fromCoroutine(self._partitions.prune())
 
     async def _run(self, work: Callable[[Tx], Awaitable[T]], begin: str) -> T:
         with self._metrics.timed("read" if begin == _READ else "unit") as timed:
@@ -232,7 +240,7 @@ class PostgresDatabase:
 
     async def _clock(self, link: Link) -> int:
         try:
-            now: int = (await link.ask(_CLOCK, within=PROMPT)).fetchone()[0]
+            now: int = (await link.ask(_CLOCK, within=self._prompt)).fetchone()[0]
         except Again:
             self.pool.suspect()
             raise

@@ -1,7 +1,8 @@
 """What PostgreSQL's errors mean for a unit (SQLSTATE: appendix A of its manual).
 
 ============================  =====================================================================================
-40001, 40P01                  another unit was in the way: nothing of this one is kept, it is run again
+40001, 40P01, 23514 without   another unit was in the way: nothing of this one is kept, it is run again
+a constraint's name
 08xxx, 57P0x, no code at all  the connection is gone: run again, unless COMMIT was sent
 53xxx, 55xxx, 57014, 58xxx,   PostgreSQL cannot do it now: DatabaseUnavailable
 XX001, XX002, 25006
@@ -47,6 +48,9 @@ def meaning(error: psycopg2.Error, lost: bool) -> Exception:
     text = first_line(error)
     if code in CONFLICTS:
         return Again(CONFLICTS[code], text)
+    if code == "23514" and not error.diag.constraint_name:
+        # no check of ours: a partition was made while a row for it was on its way to content_rest
+        return Again("conflict", text)
     if lost or code.startswith(_LOST):
         return Again("lost", f"the connection to PostgreSQL was lost ({text})")
     if code.startswith(_AWAY):
