@@ -252,12 +252,15 @@ class RedisBus:
         if self._lost_it:
             self._lost_it = False
             self._returns.inc()
+            _log.info("the bus hears again; what it missed is looked up")
             self._missing = deque(self._telling)
             if self._missing_timer is None or not self._missing_timer.active():
                 self._tell_missing()
 
-    def _lost(self) -> None:
+    def _lost(self, why: str) -> None:
         self._up.set(0)
+        if not self._lost_it and not self._stopped:
+            _log.warn("the bus hears nothing: {why}", why=why)
         self._lost_it = True
 
     def _tell_missing(self) -> None:

@@ -96,6 +96,7 @@ class RedisLimiter:
         )
         self._places: Batch[_Place] = Batch(self._send_places, self._lose, reactor, timeout=timeout, most=MOST)
         self._replica = random(8).hex()
+        link.greet(self._connected)
         self._given = 0
         self._held: dict[bytes, dict[bytes, None]] = {}
         self._unfreed: dict[tuple[bytes, bytes], None] = {}
@@ -280,6 +281,18 @@ class RedisLimiter:
             self._probing = self._reactor.callLater(self._probe_every, self._probe)
         self._charges.give_up()
         self._places.give_up()
+
+    async def _connected(self, _: object) -> None:
+        """The server may have forgotten everything: tell it of our places as soon as the connection is used."""
+        self._reactor.callLater(0, self._tell_again)
+
+    def _tell_again(self) -> None:
+        if not self._running:
+            return
+        if not self._away:
+            self._background(self._keep_all())
+        elif self._probing is not None and self._probing.active():
+            self._probing.reset(0)
 
     def _probe(self) -> None:
         self._background(self._return())

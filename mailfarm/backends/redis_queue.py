@@ -67,8 +67,8 @@ class RedisQueue:
         self.heard: Callable[[], None] = lambda: None
         """Called when there may be something to take."""
         self._ids = ids
-        self._clock = clock
-        self._reactor = reactor
+        self.clock = clock
+        self.reactor = reactor
         self._max_tries = max_tries
         self._metrics = ShardMetrics(registry, name, str(link))
         self._calls = Calls(link, name, self._metrics)
@@ -76,7 +76,7 @@ class RedisQueue:
         self._pieces = Pieces(self._calls, ids)
         self._room = RedisRoom(reactor.seconds, max_entries=max_entries, max_octets=max_octets)
         self._check = ServerCheck(f"the queue at {link}", link.replicated)
-        self._taking = Taking(reactor, clock, self.look, self.give_back)
+        self._taking = Taking(reactor, clock, self.look, self._give_back)
         self._hints = RedisSubscriber(link, lambda channel, payload: self._wake(1), lambda: self._wake(1))
         self._measuring: list[Deferred[None]] | None = None
         self._looking: Any = None
@@ -207,13 +207,16 @@ class RedisQueue:
             self._metrics.take_entries.observe(len(attempts))
         return Turn(attempts, batch.due, batch.alone, batch.more or len(attempts) < len(batch.taken))
 
-    async def give_back(self, attempts: Sequence[Attempt]) -> None:
+    async def give_back(self, fences: Sequence[str]) -> None:
         """Undo a ``look`` whose result nobody will work on. Never raises: if it cannot be said, the leases end."""
         try:
-            await self._calls.give_back([attempt.fence for attempt in attempts])
+            await self._calls.give_back(fences)
         except MailfarmError as error:
             _log.warn("entries of {name} come again when their lease ends: {error}", name=self.name, error=error)
         self._wake(1)
+
+    async def _give_back(self, attempts: Sequence[Attempt]) -> None:
+        await self.give_back([attempt.fence for attempt in attempts])
 
     def _content(self, entry: Taken | Found) -> Content:
         if not entry.pieces:
@@ -334,7 +337,7 @@ class RedisQueue:
         return mine
 
     async def _measure_now(self) -> None:
-        now = self._reactor.seconds()
+        now = self.reactor.seconds()
         try:
             if now - self._checked >= (_EVERY if self._check.complaint else _CHECK):
                 self._checked = now
@@ -345,14 +348,14 @@ class RedisQueue:
             self._metrics.up.set(0)
             raise
         self._room.measured(depth.waiting + depth.leased + depth.aside, octets, used, limit)
-        self._metrics.saw(depth, octets, self._clock())
+        self._metrics.saw(depth, octets, self.clock())
         self._metrics.memory.set(used / limit if limit else 0.0)
         self._metrics.up.set(0 if self._check.complaint else 1)
 
     def _look_again(self) -> None:
         def looked(_: Any) -> None:
             if self._running:
-                self._looking = self._reactor.callLater(_EVERY, self._look_again)
+                self._looking = self.reactor.callLater(_EVERY, self._look_again)
 
         measuring = self._measure() if self.link.connected else fail(QueueUnavailable("away"))
         measuring.addErrback(self._not_measured).addBoth(looked)

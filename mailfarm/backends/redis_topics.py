@@ -30,7 +30,7 @@ BEAT: Final = 2.0
 
 class Topics:
     """``heard(channel, message)`` is told each message; ``back()`` that the connection is up and everything wanted is
-    subscribed; ``lost()`` that it is not up, as often as a try to connect fails."""
+    subscribed; ``lost(why)`` that it is not up, as often as a try to connect fails."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Topics:
         *,
         heard: Callable[[bytes, bytes], None],
         back: Callable[[], None],
-        lost: Callable[[], None],
+        lost: Callable[[str], None],
     ) -> None:
         self._reactor = reactor
         self._heard = heard
@@ -134,7 +134,7 @@ class Topics:
         self._connection = None
         self._confirmed.clear()
         self._release_all()
-        self._lost()
+        self._lost(why)
 
     def _release(self, channel: bytes) -> None:
         for waiting in self._waiting.pop(channel, ()):

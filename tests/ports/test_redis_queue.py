@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from prometheus_client import CollectorRegistry
 from queue_contract import QueueContract
+from servers import Redis, server_folder
 from spooled_samples import DEADLINE, IDS, clock
 from twisted.internet import reactor
 
 from mailfarm.backends.redis_link import RedisLink
 from mailfarm.backends.redis_queue import RedisQueue
+from mailfarm.backends.redis_shards import ShardedQueue
 
 
 class Store:
@@ -33,8 +37,10 @@ class Store:
         return self._queues[name]
 
     def _new(self, name, max_entries):
-        (link,) = self._links
-        return RedisQueue(link, name, IDS, clock, reactor, CollectorRegistry(), max_entries=max_entries)
+        registry = CollectorRegistry()
+        cap = max_entries // len(self._links)  # each shard's own
+        shards = [RedisQueue(link, name, IDS, clock, reactor, registry, max_entries=cap) for link in self._links]
+        return ShardedQueue(shards) if len(shards) > 1 else shards[0]
 
     async def restart(self):
         await self.close()
@@ -57,3 +63,14 @@ class TestRedisQueue(QueueContract):
         store = Store(*self.urls)
         await store.open()
         return store
+
+
+class TestTwoShards(TestRedisQueue):
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def servers(cls, redis):
+        folder = server_folder()
+        with Redis(folder) as other:
+            cls.urls = [redis.url, other.url]
+            yield
+        shutil.rmtree(folder)

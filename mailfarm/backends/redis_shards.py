@@ -1,0 +1,308 @@
+"""The Queue port over several Redis servers: availability by more of them, with no cluster and no failover.
+
+A put goes to the next healthy shard, turn by turn; workers drain all of them. While one is away, what was put there
+waits for it, and everything else goes on.
+
+When a put fails on a shard, whatever the reason, it is tried on the next one, under the same id. If the first had
+taken it after all, two shards hold the same mail: filing knows its id and files it once. To answer 451 instead would
+be worse: the client sends it again under a new id, and then there are two (``docs/decisions``).
+
+A fence is ``shard~number.nonce``; shards are counted from 0 in the order they were given, which need be the same only
+within a process. Caps are each shard's own.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
+from operator import attrgetter
+from typing import Any, Literal, TypeVar
+
+from twisted.internet.defer import Deferred, DeferredList
+
+from mailfarm.errors import LeaseLost, NotFound, QueueFull, QueueUnavailable, Temporary
+from mailfarm.ports import Attempt, Depth, Entry, Spooled
+
+from .queue_taking import Taking, Turn
+from .redis_queue import RedisQueue
+
+PATIENCE = 0.25
+"""Seconds for which a take that has something waits for the other shards; what comes later is given back."""
+
+REMEMBERED = 10_000
+"""Ids of which it is remembered where they were put, so that the same one goes there again: about 2 MB."""
+
+T = TypeVar("T")
+
+
+class ShardedQueue:
+    """``shards`` are the same queue on different servers. Start and stop it, and their links yourself."""
+
+    def __init__(self, shards: Sequence[RedisQueue]) -> None:
+        if not shards:
+            raise ValueError("a queue of no shards")
+        self.shards = tuple(shards)
+        self._reactor = shards[0].reactor
+        self._next = 0
+        self._put_where: OrderedDict[str, int] = OrderedDict()
+        self._taking = Taking(self._reactor, shards[0].clock, self._look, self._give_back)
+        for shard in shards:
+            shard.heard = lambda: self._taking.wake(1)
+
+    async def start(self) -> None:
+        """Begin to listen to all shards; returns at once."""
+        for shard in self.shards:
+            await shard.start()
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        for shard in self.shards:
+            await shard.stop()
+
+    # Putting
+
+    def admit(self, size: int) -> Deferred[None]:
+        """Whether any shard would find room. Fails with QueueFull when one that answers is full, QueueUnavailable."""
+        if len(self.shards) == 1:
+            return self.shards[0].admit(size)
+        return Deferred.fromCoroutine(self._admit(size))
+
+    async def _admit(self, size: int) -> None:
+        await self._first_that_can(self._in_turn(), lambda shard: shard.admit(size))
+
+    async def put(self, spooled: Spooled) -> None:
+        """Returns when the entry would survive a crash of its shard. Raises QueueFull, QueueUnavailable, Invalid."""
+        order = self._in_turn()
+        first = self._put_where.get(spooled.id)
+        if first is None:
+            self._remember(spooled.id, order[0])
+        else:
+            order = [first, *[number for number in order if number != first]]
+
+        def put(shard: RedisQueue) -> Awaitable[None]:
+            number = self.shards.index(shard)
+            self._remember(spooled.id, number)
+            return shard.put(spooled)
+
+        await self._first_that_can(order, put)
+
+    def _in_turn(self) -> list[int]:
+        """The shards' numbers: those that can be used first, beginning at another one each time."""
+        count = len(self.shards)
+        order = [(self._next + step) % count for step in range(count)]
+        self._next = (self._next + 1) % count
+        order.sort(key=lambda number: self.shards[number].unavailable is not None)  # stable
+        return order
+
+    def _remember(self, id: str, number: int) -> None:
+        self._put_where[id] = number
+        self._put_where.move_to_end(id)
+        if len(self._put_where) > REMEMBERED:
+            self._put_where.popitem(last=False)
+
+    async def _first_that_can(self, order: Sequence[int], ask: Callable[[RedisQueue], Awaitable[None]]) -> None:
+        errors: list[Temporary] = []
+        for number in order:
+            try:
+                await ask(self.shards[number])
+                return
+            except (QueueFull, QueueUnavailable) as error:
+                errors.append(error)
+        # A shard that is full answers; that is worth more than what the others that are away would say.
+        full = next((error for error in errors if isinstance(error, QueueFull)), None)
+        raise full or errors[-1]
+
+    # Taking
+
+    def take(self, limit: int, lease: float, wait: float = 0.0) -> Deferred[Sequence[Attempt]]:
+        """At most ``limit`` entries for ``lease`` seconds, waiting ``wait`` seconds for the first. May be cancelled.
+        Fails with QueueUnavailable when no shard answers."""
+        return self._taking.take(limit, lease, wait)
+
+    async def _look(self, limit: int, lease: float) -> Turn:
+        """Each shard gives its share of ``limit``; what one has too little, the others may give."""
+        asking = [number for number in self._in_turn() if self.shards[number].link.connected]
+        if not asking:
+            raise self._all_away()
+        if limit < len(asking):
+            asking = await self._by_age(asking)
+        attempts: list[Attempt] = []
+        errors: list[BaseException] = []
+        due: int | None = None
+        more = answered = False
+        while asking and len(attempts) < limit:
+            left = limit - len(attempts)
+            asked, rest = asking[:left], asking[left:]
+            each, over = divmod(left, len(asked))
+            shares = {number: each + (place < over) for place, number in enumerate(asked)}
+            turns = await self._patiently(shares, lease, errors)
+            answered = answered or bool(turns)
+            guilty = next((number for number, turn in turns.items() if turn.alone), None)
+            if guilty is not None:  # whoever is in the same hands would be lost with it
+                others = [attempt for number, turn in turns.items() if number != guilty for attempt in turn.attempts]
+                await self._give_back([*attempts, *others])
+                return Turn(turns[guilty].attempts, alone=True, more=True)
+            for turn in turns.values():
+                attempts += turn.attempts
+                more = more or turn.more
+                if turn.due is not None:
+                    due = turn.due if due is None else min(due, turn.due)
+            # One that gave all it was asked for may have what another could not give.
+            asking = [number for number, turn in turns.items() if len(turn.attempts) == shares[number]] + rest
+        if not answered and errors:
+            raise errors[0]
+        attempts.sort(key=attrgetter("spooled.accepted_at"))
+        return Turn(attempts, due, more=more)
+
+    async def _patiently(self, shares: dict[int, int], lease: float, errors: list[BaseException]) -> dict[int, Turn]:
+        """What each shard gives of its share. Once one has answered, the others have ``PATIENCE`` left."""
+        turns: dict[int, Turn] = {}
+        waiting = set(shares)
+        over: Deferred[None] = Deferred()
+        timer: Any = None
+
+        def answered(number: int) -> None:
+            nonlocal timer
+            waiting.discard(number)
+            if over.called:
+                return
+            if not waiting:
+                over.callback(None)
+            elif timer is None:
+                timer = self._reactor.callLater(PATIENCE, over.callback, None)
+
+        async def look(number: int, share: int) -> None:
+            try:
+                turn = await self.shards[number].look(share, lease)
+            except Exception as error:
+                errors.append(error)
+                answered(number)
+                return
+            attempts = [replace(attempt, fence=f"{number}~{attempt.fence}") for attempt in turn.attempts]
+            if over.called:
+                await self._give_back(attempts)
+                return
+            turns[number] = turn._replace(attempts=attempts)
+            answered(number)
+
+        for number, share in shares.items():
+            Deferred.fromCoroutine(look(number, share))
+        await over
+        if timer is not None and timer.active():
+            timer.cancel()
+        return turns
+
+    async def _by_age(self, numbers: Sequence[int]) -> list[int]:
+        """These shards, the one with the oldest entry first."""
+        oldest: dict[int, int] = {}
+
+        async def look(number: int) -> None:
+            depth = await self.shards[number].depth()
+            if depth.oldest is not None:
+                oldest[number] = depth.oldest
+
+        looks = DeferredList([Deferred.fromCoroutine(look(number)) for number in numbers], consumeErrors=True)
+        looks.addTimeout(PATIENCE, self._reactor, lambda *_: None)
+        await looks
+        return sorted(numbers, key=lambda number: (number not in oldest, oldest.get(number, 0)))
+
+    async def _give_back(self, attempts: Sequence[Attempt]) -> None:
+        for number, fences in self._by_shard([attempt.fence for attempt in attempts]).items():
+            await self.shards[number].give_back(fences)
+
+    # Ending a turn
+
+    async def extend(self, fence: str, lease: float) -> None:
+        """Hold on for ``lease`` seconds from now. Raises LeaseLost, QueueUnavailable."""
+        shard, inner = self._shard_of(fence)
+        await shard.extend(inner, lease)
+        self._taking.ends(lease)
+
+    async def done(self, fences: Sequence[str]) -> None:
+        """End these entries. Raises QueueUnavailable when one of their shards is away; the others' are ended."""
+        by_shard = self._by_shard(fences)
+        await self._all([self.shards[number].done(inner) for number, inner in by_shard.items()])
+
+    async def fail(self, fence: str, reason: str, retry_after: float = 0.0) -> None:
+        """Give up this turn. Raises LeaseLost, QueueUnavailable."""
+        shard, inner = self._shard_of(fence)
+        await shard.fail(inner, reason, retry_after)
+        if retry_after > 0:
+            self._taking.ends(retry_after)
+
+    def _by_shard(self, fences: Sequence[str]) -> dict[int, list[str]]:
+        found: dict[int, list[str]] = {}
+        for fence in fences:
+            number, _, inner = fence.partition("~")
+            if number.isascii() and number.isdigit() and len(number) < 4 and int(number) < len(self.shards):
+                found.setdefault(int(number), []).append(inner)
+        return found
+
+    def _shard_of(self, fence: str) -> tuple[RedisQueue, str]:
+        for number, (inner,) in self._by_shard((fence,)).items():
+            return self.shards[number], inner
+        raise LeaseLost(f"{fence} is no longer held")
+
+    # For the operator
+
+    async def depth(self) -> Depth:
+        """How many entries are in each state on the shards that answer. Raises QueueUnavailable when none does."""
+        depths = await self._some([shard.depth() for shard in self.shards])
+        return Depth(
+            sum(depth.waiting for depth in depths),
+            sum(depth.leased for depth in depths),
+            sum(depth.aside for depth in depths),
+            min((depth.oldest for depth in depths if depth.oldest is not None), default=None),
+        )
+
+    async def inspect(self, state: Literal["waiting", "leased", "aside"], limit: int = 100) -> Sequence[Entry]:
+        """The oldest entries in a state on the shards that answer. Raises QueueUnavailable when none does."""
+        found = await self._some([shard.inspect(state, limit) for shard in self.shards])
+        entries = [entry for entries in found for entry in entries]
+        return sorted(entries, key=attrgetter("put_at"))[:limit]
+
+    async def read(self, id: str) -> Spooled:
+        """An entry's spooled mail. Raises NotFound, QueueUnavailable when it may be on a shard that is away."""
+        return await self._first_that_has(lambda shard: shard.read(id))
+
+    async def requeue(self, id: str) -> None:
+        """Make an entry that was set aside wait again. Raises NotFound, QueueUnavailable."""
+        await self._first_that_has(lambda shard: shard.requeue(id))
+
+    async def drop(self, id: str) -> None:
+        """Forget an entry that was set aside. Raises NotFound, QueueUnavailable."""
+        await self._first_that_has(lambda shard: shard.drop(id))
+
+    # Inside
+
+    async def _first_that_has(self, ask: Callable[[RedisQueue], Awaitable[T]]) -> T:
+        away: QueueUnavailable | None = None
+        missing: NotFound | None = None
+        for shard in self.shards:
+            try:
+                return await ask(shard)
+            except NotFound as error:
+                missing = error
+            except QueueUnavailable as error:
+                away = error
+        raise away or missing or NotFound("a queue of no shards")
+
+    async def _some(self, asked: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+        """What those that can answer do."""
+        outcomes: list[tuple[bool, Any]] = list(
+            await DeferredList([Deferred.fromCoroutine(each) for each in asked], consumeErrors=True)
+        )
+        answers = [outcome for good, outcome in outcomes if good]
+        if not answers:
+            outcomes[0][1].raiseException()
+        return answers
+
+    async def _all(self, asked: Sequence[Deferred[Any]]) -> None:
+        outcomes: list[tuple[bool, Any]] = list(await DeferredList(asked, consumeErrors=True))
+        for good, outcome in outcomes:
+            if not good:
+                outcome.raiseException()
+
+    def _all_away(self) -> QueueUnavailable:
+        return QueueUnavailable("; ".join(f"{shard.link} is away: {shard.link.why}" for shard in self.shards))
