@@ -26,6 +26,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter
@@ -110,6 +111,7 @@ class Lookups(Generic[K, V]):
         self._renewing: set[K] = set()
         self._looking: float | None = None
         self._failed: float | None = None
+        self._doubted = -inf
         self._forgotten: set[str] = set()
         self._all_forgotten = False
         self._remembered = counter.labels(of, "remembered")
@@ -145,7 +147,7 @@ class Lookups(Generic[K, V]):
         ends_at = kept.found.ends_at
         if age > AWAY or (ends_at is not None and ends_at <= max(self._clock(), kept.found.now + int(age * 1e6))):
             return None
-        if kept.found.keep == "yes" and age <= FRESH:
+        if kept.found.keep == "yes" and age <= FRESH and kept.began >= self._doubted:
             self._remembered.inc()
             if renew and age > FRESH / 2:
                 self._renew(key)
@@ -181,6 +183,11 @@ class Lookups(Generic[K, V]):
                 self._all_forgotten = True
             else:
                 self._forgotten.update(names)
+
+    def doubt(self) -> None:
+        """Something may have changed, nobody knows what: serve nothing that was looked up before this moment, unless
+        the database is away."""
+        self._doubted = self._seconds()
 
     # ---- asking
 

@@ -99,7 +99,8 @@ def test_what_is_asked_for_again_and_again_is_renewed_before_anybody_waits() -> 
         books.reactor.advance(FRESH / 2 + 0.1)
         books.put("a", f"after {books.reactor.seconds():.1f}")
         old = books.get()
-        assert old is not None and old == books.get(), "served, while it is looked up in the background, once"
+        assert old is not None
+        assert old == books.get(), "served, while it is looked up in the background, once"
         ((keys, answer),) = books.slow
         books.slow.clear()
         answer.callback(books.answers(keys))
@@ -142,6 +143,21 @@ def test_what_the_bus_says_is_forgotten_at_once_also_by_a_look_under_way() -> No
     books.slow[0][1].callback(before)
     books.slow = None
     assert books.get() == "three", "what the look saw was from before"
+
+
+def test_when_the_bus_may_have_missed_something_everything_is_looked_up_again() -> None:
+    books = Books()
+    books.put("a", "one")
+    books.get()
+    books.reactor.advance(0.1)
+    books.put("a", "two")
+    books.lookups.doubt()
+    assert books.get() == "two"
+    assert books.get() == "two"
+    assert len(books.asked) == 2
+    books.away = True
+    books.lookups.doubt()
+    assert books.get() == "two", "better than nothing"
 
 
 def test_nothing_outlives_its_end_even_when_it_is_remembered() -> None:

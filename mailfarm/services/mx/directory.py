@@ -48,7 +48,7 @@ class Directory:
 
     async def start(self) -> None:
         """Hear what ends a look-up."""
-        self._hearing = await self._bus.subscribe(LOOKUP, self._hear)
+        self._hearing = await self._bus.subscribe(LOOKUP, self._hear, self.mailboxes.doubt)
 
     def stop(self) -> None:
         """Hear no more."""

@@ -40,7 +40,7 @@ class Directory:
     async def start(self) -> None:
         """Hear what ends a look-up."""
         if self._hearing is None:
-            self._hearing = await self._bus.subscribe(LOOKUP, self._hear)
+            self._hearing = await self._bus.subscribe(LOOKUP, self._hear, self.mailboxes.doubt)
 
     def stop(self) -> None:
         """Hear no more."""

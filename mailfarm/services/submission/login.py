@@ -59,7 +59,7 @@ class Login:
     async def start(self) -> None:
         """Hear what ends a credential."""
         if self._hearing is None:
-            self._hearing = await self._bus.subscribe(LOOKUP, self._hear)
+            self._hearing = await self._bus.subscribe(LOOKUP, self._hear, self.credentials.doubt)
 
     def stop(self) -> None:
         """Hear no more."""
