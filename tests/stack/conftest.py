@@ -1,8 +1,87 @@
-"""The stack's tests: what they share, and where the parts they use lie."""
+"""The stack's tests: one lab with one deployed stack for all of them, and the table of what was measured.
+
+``stack`` is deployed once for a whole run and is left as it was found by each test: converged, two replicas of each
+service. The tests' own process is a client outside the Swarm (203.0.113.7) while they run, so that sockets it opens
+come from there. Without root or Docker the tests skip, and fail where CI is set.
+"""
 
 from __future__ import annotations
 
+import shutil
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+from deployment import HOST, Deployment
+from engine import missing
+from images import build
+from lab import LOCK, ROOT, Lab, turn
+from leftovers import leftovers
+from table import Table
+from watching import resolve
+
 sys.path.append(str(Path(__file__).resolve().parents[1] / "sdk"))  # relay
+
+Tell = Callable[[str], None]
+
+
+@pytest.fixture(scope="session")
+def tell(request: pytest.FixtureRequest) -> Tell:
+    """Say a line to whoever waits, with the time since the beginning."""
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        if reporter is not None:
+            reporter.ensure_newline()
+            reporter.write_line(f"{time.monotonic() - began:7.1f} s  {line}")
+
+    return say
+
+
+@pytest.fixture(scope="session")
+def images(tell: Tell) -> Path:
+    """The disk with the stack's images."""
+    if why := missing():
+        pytest.skip(why)  # which fails where CI is set
+    return build(tell)
+
+
+@pytest.fixture(scope="session")
+def table(tell: Tell) -> Iterator[Table]:
+    """What was measured; printed and kept at the end."""
+    made = Table()
+    yield made
+    if made.rows:
+        for line in made.markdown().splitlines():
+            tell(line)
+        made.write(ROOT / ".make" / "stack-test.md")
+
+
+@pytest.fixture(scope="session")
+def stack(images: Path, tell: Tell, table: Table, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """The stack, deployed on three managers."""
+    folder = ROOT / ".make" / "lab"
+    with ExitStack() as kept:
+        kept.enter_context(turn(LOCK, tell))
+        lab = kept.enter_context(Lab(folder, disk=images, tell=tell))
+        kept.enter_context(resolve(HOST, [f"198.51.100.{number}" for number in lab.machines]))
+        patch = kept.enter_context(pytest.MonkeyPatch.context())
+        deployment = Deployment(lab, tmp_path_factory.mktemp("stack"), tell)
+        patch.setenv("SSL_CERT_FILE", str(deployment.authority))
+        deployment.prepare()
+        took = deployment.deploy()
+        table.fact("from `stack/deploy` to a stack that runs, three machines", f"{took} s")
+        kept.enter_context(lab.near.there())
+        yield deployment
+    assert leftovers(lab.name, lab.folder) == []
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder of the test's own, gone afterwards: ledgers of many runs would fill a disk."""
+    yield tmp_path
+    shutil.rmtree(tmp_path, ignore_errors=True)

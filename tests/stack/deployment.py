@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from certificate import write_certificate
 from engine import LabError
+from images import names
 from lab import ROOT, Lab, address, address6
 from replicas import Services
 
@@ -22,7 +22,6 @@ from mailfarm.sdk import Farm
 
 HOST = "mail.example.net"
 DOMAIN = "example.net"
-IMAGES = ROOT / ".make" / "stack" / "image.env"
 MX, TLS, SUBMISSION, ALTERNATIVE = 25, 465, 587, 2525
 
 
@@ -33,8 +32,7 @@ class Deployment(Services):
         super().__init__(lab, "mailfarm")
         self.private = folder / "private"
         self.tell = tell
-        self.authority = folder / "authority.pem"
-        self._folder = folder
+        self.authority = self.private / "ca.crt"
 
     @property
     def url(self) -> str:
@@ -57,10 +55,8 @@ class Deployment(Services):
         return [address6(number) for number in self.lab.machines]
 
     def prepare(self) -> None:
-        """Secrets, a certificate of our own, labels on the machines."""
-        self.private.mkdir(parents=True, exist_ok=True)
-        write_certificate(self.private, self.authority, HOST, [*self.addresses, *self.addresses6])
-        self._say("stack/prepare")
+        """Secrets, and a certificate by an authority of its own."""
+        self._say("stack/prepare", HOST, DOMAIN)
 
     def deploy(self, *words: str, **settings: str) -> float:
         """Deploy, and wait until it runs; how long that took. Raises LabError with what the command said."""
@@ -70,26 +66,15 @@ class Deployment(Services):
 
     def _say(self, *command: str, **settings: str) -> str:
         machine = self.lab.machines[self.manager]
-        done = machine.run(*command, check=False, timeout=400, folder=ROOT, **(self.environment() | settings))
-        text = (done.stderr + done.stdout).strip()
-        for line in text.splitlines():
-            self.tell(f"  {line[:160]}")
-        if done.returncode:
-            raise LabError(f"{' '.join(command)} ended with {done.returncode}:\n{text[-4000:]}\n{self.picture()}")
-        return text
-
-    def environment(self) -> dict[str, str]:
-        """What the operator sets."""
-        return {
-            "MAILFARM_HOSTNAME": HOST,
-            "MAILFARM_DOMAINS": DOMAIN,
-            "MAILFARM_API_HOSTS": HOST,
-            "MAILFARM_PRIVATE": str(self.private),
-        }
+        settings = {"MAILFARM_PRIVATE": str(self.private), "PYTHONUNBUFFERED": "1", **names(), **settings}
+        code, said = machine.follow(*command, tell=self.tell, folder=ROOT, **settings)
+        if code:
+            raise LabError(f"{' '.join(command)} ended with {code}:\n{said[-4000:]}\n{self.picture()}")
+        return said
 
     def image(self) -> str:
         """The name of mailfarm's image."""
-        return dict(line.split("=", 1) for line in IMAGES.read_text().split())["MAILFARM_IMAGE"]
+        return names()["MAILFARM_IMAGE"]
 
     def build(self, tag: str, *lines: str) -> str:
         """Another version of mailfarm's image on each machine: the same, with these lines of a Dockerfile; its name."""

@@ -19,7 +19,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -108,8 +108,9 @@ class Engine:
                 self.init = _only_child(self.process.pid)
             if self.init and (self.folder / "run" / "docker.sock").exists():
                 (self.folder / "init").write_text(str(self.init))
-                if self.run("docker", "version", check=False, timeout=10).returncode == 0:
-                    return
+                with suppress(subprocess.TimeoutExpired):
+                    if self.run("docker", "version", check=False, timeout=5).returncode == 0:
+                        return
             time.sleep(0.05)
 
     def tail(self, lines: int = 8) -> str:
@@ -162,6 +163,26 @@ class Engine:
             said = (result.stderr + result.stdout).strip()
             raise LabError(f"{self.name}: {' '.join(command)} ended with {result.returncode}:\n{said[-3000:]}")
         return result
+
+    def follow(
+        self, *command: str, tell: Callable[[str], None], folder: Path | str = "/", **environment: str
+    ) -> tuple[int, str]:
+        """Run a long command there and tell each line it prints; its exit code and all it printed."""
+        with subprocess.Popen(
+            self.inside(*command, folder=folder),
+            env=self.environment(**environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as running:
+            assert running.stdout is not None
+            said = []
+            for line in running.stdout:
+                said.append(line.rstrip())
+                tell(f"  {line.rstrip()[:160]}")
+        return running.returncode, "\n".join(said)
 
     def docker(self, *words: str, timeout: float = 120, given: str | bytes | None = None) -> str:
         """The docker CLI there; what it printed, without blanks at its ends."""

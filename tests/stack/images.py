@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -31,6 +30,11 @@ _INPUTS = ("mailfarm", "stack", "setup.cfg", "pyproject.toml", "requirements.loc
 def disk() -> Path | None:
     """The disk with the images on it, if they were ever built."""
     return FOLDER / "disk" if _STAMP.exists() else None
+
+
+def names() -> dict[str, str]:
+    """The variables of the stack's file that name the images on the disk."""
+    return dict(line.split("=", 1) for line in (FOLDER / "image.env").read_text().split())
 
 
 def build(tell: Callable[[str], None]) -> Path:
@@ -61,21 +65,10 @@ def build(tell: Callable[[str], None]) -> Path:
 
 
 def _recipe(engine: Engine, tell: Callable[[str], None]) -> None:
-    with subprocess.Popen(
-        engine.inside(*RECIPE, folder=ROOT),
-        env=engine.environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as running:
-        assert running.stdout is not None
-        said = []
-        for line in running.stdout:
-            said.append(line.rstrip())
-            tell(f"  {line.rstrip()[:160]}")
-    if running.returncode:
-        raise LabError(f"{' '.join(RECIPE)} ended with {running.returncode}:\n" + "\n".join(said[-20:]))
+    code, said = engine.follow(*RECIPE, tell=tell, folder=ROOT)
+    if code:
+        raise LabError(f"{' '.join(RECIPE)} ended with {code}:\n{said[-3000:]}")
+    shutil.copyfile(ROOT / ".make" / "stack" / "image.env", FOLDER / "image.env")
 
 
 def _digest() -> str:

@@ -118,7 +118,10 @@ class Lab:
         folder.mkdir()
         (folder / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
         if self.disk:
-            subprocess.run(["cp", "-al", str(self.disk), str(folder / "disk")], check=True)
+            # Layers are never written to, so hard links will do; all else an engine locks, and makes for itself.
+            (folder / "disk").mkdir()
+            subprocess.run(["cp", "-al", str(self.disk / "overlay2"), str(folder / "disk")], check=True)
+            subprocess.run(["cp", "-a", str(self.disk / "image"), str(folder / "disk")], check=True)
 
     def _boot(self, number: int) -> None:
         name = f"node{number}"

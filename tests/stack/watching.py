@@ -24,6 +24,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -194,8 +195,9 @@ def _wait(plan: dict[str, Any], seen: Seen) -> None:
             seen.numbers.append(mail.seq)
 
 
-def resolve(host: str, addresses: list[str]) -> None:
-    """Let ``host`` be the first of ``addresses`` that listens, in this process; the lab has no DNS."""
+@contextlib.contextmanager
+def resolve(host: str, addresses: list[str]) -> Iterator[None]:
+    """Let ``host`` be ``addresses`` in this process; the lab has no DNS."""
     before = socket.getaddrinfo
 
     def found(name: Any, *given: Any, **named: Any) -> Any:
@@ -204,6 +206,10 @@ def resolve(host: str, addresses: list[str]) -> None:
         return [each for address in addresses for each in before(address, *given, **named)]
 
     socket.getaddrinfo = found
+    try:
+        yield
+    finally:
+        socket.getaddrinfo = before
 
 
 def main() -> int:
@@ -217,8 +223,8 @@ def main() -> int:
         if plan["how"] == "websocket":
             asyncio.run(_websocket(plan, seen))
         else:
-            resolve(urlsplit(plan["url"]).hostname or "", plan["addresses"])
-            _wait(plan, seen)
+            with resolve(urlsplit(plan["url"]).hostname or "", plan["addresses"]):
+                _wait(plan, seen)
     print(json.dumps(seen.form()), flush=True)
     return 0
 

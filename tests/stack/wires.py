@@ -10,8 +10,9 @@ import ctypes
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -110,9 +111,24 @@ class Client:
 
     def enter(self) -> None:
         """Move the calling thread there, for good."""
-        handle = os.open(f"/run/netns/{self.network}", os.O_RDONLY | os.O_CLOEXEC)
+        _enter(f"/run/netns/{self.network}")
+
+    @contextmanager
+    def there(self) -> Iterator[None]:
+        """Be there until the end of the ``with``: this thread, and what it starts."""
+        before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if _LIBC.setns(handle, _CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), f"setns {self.network}")
+            self.enter()
+            yield
         finally:
-            os.close(handle)
+            _enter(f"/proc/self/fd/{before}")
+            os.close(before)
+
+
+def _enter(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _LIBC.setns(handle, _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"setns {path}")
+    finally:
+        os.close(handle)
