@@ -10,6 +10,7 @@ import pytest
 import pytest_twisted
 from prometheus_client import CollectorRegistry
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "mailboxes"))
 
@@ -27,7 +28,14 @@ DAY = 86400
 
 
 @pytest_twisted.async_yield_fixture
-async def house():
+async def house(database_url):
+    made = await House(database_url).open()
+    yield made
+    await made.close()
+
+
+@pytest_twisted.async_yield_fixture
+async def on_sqlite():
     made = await House().open()
     yield made
     await made.close()
@@ -39,29 +47,38 @@ def heard():
 
 
 def sweep(house, database=None, interval=3600.0):
-    return Sweep(
+    registry = CollectorRegistry()
+    service = Sweep(
         settings=SweepSettings(interval=interval),
         database=database or house.database,
         bus=house.bus,
         ids=house.ids,
         reactor=reactor,
-        registry=CollectorRegistry(),
+        registry=registry,
     )
+    service.registry = registry
+    return service
 
 
-async def everything(house):
+async def everything(house, database_url):
     """The number of rows in every table there is, but what makes the database one of ours."""
+    if database_url:
+        names = (
+            "select relname from pg_class where relnamespace = 'public'::regnamespace and not relispartition"
+            " and relkind in ('r', 'p')"
+        )
+    else:
+        names = "select name from sqlite_master where type = 'table' and name not like 'sqlite_%'"
 
     async def count(tx):
-        tables = await tx.rows("select name from sqlite_master where type = 'table' and name not like 'sqlite_%'")
-        return {table: (await tx.row(f"select count(*) from {table}"))[0] for (table,) in tables}
+        return {table: (await tx.row(f"select count(*) from {table}"))[0] for (table,) in await tx.rows(names)}
 
     return await house.database.read(count)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_disposable_mailbox_that_ended_leaves_nothing_behind(house, heard):
-    before = await everything(house)
+async def test_a_disposable_mailbox_that_ended_leaves_nothing_behind(house, database_url, heard):
+    before = await everything(house, database_url)
     mailbox = await house.mailbox(kind="disposable", lifetime=60)
     await house.bus.subscribe(mailbox.id, heard.append)
     await house.bus.subscribe(f"account:{house.account}", heard.append)
@@ -77,18 +94,19 @@ async def test_a_disposable_mailbox_that_ended_leaves_nothing_behind(house, hear
     house.ahead = 61
     await sweep(house).sweep()
     assert [type(event) for event in heard] == [MailboxClosed, MailboxClosed]
-    after = await everything(house)
+    after = await everything(house, database_url)
     # that something was filed once is remembered without saying what or where, until no redelivery can come
     assert after.pop("filed") == 30
     before.pop("filed")
     assert after == before
     house.ahead = 31 * DAY
     await sweep(house).sweep()
-    assert (await everything(house))["filed"] == 0
+    assert (await everything(house, database_url))["filed"] == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_was_in_it_can_not_be_read_from_the_disk_either(house):
+async def test_what_was_in_it_can_not_be_read_from_the_disk_either(on_sqlite):
+    house = on_sqlite
     other = await house.mailbox()
     mailbox = await house.mailbox(kind="disposable", lifetime=60)
     for size in (1000, 20_000, 600_000):
@@ -160,9 +178,45 @@ async def test_two_sweeps_at_once_do_no_harm(house, heard):
     house.spawn(first.sweep())
     await second.sweep()
     await first.sweep()
+    await first.stop()
     assert set((await house.counts()).values()) == {0}
     assert len(heard) == 5
     assert not house.failures
+
+
+@pytest_twisted.ensureDeferred
+async def test_content_goes_when_the_retention_of_its_messages_has_ended(house):
+    service = sweep(house)
+    mailbox = await house.mailbox(retention=60)
+    await service.sweep()
+    await house.file(*[house.item(mailbox, content=os.urandom(size)) for size in (10, 100_000)])
+    house.ahead = 61
+    await service.sweep()
+    assert (await house.counts())["message"] == 0
+    house.ahead = DAY + 61
+    await service.sweep()
+    assert set((await house.counts()).values()) == {0, 1, 3}  # the mailbox, and that it had two and lost them
+    assert service.registry.get_sample_value("mailfarm_sweep_swept_total", {"kind": "content"}) >= 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_sweeps_at_once_end_each_thing_once(house, heard):
+    ends = [await house.mailbox(lifetime=60) for _ in range(20)]
+    stays = [await house.mailbox(retention=30) for _ in range(5)]
+    for box in (*ends, *stays):
+        await house.bus.subscribe(box.id, heard.append)
+        await house.file(*[house.item(box) for _ in range(5)])
+    house.ahead = 61
+    sweeps = [sweep(house) for _ in range(4)]
+    await gatherResults([Deferred.fromCoroutine(each.sweep()) for each in sweeps])
+    await sweeps[0].sweep()
+    closed = [event.mailbox for event in heard if isinstance(event, MailboxClosed)]
+    assert sorted(closed) == sorted(box.id for box in ends)
+    expired = [id for event in heard if isinstance(event, Expired) for id in event.messages]
+    assert len(expired) == len(set(expired)) == 25
+    for box in stays:
+        seqs = [event.seq for event in await house.events(box)]
+        assert seqs == list(range(1, len(seqs) + 1))
 
 
 class Flaky:
