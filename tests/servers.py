@@ -3,6 +3,7 @@
 ::
 
     with Redis(folder) as redis: ...          # redis.port, redis.url; .kill(), .start() again on the same data
+    with Sentinel(folder, redis) as sentinel: ...   # sentinel.url(); replica.follow(redis) before
     with Postgres(folder) as postgres: ...    # postgres.new_database() -> a URL; .kill(), .restart(), .start()
 
 The fixtures ``redis`` and ``postgres`` (``tests/conftest.py``) are one server of each for a whole worker process; a
@@ -125,15 +126,41 @@ class Redis(_Server):
         command = f"redis-server --bind 127.0.0.1 --port {self.port} --dir {self.folder} --save '' --appendonly yes"
         words = [word.strip("'") for word in command.split()]
         self._run([*words, "--appendfsync", "always", "--maxmemory-policy", "noeviction", *self.options])
-        self._until(self._answers)
+        self._until(lambda: _answers_ping(self.port))
 
-    def _answers(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
-                connection.sendall(b"PING\r\n")
-                return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
-        except OSError:
-            return False
+    def ask(self, *words: str) -> str:
+        """What redis-cli prints for a command."""
+        command = ["redis-cli", "-p", str(self.port), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_STARTING).stdout.strip()
+
+    def follow(self, master: Redis) -> None:
+        """Become a replica of ``master``, and return when it has everything and is told more."""
+        self.ask("replicaof", "127.0.0.1", str(master.port))
+        self._until(lambda: master.ask("wait", "1", "100") != "0" and "master_link_status:up" in self.ask("info"))
+
+
+class Sentinel(_Server):
+    """A redis-sentinel that watches ``master`` under the name ``farm`` and fails over after half a second.
+
+    ``url(*others)`` is what mailfarm is given; ``others`` are more sentinels."""
+
+    def __init__(self, folder: Path, master: Redis, quorum: int = 1) -> None:
+        super().__init__(folder)
+        self._config = folder / f"sentinel-{self.port}.conf"
+        self._config.write_text(
+            f"bind 127.0.0.1\nport {self.port}\ndir {folder}\n"
+            f"sentinel monitor farm 127.0.0.1 {master.port} {quorum}\n"
+            "sentinel down-after-milliseconds farm 500\nsentinel failover-timeout farm 3000\n"
+        )
+
+    def url(self, *others: str) -> str:
+        """``redis+sentinel://127.0.0.1:port/farm``."""
+        return f"redis+sentinel://{';'.join([*others, f'127.0.0.1:{self.port}'])}/farm"
+
+    def start(self) -> None:
+        """Start, and return when it answers PING."""
+        self._run(["redis-sentinel", str(self._config)])
+        self._until(lambda: _answers_ping(self.port))
 
 
 class Postgres(_Server):
@@ -247,6 +274,15 @@ def _once(url: str, sql: str, params: Sequence[Any] = ()) -> None:
             cursor.execute(sql, params or None)
     finally:
         connection.close()
+
+
+def _answers_ping(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+    except OSError:
+        return False
 
 
 def _runs(process: int) -> bool:

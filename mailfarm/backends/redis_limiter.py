@@ -145,6 +145,8 @@ class RedisLimiter:
         self._holds.set(0)
         if not self._away:
             await self._free_forgotten()
+            # calls are answered in order: when this is, what was given back before has been heard
+            await self._places.ask((b"free", _encoded(f"{_PREFIX}place:"), b"nobody", 0))
         self._away = True
         self._charges.give_up()
         self._places.give_up()

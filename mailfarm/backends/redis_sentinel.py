@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
 
-from .redis_connection import Connection, Connector, RedisAway, RedisRefused
+from .redis_connection import Connection, Connector, RedisAway
 from .redis_url import RedisUrl
 
 _EVERY = 1.0  # seconds between two looks
@@ -63,20 +63,23 @@ class Sentinels:
             if self._stopped:
                 connection.drop("stopped")
                 raise RedisAway("stopped")
+            other = self._connections.get((host, port))
+            if other is not None and other.connected:  # lanes ask at the same time
+                connection.drop("one is enough")
+                connection = other
             self._connections[host, port] = connection
-        about, address = connection.send("SENTINEL", "MASTER", self._url.master), None
-        naming = connection.send("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._url.master)
-        try:
-            facts = await about
-        except RedisRefused as error:
-            naming.addErrback(lambda failure: failure.trap(RedisAway))
-            raise RedisAway(f"{host}:{port}: {error}") from None
-        except RedisAway:
-            naming.addErrback(lambda failure: failure.trap(RedisAway))
-            raise
-        address = await naming
+        master = self._url.master
+        asked = [
+            connection.send("SENTINEL", "MASTER", master),
+            connection.send("SENTINEL", "GET-MASTER-ADDR-BY-NAME", master),
+        ]
+        answers: list[tuple[bool, Any]] = list(await DeferredList(asked, consumeErrors=True))
+        for good, answer in answers:
+            if not good:
+                raise RedisAway(f"{host}:{port}: {answer.getErrorMessage()}")
+        facts, address = answers[0][1], answers[1][1]
         if not address:
-            raise RedisAway(f"{host}:{port} does not know {self._url.master}")
+            raise RedisAway(f"{host}:{port} does not know {master}")
         named = dict(zip(facts[::2], facts[1::2], strict=False))
         return int(named.get(b"config-epoch", b"0")), (address[0].decode(), int(address[1]))
 

@@ -13,6 +13,7 @@ of Redis being back, and everything wanted is subscribed anew.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -109,7 +110,7 @@ class Topics:
         self._settling = True
         try:
             while self._changed and self._connection is connection:
-                batch = list(self._changed)[:AT_ONCE]
+                batch = list(islice(self._changed, AT_ONCE))
                 for channel in batch:
                     del self._changed[channel]
                 more = [each for each in batch if each in self._wanted and each not in self._confirmed]

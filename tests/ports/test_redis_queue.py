@@ -7,7 +7,7 @@ import shutil
 import pytest
 from prometheus_client import CollectorRegistry
 from queue_contract import QueueContract
-from servers import Redis, server_folder
+from servers import Redis, Sentinel, free_port, server_folder
 from spooled_samples import DEADLINE, IDS, clock
 from twisted.internet import reactor
 
@@ -74,3 +74,21 @@ class TestTwoShards(TestRedisQueue):
             cls.urls = [redis.url, other.url]
             yield
         shutil.rmtree(folder)
+
+
+class TestBehindSentinel(TestRedisQueue):
+    """A put is answered when a replica has it. One of the two sentinels in the URL is not there."""
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def servers(cls, component):
+        component("redis-sentinel")
+        folders = [server_folder() for _ in range(3)]
+        options = ("--repl-diskless-sync-delay", "0", "--min-replicas-to-write", "1")
+        with Redis(folders[0], *options) as master, Redis(folders[1], *options) as replica:
+            replica.follow(master)
+            with Sentinel(folders[2], master) as sentinel:
+                cls.urls = [sentinel.url(f"127.0.0.1:{free_port()}")]
+                yield
+        for folder in folders:
+            shutil.rmtree(folder)
