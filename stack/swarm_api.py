@@ -8,7 +8,8 @@ making: method, path and query alone come from the caller, and both are of plain
     python3 swarm_api.py [SOCKET] [PORT]
 
 Runs as root without any capability, as the owner of the socket, on a network that only Traefik shares. It keeps
-nothing, and several may run: Traefik takes the next one when a manager is gone.
+nothing, and several may run: Traefik takes the next one when a manager is gone. After SIGTERM it answers for two seconds
+more and ends each connection with its answer, so that nobody's request is cut.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import socket
 import sys
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Timer
 from urllib.parse import urlsplit
 
 ALLOWED = re.compile(r"(/v1\.[0-9]{1,3})?/(_ping|version|info|services|tasks|networks|nodes/[a-z0-9]{1,64})")
@@ -27,6 +28,7 @@ QUERY = re.compile(r"[A-Za-z0-9=&%_.:+-]{0,2048}")
 LARGEST = 64 << 20  # octets of an answer: thousands of tasks
 AT_ONCE = 32
 SECONDS = 5.0
+LINGER = 2.0
 
 
 class ToSocket(HTTPConnection):
@@ -50,6 +52,7 @@ class Gate(BaseHTTPRequestHandler):
     timeout = 60
     socket_path = "/var/run/docker.sock"
     places = BoundedSemaphore(AT_ONCE)
+    stopping = False
 
     def do_GET(self) -> None:
         self.pass_on()
@@ -91,6 +94,9 @@ class Gate(BaseHTTPRequestHandler):
         for name, value in (headers or {"Content-Type": "text/plain"}).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
+        if self.stopping:
+            self.close_connection = True
+            self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -113,8 +119,13 @@ def main(arguments: list[str]) -> int:
     if arguments:
         Gate.socket_path = arguments[0]
     server = Server(("::", int(arguments[1]) if len(arguments) > 1 else 2375), Gate)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    server.serve_forever()
+
+    def stop(number: int, frame: object) -> None:
+        Gate.stopping = True
+        Timer(LINGER, server.shutdown).start()
+
+    signal.signal(signal.SIGTERM, stop)
+    server.serve_forever(poll_interval=0.1)
     return 0
 
 

@@ -9,7 +9,7 @@ RUN ldconfig \
  && { grep -q '^postgres:' /etc/passwd || echo 'postgres:x:999:999::/var/lib/postgresql:/bin/sh' >> /etc/passwd; } \
  && { grep -q '^postgres:' /etc/group || echo 'postgres:x:999:' >> /etc/group; } \
  && mkdir -p "$PGDATA" /var/run/postgresql && chown -R 999:999 /var/lib/postgresql /var/run/postgresql \
- && chmod 700 "$PGDATA" && postgres --version
+ && chmod 700 "$PGDATA" && chmod 3777 /var/run/postgresql && postgres --version
 LABEL org.opencontainers.image.title="mailfarm-postgres" \
       org.opencontainers.image.description="PostgreSQL from Debian's packages"
 USER 999:999
