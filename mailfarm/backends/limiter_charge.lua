@@ -29,6 +29,9 @@ local function rate(value, count, period, cost)
     return huge
   end
   local step = period / count
+  if tat - now > 2 * period then -- no charge leads there: the clock was put back
+    tat = now + period
+  end
   local debt = tat > now and tat - now or 0
   local wait = debt + step * units - period
   if wait > step * 1e-3 + count * (now + debt) * 2.3e-16 then -- the tolerance is explained in limits.gcra
@@ -48,7 +51,8 @@ local function quota(value, count, period, cost)
   if value then
     local window, spent = string.match(value, '^(%d+) (%d+)$')
     window = tonumber(window)
-    if window >= number then -- a clock that was put back does not open a window anew
+    -- A clock that was put back does not open a window anew; but one that was far ahead is not waited for.
+    if window == number or window == number + 1 then
       left = left + (window - number) * period
       number, used = window, tonumber(spent)
     end

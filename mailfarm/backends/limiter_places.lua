@@ -24,6 +24,7 @@ for i, key in ipairs(KEYS) do
   else
     if verb == 'take' then
       redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+      redis.call('ZREMRANGEBYSCORE', key, now + 10 * lease, '+inf') -- from before the clock was put back
       if redis.call('ZCARD', key) >= most then
         got = 0
       end

@@ -154,8 +154,8 @@ def _spend(stood: tuple[float, int], wall: float, quota: Quota, cost: int) -> tu
     if units > quota.count:
         return float("inf"), stood
     number, left = quota.window(wall)
-    # a clock that was put back does not open a window anew
-    number, used = (int(stood[0]), stood[1]) if stood[0] >= number else (number, 0)
+    # a clock that was put back does not open a window anew; but one that was far ahead is not waited for
+    number, used = (int(stood[0]), stood[1]) if stood[0] in (number, number + 1) else (number, 0)
     if used + units > quota.count:
         return left + (number - int(wall // quota.period)) * quota.period, stood
     return 0.0, (number, used + cost)

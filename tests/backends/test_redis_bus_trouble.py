@@ -92,14 +92,13 @@ async def test_while_redis_is_away_nobody_waits_and_what_is_told_is_told_later(s
     bus = await opened()
     heard, missed = [], []
     await bus.subscribe("before", heard.append)
+    await until(up(bus))
     server.kill()
     await until(down(bus))
-    began = time.monotonic()
-    await bus.subscribe("meanwhile", heard.append, lambda: missed.append(1))
+    assert bus.subscribe("meanwhile", heard.append, lambda: missed.append(1)).called
     events = [closed(number) for number in range(20)]
     for event in events:
         bus.publish("before", event)
-    assert time.monotonic() - began < 1
     assert heard == []
     server.start()
     await until(up(bus))
@@ -130,6 +129,7 @@ async def test_what_waits_for_redis_is_bounded_and_the_oldest_is_dropped(server,
     bus = await opened()
     heard = []
     await bus.subscribe("box", heard.append)
+    await until(up(bus))
     server.kill()
     await until(down(bus))
     for number in range(redis_bus.KEPT + 500):
@@ -161,9 +161,7 @@ async def test_a_stalled_redis_is_left_and_found_again(server, opened):
         await bus.subscribe("other", heard.append)
         assert time.monotonic() - began < 5
         await until(down(bus))
-        began = time.monotonic()
-        await bus.subscribe("third", heard.append)
-        assert time.monotonic() - began < 0.25
+        assert bus.subscribe("third", heard.append).called
     finally:
         server.signal(signal.SIGCONT)
     await until(up(bus))
@@ -175,7 +173,7 @@ async def test_a_stalled_redis_is_left_and_found_again(server, opened):
 
 @pytest_twisted.ensureDeferred
 async def test_twenty_thousand_topics_at_once_and_again_after_a_restart(server, opened):
-    bus, other = await opened(), await opened()
+    bus, other = await opened(within=20.0), await opened()
     heard, missed, passes = [], [], [0]
 
     def count():
@@ -187,6 +185,7 @@ async def test_twenty_thousand_topics_at_once_and_again_after_a_restart(server, 
     subscribing = [bus.subscribe(topic, heard.append) for topic in topics[1000:]]
     subscribing += [bus.subscribe(topic, heard.append, lambda: missed.append(passes[0])) for topic in topics[:1000]]
     await gatherResults(subscribing)
+    await until(up(bus, other))
     assert len(bus._topics) == 20_000
     assert bus.value("mailfarm_bus_topics") == 20_000
     server.kill()
@@ -214,6 +213,7 @@ async def test_a_storm_of_those_who_come_back_with_little_room_at_the_server(ser
     for bus, each in zip(buses, heard, strict=True):
         topics = [IDS.new() for _ in range(3000)]
         await gatherResults([bus.subscribe(topic, each.append) for topic in [*topics, "all"]])
+    await until(up(*buses))
     server.kill()
     await until(down(*buses))
     server.start()
@@ -271,6 +271,7 @@ async def test_what_was_told_just_before_the_end_is_sent(server, opened):
 async def test_a_bus_that_stops_while_redis_is_away_does_not_wait_long(server, opened):
     bus = await opened()
     await bus.subscribe("box", lambda event: None)
+    await until(up(bus))
     server.kill()
     await until(down(bus))
     bus.publish("box", closed())
@@ -291,6 +292,7 @@ async def test_one_who_is_told_that_something_is_missing_and_fails_does_not_keep
 
     await bus.subscribe("box", lambda event: None, bad)
     await bus.subscribe("box", lambda event: None, lambda: missed.append(1))
+    await until(up(bus))
     server.kill()
     await until(down(bus))
     globalLogPublisher.addObserver(logged.append)
