@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,9 +33,14 @@ def cgroups(name: str) -> list[Path]:
     return [path for path in (_CGROUPS / name, *_CGROUPS.glob(f"*/{name}")) if path.is_dir()]
 
 
-def remove_cgroups(name: str) -> None:
-    """Take them away; they are empty once the lab's processes are gone."""
-    for top in cgroups(name):
-        for folder, _, _ in os.walk(top, topdown=False):
-            with suppress(OSError):
-                os.rmdir(folder)
+def remove_cgroups(name: str, seconds: float = 10) -> None:
+    """Take them away; they are empty a moment after the lab's processes have ended."""
+    deadline = time.monotonic() + seconds
+    while tops := cgroups(name):
+        for top in tops:
+            for folder, _, _ in os.walk(top, topdown=False):
+                with suppress(OSError):
+                    os.rmdir(folder)
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.05)

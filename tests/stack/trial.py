@@ -1,0 +1,120 @@
+"""Something happens to the stack while mail flows: one trial is one row of the table.
+
+::
+
+    with trial(stack, table, tmp_path, "update of mx", watch=("websocket", "wait")) as run:
+        run.took = stack.update("mx", ...).seconds
+    assert run.result["lost"] == 0
+
+Mail flows from a hundred addresses of a client to all machines in turn, a new connection each, and over a few sessions
+that stay. Afterwards every message that was answered 250 is read and compared, and who watched the mailbox is asked
+whether all of it was seen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from deployment import MX, Deployment
+from ledger import Found, Steady
+from oracle import judged
+from table import Table
+from traffic import Plan
+from watcher import Watcher
+
+from mailfarm.sdk import Inbox
+
+_NUMBERS = count(1)
+FLOWING = 30
+"""So many messages before and after, so that a trial does not begin or end in the middle of something."""
+
+
+@dataclass
+class Trial:
+    """What runs, and what came of it. ``took`` and ``remarks`` are the test's to set."""
+
+    inbox: Inbox
+    steady: Steady
+    took: float = 0.0
+    remarks: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+    found: Found = field(default_factory=lambda: Found(0, 0, (), 0, 0))
+    saw: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def assert_nothing_lost(self) -> None:
+        """No message that was answered 250, and nobody missed one."""
+        assert self.found.lost == (), self.found
+        for how, saw in self.saw.items():
+            assert (saw["missing"], saw["twice"], saw["in_order"]) == (0, 0, True), (how, saw)
+
+    def assert_nothing_noticed(self) -> None:
+        """No connect was lost either, no message went unsent, no wait failed."""
+        self.assert_nothing_lost()
+        noticed = {name: self.result[name] for name in ("lost", "busy", "cut", "unknown", "unsent")}
+        assert not any(noticed.values()), (noticed, self.result["notes"])
+        for how, saw in self.saw.items():
+            assert saw["errors"] == [], (how, saw)
+
+
+def a_plan(stack: Deployment, recipients: Sequence[str], port: int = MX, **more: Any) -> Plan:
+    """Twenty messages a second to all machines in turn."""
+    servers = [(each, port) for each in stack.addresses]
+    plan = Plan(servers, list(recipients), kept=3, sources=stack.lab.near.v4, spread=True)
+    return replace(plan, **more)
+
+
+@contextmanager
+def trial(
+    stack: Deployment,
+    table: Table,
+    folder: Path,
+    what: str,
+    *,
+    watch: Sequence[str] = (),
+    seconds: float = 90,
+    submission: int = 0,
+    **more: Any,
+) -> Iterator[Trial]:
+    """Let mail flow around what happens in the ``with``. ``submission`` is the port for mail with a password and
+    STARTTLS instead of 25; ``seconds`` is how long mail may take to be there afterwards."""
+    with stack.farm() as farm, ExitStack() as kept:
+        inbox = farm.create_mailbox()
+        label = f"trial{next(_NUMBERS)}"
+        if submission:
+            user = {"security": "starttls", "user": inbox.smtp.user, "secret": inbox.smtp.password, "rate": 10.0}
+            plan = a_plan(stack, [inbox.address], submission, label=label, **user, **more)
+        else:
+            plan = a_plan(stack, [inbox.address], label=label, **more)
+        watchers = [
+            kept.enter_context(
+                Watcher(
+                    *(None, how, stack.url, inbox.id),
+                    token=stack.token,
+                    addresses=stack.addresses,
+                    cafile=str(stack.authority),
+                    patience=seconds,
+                )
+            )
+            for how in watch
+        ]
+        with Steady(None, folder, plan) as steady:
+            steady.flowing(FLOWING)
+            run = Trial(inbox, steady)
+            began = time.monotonic()
+            yield run
+            run.took = run.took or time.monotonic() - began
+            steady.flowing(FLOWING, seconds)
+        run.result = steady.result
+        run.found = judged(stack, steady, seconds)
+        messages = run.found.acknowledged + run.found.unacknowledged
+        for watcher in watchers:
+            run.saw[watcher.how] = watcher.finish(messages)
+        cuts = ", ".join(f"{how} cut {saw['cuts']}×" for how, saw in run.saw.items() if saw["cuts"])
+        remarks = "; ".join(each for each in (run.remarks, cuts) if each)
+        stack.tell(table.event(what, run.took, run.result, len(run.found.lost), remarks))
