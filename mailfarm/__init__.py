@@ -13,7 +13,7 @@ A map of the house. Imports run one way, downwards in this list to what stands a
 ``inbound/``                           accepting mail, parsing it, filing it.
 ``services/``                          what listens or loops: mx, submission, inbound, sweep, api, live.
 ``assembly/``                          the one place where all is put together.
-``process  health``                    the process that runs one service or all; asking it how it is.
+``process  health  schema_command``    the process that runs one service or all; asking it how it is; migrations.
 ``cli``                                the command line.
 ``sdk/``                               the client library and the pytest plugin; imports nothing of the rest.
 ``web/``                               the inbox in a browser.
@@ -21,9 +21,19 @@ A map of the house. Imports run one way, downwards in this list to what stands a
 =====================================  ==========================================================================
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
-try:
-    __version__ = version("mailfarm")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0.0.0"
+if TYPE_CHECKING:
+    __version__: str
+
+
+def __getattr__(name: str) -> str:
+    """``__version__``, looked up when it is asked for: that takes as long as everything ``mailfarm health`` does."""
+    if name != "__version__":
+        raise AttributeError(name)
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("mailfarm")
+    except PackageNotFoundError:  # a source tree that was never installed
+        return "0.0.0"

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from . import __version__
 from .config import ALL, Settings, load
-from .errors import ConfigurationError, MailfarmError
+from .errors import ConfigurationError
 
 SERVICES = ALL
 
@@ -50,8 +50,6 @@ code 0 when it does, 1 when it starts, stops or does not answer.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    if (sys.argv[1:] if argv is None else argv) == ["health"]:  # every few seconds in every container: no time to lose
-        return _health(argparse.Namespace())
     parser = _parser()
     args = parser.parse_args(argv)
     if not hasattr(args, "run"):
@@ -87,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
         service.set_defaults(run=_service, word=word)
     schema = commands.add_parser("schema", help="bring the database's schema up to date", description=SCHEMA)
     schema.add_argument("--check", action="store_true", help="change nothing, only say where it stands")
+    schema.add_argument(
+        "--wait", type=float, default=60.0, metavar="SECONDS", help="how long to wait for a database that is away (60)"
+    )
     schema.set_defaults(run=_schema)
     health = commands.add_parser("health", help="ask whether the service here serves", description=HEALTH)
     health.set_defaults(run=_health)
@@ -152,24 +153,15 @@ def _schema(args: argparse.Namespace) -> int:
         told = "set MAILFARM_DATABASE_URL; SQLite is brought up to date by whoever opens it"
         print(f"mailfarm schema: {told}", file=sys.stderr)
         return 2
-    from .backends.postgres_schema import look, migrate
+    from .schema_command import check, migrate
 
-    try:
-        if not args.check:
-            migrate(farm.database_url, farm.database_password, print)
-            return 0
-        standing = look(farm.database_url, farm.database_password)
-    except MailfarmError as error:
-        print(f"mailfarm schema: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigurationError) else 1
-    print(standing.text)
-    return 0 if standing.state == "ready" else 1
+    return check(farm) if args.check else migrate(farm, args.wait)
 
 
 def _health(args: argparse.Namespace) -> int:
     from .health import health
 
-    return health(os.environ)
+    return health()
 
 
 def _help(args: argparse.Namespace) -> int:

@@ -32,7 +32,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("inbound", "outbound"),
     ("services",),
     ("assembly",),
-    ("process", "health"),
+    ("process", "health", "schema_command"),
     ("cli",),
     ("__main__",),
 )

@@ -20,6 +20,8 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from mailfarm import __version__
+from mailfarm.accounts.limit_sets import WITHOUT_A_FILE, LimitSets
+from mailfarm.accounts.limit_sets import read as read_limits
 from mailfarm.config import ALL, Address, Settings
 from mailfarm.errors import ConfigurationError, MailfarmError, Temporary
 from mailfarm.ids import Ids
@@ -61,6 +63,7 @@ class Farm:
         self._steps = Steps(reactor)
         self.ids = Ids(clock, os.urandom)
         self.registry = _registry()
+        self.limits = _limits(settings.farm.limits)
         self.stores = Stores(settings, folder, self.ids, reactor, self.registry, services=self.services)
         self.folder = self.stores.folder
         self.domains = Domains(
@@ -106,6 +109,7 @@ class Farm:
             reactor=self._reactor,
             registry=self.registry,
             domains=self.domains,
+            limits=self.limits,
             feeds=Feeds(self.stores.database, self.stores.bus, spawn),
             default=default,
             tls=self.tls,
@@ -296,6 +300,17 @@ class Farm:
 def _url(scheme: str, service: Any) -> str | None:
     listening = [] if service is None else service.listening
     return f"{scheme}://{Address(listening[0].host, listening[0].port)}" if listening else None
+
+
+def _limits(path: str) -> LimitSets:
+    """The limit sets in a file. Raises ConfigurationError."""
+    if not path:
+        return WITHOUT_A_FILE
+    try:
+        return read_limits(Path(path).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigurationError([f"MAILFARM_LIMITS: cannot read {path}: {why}"]) from None
 
 
 def _registry() -> CollectorRegistry:

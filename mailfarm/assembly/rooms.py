@@ -1,4 +1,7 @@
-"""The services, each made of just what it needs. Making one opens nothing: see ``farm`` for when they start."""
+"""The services, each made of just what it needs. Making one opens nothing: see ``farm`` for when they start.
+
+A service's module is loaded when it is made: mx by itself has neither a web framework nor WebSockets in memory.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +10,30 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 
 from mailfarm import __version__
+from mailfarm.accounts.limit_sets import LimitSets
 from mailfarm.config import Address, Settings
 from mailfarm.ids import Ids
 from mailfarm.inbound.capture import DefaultMailbox
 from mailfarm.mailboxes.addresses import Domains
 from mailfarm.mailboxes.feed import Feeds
 from mailfarm.net.tls import ServerTls
-from mailfarm.services.api import Api
-from mailfarm.services.inbound import Inbound
-from mailfarm.services.live import Live
-from mailfarm.services.mx import Mx
-from mailfarm.services.submission import Submission
-from mailfarm.services.sweep import Sweep
 
 from .background import clock, spawn
 from .stores import Stores
+
+if TYPE_CHECKING:
+    from mailfarm.services.api import Api
+    from mailfarm.services.inbound import Inbound
+    from mailfarm.services.live import Live
+    from mailfarm.services.mx import Mx
+    from mailfarm.services.submission import Submission
+    from mailfarm.services.sweep import Sweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,7 @@ class Rooms:
     reactor: Any
     registry: CollectorRegistry
     domains: Domains
+    limits: LimitSets
     feeds: Feeds
     default: DefaultMailbox
     tls: ServerTls | None
@@ -49,21 +56,31 @@ class Rooms:
 
     def mx(self) -> Mx:
         """Raises ConfigurationError."""
+        from mailfarm.services.mx import Mx
+
         account = self.default.account
         return Mx(settings=self.settings.mx, domains=self.domains, owner=lambda domain: account, **self._smtp)
 
     def submission(self) -> Submission:
         """Raises ConfigurationError."""
+        from mailfarm.services.submission import Submission
+
         return Submission(settings=self.settings.submission, **self._smtp)
 
     def inbound(self) -> Inbound:
+        from mailfarm.services.inbound import Inbound
+
         return Inbound(settings=self.settings.inbound, queue=self.stores.queue, clock=clock, **self._common)
 
     def sweep(self) -> Sweep:
+        from mailfarm.services.sweep import Sweep
+
         return Sweep(settings=self.settings.sweep, **self._common)
 
     def live(self, status: Any) -> Live:
         """``status`` is a resource with the pages about the process, or None."""
+        from mailfarm.services.live import Live
+
         live = self.settings.live
         return Live(
             endpoints=_endpoints(self.reactor, live.listen),
@@ -76,6 +93,8 @@ class Rooms:
 
     def api(self, status: Any, websocket: Any, smtp: Callable[[], Mapping[str, str]]) -> Api:
         """``websocket`` is what `live` has in this process, or None; ``smtp`` says where mail is captured."""
+        from mailfarm.services.api import Api
+
         api = self.settings.api
         return Api(
             endpoints=_endpoints(self.reactor, api.listen),
@@ -112,6 +131,7 @@ class Rooms:
             "max_size": farm.max_size,
             "queue": self.stores.queue,
             "limiter": self.stores.limiter,
+            "limits": self.limits,
             "clock": clock,
             "tls": self.tls,
             "folder": self.incoming,

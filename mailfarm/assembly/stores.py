@@ -169,7 +169,7 @@ class Stores:
         return link
 
     def _shared_queue(self) -> None:
-        from mailfarm.backends.redis_queue import RedisQueue, ShardedQueue
+        from mailfarm.backends.redis_queue import RedisQueue
 
         farm = self._farm
         shards = []
@@ -179,9 +179,14 @@ class Stores:
             shards.append(
                 RedisQueue(link, QUEUE, self._ids, clock, self._reactor, self._registry, max_entries=farm.backlog)
             )
-        self.queue = ShardedQueue(shards)
+        if len(shards) == 1:
+            self.queue = shards[0]
+        else:
+            from mailfarm.backends.redis_shards import ShardedQueue
+
+            self.queue = ShardedQueue(shards)
         self.checks["queue"] = self.queue.depth
-        self.steps.append(Step("queue", nothing, nothing))
+        self.steps.append(Step("queue", self.queue.start, self.queue.stop))
 
     def _shared_cache(self) -> None:
         from mailfarm.backends.redis_bus import RedisBus

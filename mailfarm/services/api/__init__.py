@@ -6,11 +6,12 @@ DESCRIPTION
     Serves the REST resources below /v1 (OpenAPI at /v1/openapi.json), the web inbox at /, and /healthz, /readyz and
     /metrics. Where `live` runs in the same process, its WebSocket is at /v1/events.
 
-    Every request must name a Host of ours, and an Origin, if there is one, must be the page we served: a web page that
-    somebody visits cannot use a farm on that person's machine. There is no CORS. Bodies are application/json, up to
-    1 MiB.
+    Every request must name a Host of ours (but one for /healthz), and an Origin, if there is one, must be the page we
+    served: a web page that somebody visits cannot use a farm on that person's machine. There is no CORS. Bodies are
+    application/json, up to 1 MiB.
 
-    /healthz, /readyz and /metrics need no token, whatever auth says: keep them from who is not to see them.
+    /healthz, /readyz and /metrics need no token, whatever auth says. By itself this service has only /healthz here and
+    all three at MAILFARM_STATUS_LISTEN, unless that is off.
 
     Where nobody has to sign in (auth none) everything belongs to one account. With auth token each request below /v1
     needs `Authorization: Bearer <token>`, and each route a scope; what belongs to another account is not found. The
@@ -33,7 +34,7 @@ DIAGNOSTICS
     The database does not answer: <reason>
         The client was told 503 and to try again.
     421 wrong-host in a browser
-        Add the name it uses to MAILFARM_API_HOSTS. Health checks by address need their Host header set, too.
+        Add the name it uses to MAILFARM_API_HOSTS.
     mailfarm_api_requests_total, mailfarm_api_request_seconds, mailfarm_api_open_waits, mailfarm_api_open_streams
         Metrics. A status of 499 is a client that went before it was answered.
 """
