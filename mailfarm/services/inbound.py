@@ -43,13 +43,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from mailfarm.config import InboundSettings
-from mailfarm.errors import LeaseLost, Temporary
+from mailfarm.errors import LeaseLost
 from mailfarm.ids import Ids
 from mailfarm.inbound.pipeline import Pipeline
 from mailfarm.ports import Bus, Database, Queue
@@ -149,16 +149,22 @@ class Inbound:
         return Deferred.fromCoroutine(self._extend_all())
 
     async def _extend_all(self) -> None:
-        for fence in tuple(self._pipeline.held):
-            if fence not in self._pipeline.held:
-                continue
-            try:
-                await self._queue.extend(fence, self._settings.lease)
-            except LeaseLost:
-                continue  # another worker has it: whoever files first files, the other finds it filed
-            except Temporary as error:
-                self.trouble("a lease could not be extended", error)
-                return
+        # all at once: where one of several stores is away, the leases of the others are extended all the same
+        extending = [Deferred.fromCoroutine(self._extend_one(fence)) for fence in tuple(self._pipeline.held)]
+        results = await gatherResults(extending)
+        if errors := [error for error in results if error is not None]:
+            self.trouble(f"{len(errors)} of {len(results)} leases could not be extended", errors[0])
+
+    async def _extend_one(self, fence: str) -> BaseException | None:
+        if fence not in self._pipeline.held:
+            return None
+        try:
+            await self._queue.extend(fence, self._settings.lease)
+        except LeaseLost:
+            pass  # another worker has it: whoever files first files, the other finds it filed
+        except Exception as error:  # a loop that must live
+            return error
+        return None
 
     # ---- what the pipeline asks of its host
 
