@@ -3,7 +3,8 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help dev setup-dev setup-test setup-bench test check format bench bench-quick screenshot lock clean
+.PHONY: help dev setup-dev setup-test setup-bench test stack-test stack-images check format bench bench-quick \
+	screenshot lock clean
 
 PY := .venv/bin/python
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2); echo $$((n < 2 ? 2 : n > 8 ? 8 : n)))
@@ -17,8 +18,14 @@ help: ## what can be made
 dev: setup-dev ## set everything up and start mailfarm on this machine
 	@exec .venv/bin/mailfarm dev $(ARGS)
 
-test: setup-test check ## set up, check and run every test
+test: setup-test check stack-images ## set up, check and run every test, and a short journey of the stack
 	$(PY) -m pytest -n $(JOBS) --dist worksteal -ra $(ARGS)
+
+stack-test: setup-test stack-images ## deploy the stack on a Swarm of its own, update it and break it (25 minutes; root)
+	$(PY) -m pytest tests/stack -m "stack or not stack" -o faulthandler_timeout=900 --durations=25 -ra $(ARGS)
+
+stack-images: setup-test
+	@$(PY) tests/stack/images.py
 
 check: setup-test ## ruff and mypy
 	$(PY) -m ruff check .
