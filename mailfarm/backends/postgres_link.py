@@ -34,14 +34,19 @@ _SETUP = """
                       case current_setting('synchronous_commit') when 'off' then 'on'
                       else current_setting('synchronous_commit') end, false),
            set_config('statement_timeout', %s, false),
-           set_config('idle_in_transaction_session_timeout', %s, false)
+           set_config('idle_in_transaction_session_timeout', %s, false),
+           set_config('client_connection_check_interval', %s, false)
 """
+_GIVEN_UP = "the statement was given up"
 _log = Logger()
 
 
 class _Cursor(txpostgres.Cursor):
     def _cancel(self, _: Deferred[Any]) -> None:
-        self._connection.end("the statement was given up")
+        self._connection.end(_GIVEN_UP)
+
+    def _handleCancellation(self, f: Any) -> Any:
+        return f  # PostgreSQL's own time limit: nobody here has cancelled anything
 
 
 class Link(txpostgres.Connection):
@@ -63,9 +68,7 @@ class Link(txpostgres.Connection):
         timer = self.reactor.callLater(within, self.end, f"no connection within {within:g} s")
         try:
             await self.connect(**way)
-            milliseconds = str(int(self._answer * 900)), str(int(self._answer * 1000))
-            cursor = await self._execute(_SETUP, milliseconds)
-            version, encoding, standby, fsync, *_ = cursor.fetchone()
+            version, encoding, standby, fsync, *_ = await self._set_up()
         except psycopg2.Error as error:
             why = self.why or first_line(error)
             self.end(why)
@@ -90,6 +93,17 @@ class Link(txpostgres.Connection):
         if fsync != "on":
             _log.warn("PostgreSQL runs with fsync off: what it says is stored may be lost when its machine stops")
 
+    async def _set_up(self) -> tuple[Any, ...]:
+        own = max(self._answer - 1.5, self._answer / 2)  # it should be the first to give up, as it then says so
+        times = [str(int(seconds * 1000)) for seconds in (own, self._answer, 1.0)]
+        try:
+            cursor = await self._execute(_SETUP, times)
+        except psycopg2.errors.InvalidParameterValue:
+            # a server on a system that cannot tell whether a client is still there
+            cursor = await self._execute(_SETUP, [*times[:2], "0"])
+        row: tuple[Any, ...] = cursor.fetchone()
+        return row
+
     async def ask(self, sql: str, params: Sequence[Any] | None = None, within: float | None = None) -> Any:
         """Run one statement, or several with the last one's result; the cursor. Raises Again (the connection is lost
         or another unit was in the way), DatabaseUnavailable, psycopg2.Error."""
@@ -106,9 +120,11 @@ class Link(txpostgres.Connection):
                 raise
             raise found from None
         except (ConnectionDone, ConnectionLost):
+            if self.why is _GIVEN_UP:
+                raise CancelledError from None  # the caller's wish: nothing to be run again
             raise Again("lost", f"the connection to PostgreSQL was lost ({self.why or 'it closed'})") from None
         except CancelledError:
-            self.end("the statement was given up")
+            self.end(_GIVEN_UP)
             raise
         finally:
             if timer.active():
