@@ -1,7 +1,7 @@
 -- Charge rates and quotas: any number of charge lists, one after the other, each of them whole or not at all.
 --
 -- KEYS      the key of each charge, list after list
--- ARGV[1]   how many charges each list has, as little-endian 16-bit numbers
+-- ARGV[1]   how many charges each list has, as little-endian 32-bit numbers
 -- ARGV[2]   four little-endian doubles for each charge: 0 for a rate or 1 for a quota, count, period in seconds, cost
 -- returns   for each list 0 (allowed, and charged) or "<number of the charge in its list, from 1> <seconds to wait>"
 --
@@ -14,10 +14,10 @@ local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local unpack_double, huge, floor, format = struct.unpack, math.huge, math.floor, string.format
 
 local stands, changed = {}, {}
-if #KEYS > 0 then
-  local values = redis.call('MGET', unpack(KEYS))
-  for i, key in ipairs(KEYS) do
-    stands[key] = values[i] or false
+for start = 1, #KEYS, 1000 do -- Lua passes some thousands of arguments at most
+  local values = redis.call('MGET', unpack(KEYS, start, math.min(start + 999, #KEYS)))
+  for i, value in ipairs(values) do
+    stands[KEYS[start + i - 1]] = value
   end
 end
 
@@ -64,8 +64,8 @@ local function quota(value, count, period, cost)
 end
 
 local answers, first, at = {}, 1, 1
-for list = 1, #ARGV[1] / 2 do
-  local size = struct.unpack('<H', ARGV[1], 2 * list - 1)
+for list = 1, #ARGV[1] / 4 do
+  local size = struct.unpack('<I4', ARGV[1], 4 * list - 3)
   local answer, new = 0, {}
   for i = 1, size do
     local kind, count, period, cost

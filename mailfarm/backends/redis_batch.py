@@ -6,7 +6,8 @@
                                 too late, refused or cut off     ->  each fires with UNANSWERED
 
 What was asked and not answered may have been done all the same. While a call is under way others may leave: Redis
-works on them in order. A call carries at most ``most`` requests, so that none of them keeps Redis from the others.
+works on them in order. A call carries at most ``most`` of what requests weigh together, or one request that weighs more, so
+that none of them keeps Redis from the others for long.
 """
 
 from __future__ import annotations
@@ -50,12 +51,14 @@ class Batch(Generic[Ask]):
         *,
         timeout: float,
         most: int,
+        weigh: Callable[[Ask], int] = lambda _: 1,
     ) -> None:
         self._send = send
         self._lost = lost
         self._reactor = reactor
         self._timeout = timeout
         self._most = most
+        self._weigh = weigh
         self._asked: list[Ask] = []
         self._waiting: list[Deferred[Any]] = []
         self._leaving: Any = None
@@ -85,8 +88,14 @@ class Batch(Generic[Ask]):
     def _leave(self) -> None:
         self._leaving = None
         asked, waiting, self._asked, self._waiting = self._asked, self._waiting, [], []
-        for start in range(0, len(asked), self._most):
-            self._call(_Call(asked[start : start + self._most], waiting[start : start + self._most]))
+        start = weight = 0
+        for end, request in enumerate(asked):
+            heavy = self._weigh(request)
+            if end > start and weight + heavy > self._most:
+                self._call(_Call(asked[start:end], waiting[start:end]))
+                start, weight = end, 0
+            weight += heavy
+        self._call(_Call(asked[start:], waiting[start:]))
 
     def _call(self, call: _Call) -> None:
         self._under_way[call] = None

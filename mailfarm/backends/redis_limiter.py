@@ -41,7 +41,7 @@ LEASE: Final = 45.0
 PROBE: Final = 1.0
 """Seconds between two questions whether Redis is back."""
 MOST: Final = 250
-"""Charge lists, or requests about places, in one call: about a millisecond of Redis' time."""
+"""Charges, or requests about places, in one call: about a millisecond or two of Redis' time."""
 UNFREED: Final = 10_000
 """Places to give back that are remembered while Redis is away; the lease ends what is forgotten."""
 
@@ -92,7 +92,7 @@ class RedisLimiter:
         self._charging = Script.read("limiter_charge.lua")
         self._placing = Script.read("limiter_places.lua")
         self._charges: Batch[Sequence[Charge]] = Batch(
-            self._send_charges, self._lose, reactor, timeout=timeout, most=MOST
+            self._send_charges, self._lose, reactor, timeout=timeout, most=MOST, weigh=len
         )
         self._places: Batch[_Place] = Batch(self._send_places, self._lose, reactor, timeout=timeout, most=MOST)
         self._replica = random(8).hex()
@@ -184,7 +184,7 @@ class RedisLimiter:
                 else:
                     keys.append(_encoded(f"{_PREFIX}rate:{limit.count}/{float(limit.period)!r}:{charge.key}"))
                 packed.append(_CHARGE.pack(not isinstance(limit, Limit), limit.count, limit.period, charge.cost))
-        sizes = struct.pack(f"<{len(lists)}H", *map(len, lists))
+        sizes = struct.pack(f"<{len(lists)}I", *map(len, lists))
         return self._timed(self._link.evalsha(self._charging, keys, [sizes, b"".join(packed)]))
 
     # --- places ---

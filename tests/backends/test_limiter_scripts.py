@@ -65,7 +65,7 @@ def test_the_script_and_the_pure_function_agree_to_the_last_bit(redis_of_the_scr
         now = seconds + rest / 1e6
         wait, tat = gcra(tat, now, limit, cost)
         (answer,) = command(
-            "EVALSHA", digest, 1, key, struct.pack("<H", 1), struct.pack("<4d", 0, limit.count, limit.period, cost),
+            "EVALSHA", digest, 1, key, struct.pack("<I", 1), struct.pack("<4d", 0, limit.count, limit.period, cost),
             seconds, rest,
         )  # fmt: skip
         assert (float(answer.split()[1]) if answer else 0.0) == wait
@@ -88,7 +88,7 @@ def test_the_script_and_the_memory_agree_about_quotas(redis_of_the_script, quota
         wall = seconds + rest / 1e6
         refusal = memory.charge([Charge("k", quota, cost)]).result
         (answer,) = command(
-            "EVALSHA", digest, 1, key, struct.pack("<H", 1), struct.pack("<4d", 1, quota.count, quota.period, cost),
+            "EVALSHA", digest, 1, key, struct.pack("<I", 1), struct.pack("<4d", 1, quota.count, quota.period, cost),
             seconds, rest,
         )  # fmt: skip
         assert (float(answer.split()[1]) if answer else None) == (refusal.wait if refusal else None)
@@ -104,7 +104,7 @@ def test_the_script_names_nothing_it_was_not_given():
 def ask(redis_of_the_script, key, seconds, kind, limit, cost=1):
     command, digest = redis_of_the_script
     charge = struct.pack("<4d", kind, limit.count, limit.period, cost)
-    (answer,) = command("EVALSHA", digest, 1, key, struct.pack("<H", 1), charge, seconds, 0)
+    (answer,) = command("EVALSHA", digest, 1, key, struct.pack("<I", 1), charge, seconds, 0)
     return float(answer.split()[1]) if answer else 0.0
 
 

@@ -178,6 +178,14 @@ class LimiterContract:
         assert answers[:40] == [None] * 40
 
     @pytest_twisted.ensureDeferred
+    async def test_a_call_may_charge_thousands_of_keys(self, limiter, key):
+        many = [Charge(f"{key}{number}", SLOW if number % 2 else CENTURY, 2) for number in range(20_000)]
+        assert await limiter.charge(many) is None
+        assert (await limiter.charge(many[-1:])).key == many[-1].key
+        assert (await limiter.charge([Charge(key, SLOW, 3), *many[12_345:]])).key == many[12_345].key
+        assert await limiter.charge([Charge(key, SLOW, 3)]) is None
+
+    @pytest_twisted.ensureDeferred
     async def test_any_text_is_a_key(self, limiter, key):
         for text in ("", " \r\n", "\x00", "ü@ex\u00e4mple", "\udcff", "x" * 3000):
             assert await limiter.charge([Charge(key + text, SLOW, 3)]) is None
