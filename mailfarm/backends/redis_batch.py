@@ -6,8 +6,8 @@
                                 too late, refused or cut off     ->  each fires with UNANSWERED
 
 What was asked and not answered may have been done all the same. While a call is under way others may leave: Redis
-works on them in order. A call carries at most ``most`` of what requests weigh together, or one request that weighs more, so
-that none of them keeps Redis from the others for long.
+works on them in order. A call carries at most ``most`` of what requests weigh together, or one request that weighs
+more, so that none of them keeps Redis from the others for long.
 """
 
 from __future__ import annotations
