@@ -208,7 +208,8 @@ class Subscription(Protocol):
 
 
 class Bus(Protocol):
-    """Everyone who listens hears, no promises: a hint to look. Topics: a mailbox id, ``account:<id>``, ``refused``."""
+    """Everyone who listens hears, no promises: a hint to look. Topics: a mailbox id, ``account:<id>``,
+    ``refused``, ``lookup``."""
 
     def publish(self, topic: str, event: Event) -> None:
         """Tell whoever listens now. Never waits, never raises."""
