@@ -311,9 +311,13 @@ class RedisLink:
                 _log.info("the {name} at {url} is back", name=self.name, url=str(self.url))
             self._away = None
             waiting, self._waiting = self._waiting, []
-            for each in waiting:
-                if not each.called:
-                    each.callback(None)
+            for each in waiting:  # in the next pass: whoever waits may stop us, and this is the lane's own work
+                self.reactor.callLater(0, _fire, each)
+
+
+def _fire(waiting: Deferred[None]) -> None:
+    if not waiting.called:
+        waiting.callback(None)
 
 
 async def _shielded(deferred: Deferred[Any]) -> Any:

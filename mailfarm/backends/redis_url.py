@@ -24,7 +24,7 @@ _SCHEMES = {
     "redis+sentinel": (False, True),
     "rediss+sentinel": (True, True),
 }
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?)(?::([0-9]{1,5}))?")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_.])?)(?::([0-9]{1,5}))?")
 
 
 @dataclass(frozen=True, slots=True)
