@@ -9,6 +9,7 @@ import pytest_twisted
 from twisted.internet.defer import DeferredList
 
 from mailfarm.mailboxes import filing, messages, store
+from mailfarm.mailboxes.mailbox import NewMailbox
 
 
 @pytest_twisted.ensureDeferred
@@ -157,3 +158,41 @@ async def test_a_message_in_another_accounts_mailbox_is_that_accounts(house):
     (filed,) = (await house.file(house.item(mailbox))).filed
     assert filed.account == other
     assert (await house.read(messages.find, other, filed.message.id)).account == other
+
+
+class Counting:
+    """A tx that counts its questions."""
+
+    def __init__(self, tx):
+        self._tx = tx
+        self.asked = 0
+
+    @property
+    def now(self):
+        return self._tx.now
+
+    def __getattr__(self, name):
+        self.asked += 1
+        return getattr(self._tx, name)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_thousand_mailboxes_take_as_many_questions_as_one(house):
+    async def questions(*items):
+        async def counted(tx):
+            tx = Counting(tx)
+            filed = (await filing.file(tx, house.ids, items)).filed
+            return tx.asked, len(filed)
+
+        return await house.database.unit(counted)
+
+    (one,) = await house.unit(_boxes, house, 1)
+    many = await house.unit(_boxes, house, 1000)
+    assert await questions(house.item(one)) == (7, 1)
+    assert await questions(*[house.item(one) for _ in range(100)]) == (7, 100)
+    assert await questions(*[house.item(*many[n : n + 10]) for n in range(0, 1000, 10)]) == (8, 1000)
+    assert {(await house.find(box)).messages for box in many[::99]} == {1}
+
+
+async def _boxes(tx, house, count):
+    return [(await store.create(tx, house.ids, house.account, NewMailbox(), house.domains))[0] for _ in range(count)]

@@ -12,6 +12,7 @@ import pytest
 import pytest_twisted
 from prometheus_client import CollectorRegistry
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "mailboxes"))
 
@@ -403,3 +404,39 @@ async def test_an_outage_of_the_queue_while_content_is_read_uses_up_no_tries(wor
     assert [message.subject for message in (await house.list(mailbox)).messages] == ["late"]
     assert content.closed
     assert counted(service, "failed") == 0
+
+
+class Slow:
+    """The real database, where each unit waits to be let through."""
+
+    def __init__(self, database):
+        self._database = database
+        self.held = []
+
+    async def unit(self, work):
+        gate = Deferred()
+        self.held.append(gate)
+        await gate
+        return await self._database.unit(work)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_next_batch_is_parsed_while_the_last_one_commits(works, monkeypatch):
+    house = works.house
+    mailbox = await house.mailbox()
+    parsed = []
+    real = pipeline.parse
+    monkeypatch.setattr(pipeline, "parse", lambda content: (parsed.append(content), real(content))[1])
+    for n in range(30):
+        await works.put(mailbox, b"Subject: %d\r\n\r\nx" % n)
+    slow = Slow(house.database)
+    await works.start(database=slow)
+    await until(lambda: len(slow.held) == 2)
+    assert len(parsed) == 20  # two batches of ten, and neither is stored
+    assert (await house.list(mailbox)).messages == ()
+    slow.held[0].callback(None)
+    await until(lambda: len(slow.held) == 3)
+    for gate in slow.held[1:]:
+        gate.callback(None)
+    await works.empty()
+    assert len((await house.list(mailbox)).messages) == 30
