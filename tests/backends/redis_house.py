@@ -1,0 +1,75 @@
+"""Queues on Redis for the tests of trouble: a server of one's own, and a queue on it as one process has it."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import AsyncExitStack, contextmanager
+
+from prometheus_client import CollectorRegistry
+from servers import Redis, server_folder
+from spooled_samples import DEADLINE, IDS, clock
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from mailfarm.backends.redis_link import RedisLink
+from mailfarm.backends.redis_queue import RedisQueue
+from mailfarm.backends.redis_shards import ShardedQueue
+
+
+@contextmanager
+def server(*options):
+    """A Redis that may be broken; its folder is gone afterwards."""
+    folder = server_folder()
+    try:
+        with Redis(folder, *options) as redis:
+            yield redis
+    finally:
+        shutil.rmtree(folder)
+
+
+class Working:
+    """A queue over the servers of ``urls``, for the length of an ``async with``."""
+
+    def __init__(self, *urls, name="inbound", timeout=5.0, password="", ca="", ready=True, **options):
+        self.registry = CollectorRegistry()
+        self.links = [RedisLink(url, reactor, password=password, ca=ca, timeout=timeout, connections=3) for url in urls]
+        self.shards = [RedisQueue(link, name, IDS, clock, reactor, self.registry, **options) for link in self.links]
+        self.queue = ShardedQueue(self.shards) if len(self.shards) > 1 else self.shards[0]
+        self._ready = ready
+        self._ending = AsyncExitStack()
+
+    async def __aenter__(self):
+        for link in self.links:
+            self._ending.push_async_callback(link.stop)
+            await link.start()
+        self._ending.push_async_callback(self.queue.stop)
+        await self.queue.start()
+        for link in self.links if self._ready else ():
+            assert await link.ready(DEADLINE), link.why
+        return self.queue
+
+    async def __aexit__(self, *_):
+        await self._ending.aclose()
+
+    def metric(self, name, **labels):
+        """The sum of a metric over what the labels leave open."""
+        samples = [sample for metric in self.registry.collect() for sample in metric.samples if sample.name == name]
+        return sum(s.value for s in samples if all(s.labels[key] == value for key, value in labels.items()))
+
+
+def start(work):
+    """Begin something now, whatever kind of awaitable it is."""
+
+    async def wait():
+        return await work
+
+    return Deferred.fromCoroutine(wait())
+
+
+def calls(redis):
+    """Every command the server ran so far, those of scripts too, by name."""
+    stats = [line for line in redis.ask("info", "commandstats").splitlines() if line.startswith("cmdstat_")]
+    return {
+        line.partition(":")[0].removeprefix("cmdstat_"): int(line.partition("calls=")[2].partition(",")[0])
+        for line in stats
+    }
