@@ -39,37 +39,38 @@ def run(settings: Settings, folder: Path | None, services: Collection[str], *, n
 
     lines = log.begin("json" if settings.farm.log == "json" else "text", settings.farm.log_level)
     loop: Any = reactor
-    code = 0
     farm: Farm | None = None
+    reasons: list[str] = []
+    """Why it could not start: said last, below whatever the log says."""
 
-    def failed(reason: str) -> None:
-        nonlocal code
-        code = 1
-        for line in reason.splitlines():
+    def ended() -> int:
+        lines.flush()
+        for line in "\n".join(reasons).splitlines():
             print(f"mailfarm {name}: {line}", file=sys.stderr)
+        return 1 if reasons else 0
 
     try:
         farm = Farm(settings, folder, loop, services)
     except MailfarmError as error:
-        failed(str(error))
-        return code
+        reasons.append(str(error))
+        return ended()
     except OSError as error:
-        failed(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
-        return code
+        reasons.append(_of_the_system(error))
+        return ended()
 
     async def start() -> None:
         assert farm is not None
         try:
             started = await farm.start()
         except MailfarmError as error:
-            failed(str(error))
+            reasons.append(str(error))
             loop.stop()
         except OSError as error:
-            failed(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
+            reasons.append(_of_the_system(error))
             loop.stop()
         except BaseException:
             _log.failure("mailfarm {name} could not start", name=name)
-            failed("it could not start; the reason is in the log above. This is a fault of mailfarm's")
+            reasons.append("it could not start; the reason is in the log above. This is a fault of mailfarm's")
             loop.stop()
         else:
             if started:
@@ -97,9 +98,12 @@ def run(settings: Settings, folder: Path | None, services: Collection[str], *, n
     try:
         loop.run()
     except Exception as error:  # not even the loop would begin
-        failed(f"it could not run: {error!r}")
-    lines.flush()
-    return code
+        reasons.append(f"it could not run: {error!r}")
+    return ended()
+
+
+def _of_the_system(error: OSError) -> str:
+    return f"{error.filename or ''}: {error.strerror}".removeprefix(": ")
 
 
 def _one_line(name: str, where: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@
     with Cluster(folder, database, [queue], cache) as cluster:
         mx, api = cluster.start("mx", "api")              # a process each; the URLs are Postgres' and Redis'
         mx.port("mx"), api.url, mx.status("healthz")
-        mx.stop(); mx.start()                             # the same ports again
+        mx.stop(); mx.start()                             # on other ports
 """
 
 from __future__ import annotations
@@ -109,6 +109,10 @@ class Process:
         """Send it a signal."""
         self.process.send_signal(number)
 
+    def ended(self, seconds: float = 30) -> int:
+        """Wait for the end. The exit code."""
+        return self._ended(seconds)
+
     def stop(self, seconds: float = 30) -> int:
         """SIGTERM, then wait for the end. The exit code."""
         if self.process.poll() is None:
@@ -161,7 +165,7 @@ class Running(Process):
 
 
 class Service(Process):
-    """A service by itself, always on the same ports."""
+    """A service by itself. ``status_at`` is where it tells of itself, also while it starts."""
 
     def __init__(self, word: str, settings: Mapping[str, str], log: Path) -> None:
         self.word = word
@@ -176,7 +180,7 @@ class Service(Process):
             "api": ("MAILFARM_API_LISTEN",),
             "live": ("MAILFARM_LIVE_LISTEN",),
         }.get(word, ())
-        ports = {name: f"127.0.0.1:{free_port()}" for name in listening}
+        ports = dict.fromkeys(listening, FREE)
         super().__init__([word, "--json"], {"MAILFARM_STATUS_LISTEN": self.status_at} | ports | dict(settings), log)
 
     def status(self, page: str) -> tuple[int, str]:
@@ -214,7 +218,9 @@ class Cluster:
 
     def schema(self) -> str:
         """Bring the database's schema up to date; what the command said."""
-        return command("schema", **self.settings).stdout
+        done = command("schema", **self.settings)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def service(self, word: str, **settings: str) -> Service:
         """A service that is not started yet."""

@@ -137,5 +137,5 @@ def test_before_a_service_goes_it_says_so_and_still_takes_what_comes(cluster: Cl
         busy.send(b"Subject: in the middle\r\n\r\nx\r\n.\r\n")
         assert busy.getreply()[0] == 250
         busy.close()
-        assert mx._ended(20) == 0
+        assert mx.ended() == 0
         assert {inbox.wait_for(subject=text, timeout=20).subject for text in ("just in time", "in the middle")}
