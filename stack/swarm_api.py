@@ -8,8 +8,8 @@ making: method, path and query alone come from the caller, and both are of plain
     python3 swarm_api.py [SOCKET] [PORT]
 
 Runs as root without any capability, as the owner of the socket, on a network that only Traefik shares. It keeps
-nothing, and several may run: Traefik takes the next one when a manager is gone. After SIGTERM it answers for two seconds
-more and ends each connection with its answer, so that nobody's request is cut.
+nothing, and several may run: Traefik takes the next one when a manager is gone. After SIGTERM it answers for two
+seconds more and ends each connection with its answer, so that nobody's request is cut.
 """
 
 from __future__ import annotations
