@@ -54,6 +54,7 @@ class Topics:
         self._settling = False
         self._beating: Any = None
         self._lane = Lane(reactor, lambda: link.open(self._pushed), self._opened, self._told)
+        link.greet(self._follow)
 
     def start(self) -> None:
         """Begin to connect."""
@@ -103,6 +104,11 @@ class Topics:
             self._connection = None
             raise
         self._back()
+
+    async def _follow(self, connection: Any) -> None:
+        """The link has a connection. Where it leads to another server, what is told there is not heard on ours."""
+        if self._connection is not None and self._connection.address != connection.address:
+            self._connection.drop("another server is the master now")
 
     async def _settle(self) -> None:
         """Make what Redis has confirmed what is wanted. Raises RedisAway."""
