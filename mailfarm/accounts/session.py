@@ -45,7 +45,7 @@ async def begin(tx: Tx, ids: Ids, token: str, session: str) -> Token | None:
     await _make_room(tx, parent.id)
     end = tx.now + LIFETIME * _SECOND
     end = end if parent.expires_at is None else min(end, parent.expires_at)
-    made = Token(ids.new(), parent.account, parent.name, parent.scopes, tx.now, end, None, digest(session))
+    made = Token(ids.new(), parent.account, parent.name, parent.scopes, tx.now, end, None, digest(session), parent.id)
     row = (made.id, made.account, made.name, " ".join(made.scopes), tx.now, end, made.secret_sha256, parent.id)
     columns = ("id", "account", "name", "scopes", "created_at", "expires_at", "secret_sha256", "parent")
     await tx.insert("token", columns, [row])
@@ -60,10 +60,12 @@ async def find(tx: Tx, session: str) -> Token | None:
     return found if found is not None and found.live(tx.now) else None
 
 
-async def end(tx: Tx, session: str) -> None:
-    """End a session and forget it; one that is not there is no mistake."""
-    if is_session(session):
-        await tx.execute("delete from token where secret_sha256 = ? and parent is not null", (digest(session),))
+async def end(tx: Tx, session: str) -> Token | None:
+    """End a session and forget it: what it was, or None if it was not there, which is no mistake."""
+    found = await store.find_token(tx, session) if is_session(session) else None
+    if found is not None:
+        await tx.execute("delete from token where id = ? and parent is not null", (found.id,))
+    return found
 
 
 async def forget_ended(tx: Tx, limit: int = 500) -> int:

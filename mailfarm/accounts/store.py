@@ -16,7 +16,7 @@ from .token import Token, scopes
 
 _NOBODYS = (bytes(32), "-" * 133)  # as long as a real one's secret and SCRAM verifier
 _CREDENTIAL = "id, account, name, purpose, mailbox, secret_sha256, scram, created_at, expires_at, revoked_at"
-_TOKEN = "id, account, name, scopes, created_at, expires_at, revoked_at, secret_sha256"
+_TOKEN = "id, account, name, scopes, created_at, expires_at, revoked_at, secret_sha256, parent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ async def create_token(
         raise Invalid("a token's name has at most 255 printable characters")
     made = Token(ids.new(), account, name, scopes(scopes_), tx.now, expires_at, None, digest(text))
     row = (made.id, account, name, " ".join(made.scopes), tx.now, expires_at, None, made.secret_sha256)
-    await tx.insert("token", _TOKEN.split(", "), [row])
+    await tx.insert("token", _TOKEN.split(", ")[:8], [row])
     return made
 
 
@@ -102,8 +102,14 @@ async def find_token(tx: Tx, text: str) -> Token | None:
 
     The look-up is by the digest of 160 random bits: what its time may tell about a digest is of no use to a guesser.
     """
-    row = await tx.row(f"select {_TOKEN} from token where secret_sha256 = ?", (digest(text),))
-    return None if row is None else _token(row)
+    return (await tokens_of(tx, [digest(text)])).get(digest(text))
+
+
+async def tokens_of(tx: Tx, digests: Sequence[bytes]) -> dict[bytes, Token]:
+    """The same for many at once, by the digests of their texts; those that are not there are left out."""
+    marks = ", ".join("?" * len(digests))
+    rows = await tx.rows(f"select {_TOKEN} from token where secret_sha256 in ({marks})", digests)
+    return {token.secret_sha256: token for token in map(_token, rows)}
 
 
 async def tokens(tx: Tx, account: str, *, after: str = "", limit: int = 100) -> Sequence[Token]:
@@ -130,5 +136,5 @@ def _credential(row: tuple[Any, ...]) -> Credential:
 
 
 def _token(row: tuple[Any, ...]) -> Token:
-    id, account, name, scopes_, created, expires, revoked, sha256 = row
-    return Token(id, account, name, tuple(scopes_.split()), created, expires, revoked, bytes(sha256))
+    id, account, name, scopes_, created, expires, revoked, sha256, parent = row
+    return Token(id, account, name, tuple(scopes_.split()), created, expires, revoked, bytes(sha256), parent)

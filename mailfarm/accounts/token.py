@@ -27,7 +27,8 @@ SCOPES = (
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token without its secret. Times are microseconds."""
+    """A token without its secret. Times are microseconds; ``parent`` is the id of the token a session was begun with,
+    None for what is no session."""
 
     id: str
     account: str
@@ -37,6 +38,7 @@ class Token:
     expires_at: int | None = None
     revoked_at: int | None = None
     secret_sha256: bytes = field(default=b"", repr=False)
+    parent: str | None = None
 
     def live(self, now: int) -> bool:
         """Whether it is neither expired nor revoked."""

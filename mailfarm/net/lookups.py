@@ -27,7 +27,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter
 from twisted.internet.defer import Deferred
@@ -39,6 +39,7 @@ from .gather import Gather
 
 K = TypeVar("K")
 V = TypeVar("V")
+V_co = TypeVar("V_co", covariant=True)
 
 MOST: Final = 20_000
 """Answers kept, about 1 KB each; past it the one that was longest not asked for is forgotten."""
@@ -55,10 +56,25 @@ LONGEST: Final = 30.0
 """Seconds after which a look is given up, so that the next can begin."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found(Generic[V]):
+class Answer(Protocol[V_co]):
     """A look's answer for one key. ``now`` is the database's clock and ``ends_at`` the end of what was found, in
     microseconds. ``about`` are the ids and names it depends on: see ``Lookups.forget``."""
+
+    @property
+    def value(self) -> V_co: ...
+    @property
+    def now(self) -> int: ...
+    @property
+    def keep(self) -> Literal["yes", "away", "no"]: ...
+    @property
+    def ends_at(self) -> int | None: ...
+    @property
+    def about(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[V]):
+    """The common form of an ``Answer``."""
 
     value: V
     now: int
@@ -69,7 +85,7 @@ class Found(Generic[V]):
 
 @dataclass(slots=True)
 class _Kept(Generic[V]):
-    found: Found[V]
+    found: Answer[V]
     began: float
 
 
@@ -80,7 +96,7 @@ def lookup_counter(registry: CollectorRegistry, service: str) -> Counter:
 
 
 class Lookups(Generic[K, V]):
-    """Answers of ``look``, which is given keys without doubles and answers with a ``Found`` for each.
+    """Answers of ``look``, which is given keys without doubles and answers with an ``Answer`` for each.
 
     ``of`` says what is looked up ("mailbox"), for the log and the ``counter``. ``reactor`` keeps time for those who
     wait; ``clock`` gives microseconds since 1970 and ``seconds`` never goes back.
@@ -91,11 +107,11 @@ class Lookups(Generic[K, V]):
     def __init__(
         self,
         of: str,
-        look: Callable[[Sequence[K]], Awaitable[Mapping[K, Found[V]]]],
+        look: Callable[[Sequence[K]], Awaitable[Mapping[K, Answer[V]]]],
         *,
         reactor: Any,
-        clock: Callable[[], int],
         counter: Counter,
+        clock: Callable[[], int] = lambda: time.time_ns() // 1000,
         seconds: Callable[[], float] = time.monotonic,
         most: int = MOST,
     ) -> None:
@@ -136,7 +152,7 @@ class Lookups(Generic[K, V]):
                 raise
             return kept.value
 
-    def known(self, key: K, *, renew: bool = True) -> Found[V] | None:
+    def known(self, key: K, *, renew: bool = True) -> Answer[V] | None:
         """What is remembered of ``key`` and may be served now, without waiting. Without ``renew`` it is not looked up
         again for being asked: that would show in the time the next look takes."""
         kept = self._kept.get(key)
@@ -208,7 +224,7 @@ class Lookups(Generic[K, V]):
         self._all_forgotten = False
         try:
             looking = Deferred.fromCoroutine(self._begin(keys)).addTimeout(LONGEST, self._reactor, _too_late)
-            answers: Mapping[K, Found[V]] = await looking
+            answers: Mapping[K, Answer[V]] = await looking
         except Exception as error:
             self._failures.inc()
             if self._failed is None:
@@ -228,12 +244,12 @@ class Lookups(Generic[K, V]):
             self._keep(key, found, began)
         return {key: found.value for key, found in answers.items()}
 
-    async def _begin(self, keys: Sequence[K]) -> Mapping[K, Found[V]]:
+    async def _begin(self, keys: Sequence[K]) -> Mapping[K, Answer[V]]:
         return await self._look(keys)
 
     # ---- keeping
 
-    def _keep(self, key: K, found: Found[V], began: float) -> None:
+    def _keep(self, key: K, found: Answer[V], began: float) -> None:
         self._drop(key)
         # a look that began before something changed may have seen what was before
         if found.keep == "no" or self._all_forgotten or not self._forgotten.isdisjoint(found.about):

@@ -69,6 +69,12 @@ _TABLE = (
         "Use localhost, or add the name to MAILFARM_API_HOSTS.",
     ),
     Kind("upgrade-required", 426, "This path speaks WebSocket", "Connect to it with ws: or wss:."),
+    Kind(
+        "too-many-requests",
+        429,
+        "Too many requests",
+        "Try again after the seconds in Retry-After. The limits are this farm's own: mailfarm help limits.",
+    ),
     Kind("too-many-waits", 503, "Too many waits and event streams are open", "End some, or try again later."),
     Kind("too-many-connections", 503, "Too many connections are open", "Close some, or try again later."),
     Kind("too-many-subscriptions", 400, "Too many subscriptions on one connection", "Unsubscribe, or connect again."),

@@ -103,7 +103,9 @@ class Farm:
             "version": "0.1.0",
             "web": WEB,
         }
-        return Api(**(given | changes))
+        made = Api(**(given | changes))
+        ensureDeferred(made.access.start())  # as its start would; nobody listens here
+        return made
 
     async def file(
         self,

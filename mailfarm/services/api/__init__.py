@@ -17,6 +17,14 @@ DESCRIPTION
     needs `Authorization: Bearer <token>`, and each route a scope; what belongs to another account is not found. The
     first token is a setting; tokens beyond it cannot be made through the API yet.
 
+    A token that was found is remembered: for five seconds, or until it is revoked, whichever comes first; never past
+    its end. While the database is away, tokens used within the last hour are known; what needs the database, and other
+    tokens, are answered 503 with Retry-After.
+
+    Requests may be limited by client address, token and account (mailfarm help limits): then 429 with Retry-After.
+    Behind a proxy the client's address is the right-most one in X-Forwarded-For that is no proxy listed in
+    MAILFARM_API_FORWARDED_FROM; who is not listed there is the client itself.
+
     A wait is a request that is answered late; how many waits and event streams may be open at once has a cap.
 
 SETTINGS

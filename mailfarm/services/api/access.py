@@ -3,47 +3,93 @@ with a session cookie."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from prometheus_client import CollectorRegistry
 from twisted.web.server import Request
 
-from mailfarm.accounts.bearer import Caller, everyone, holder
+from mailfarm.accounts.bearer import Caller, everyone, holders
+from mailfarm.accounts.secret import digest
 from mailfarm.accounts.session import is_session
+from mailfarm.events import LOOKUP, Event, Revoked
 from mailfarm.net.cookies import session_of
+from mailfarm.net.lookups import Lookups, lookup_counter
 from mailfarm.net.problems import Problem
-from mailfarm.ports import Database
+from mailfarm.ports import Bus, Database, Subscription
+
+from .rates import Rates
 
 __all__ = ["Access", "Caller"]
 
 
 class Access:
-    """Admits requests. With ``account`` given, all are its own; without, each needs a token."""
+    """Admits requests. With ``account`` given, all are its own; without, each needs a token. What a token was found to
+    be is remembered for a moment, under the digest of its text."""
 
-    def __init__(self, database: Database, account: str | None) -> None:
-        self._database = database
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        account: str | None,
+        rates: Rates,
+        reactor: Any,
+        registry: CollectorRegistry,
+    ) -> None:
+        self._bus = bus
+        self._rates = rates
         self._everyone = None if account is None else everyone(account)
+        self.tokens: Lookups[bytes, Caller | None] = Lookups(
+            "token",
+            lambda digests: holders(database, digests),
+            reactor=reactor,
+            counter=lookup_counter(registry, "api"),
+        )
+        self._hearing: Subscription | None = None
+
+    async def start(self) -> None:
+        """Hear what is revoked."""
+        self._hearing = await self._bus.subscribe(LOOKUP, self._hear, self.tokens.doubt)
+
+    def stop(self) -> None:
+        """Hear no more."""
+        if self._hearing is not None:
+            self._hearing.stop()
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Revoked):
+            self.tokens.forget(event.what)
 
     @property
     def open(self) -> bool:
         """Whether nobody has to sign in."""
         return self._everyone is not None
 
+    async def let_in(self, request: Request) -> None:
+        """Whoever it is that asks for what needs no scope. Raises Problem: too-many-requests."""
+        await self._rates.of_client(request)
+
     async def admit(self, request: Request, scope: str) -> Caller:
-        """The caller, if it has ``scope``. Raises Problem: unauthenticated, scope-missing."""
-        if self._everyone is not None:
-            return self._everyone
-        caller = await holder(self._database, _secret(request))
-        if caller is None:
-            # one answer for unknown, expired and revoked (RFC 6750 §3.1)
-            raise Problem(
-                "unauthenticated",
-                "the token is unknown or has ended",
-                headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
-            )
+        """The caller, if it has ``scope``. Raises Problem: too-many-requests, unauthenticated, scope-missing."""
+        await self._rates.of_client(request)
+        caller = self._everyone or await self._signed_in(request)
+        await self._rates.of_caller(request, caller)
         if scope not in caller.scopes:
             raise Problem(
                 "scope-missing",
                 f"the token lacks the scope {scope}",
                 headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'},
                 scope=scope,
+            )
+        return caller
+
+    async def _signed_in(self, request: Request) -> Caller:
+        caller = await self.tokens.get(digest(_secret(request)))
+        if caller is None:
+            # one answer for unknown, expired and revoked (RFC 6750 §3.1)
+            raise Problem(
+                "unauthenticated",
+                "the token is unknown or has ended",
+                headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
             )
         return caller
 

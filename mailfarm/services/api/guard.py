@@ -26,7 +26,7 @@ from mailfarm.net.problems import MEDIA_TYPE, Problem
 from .answering import write_problem
 from .routes import MAX_BODY
 
-_PHRASES = {**RESPONSES, 421: b"Misdirected Request", 426: b"Upgrade Required"}
+_PHRASES = {**RESPONSES, 421: b"Misdirected Request", 426: b"Upgrade Required", 429: b"Too Many Requests"}
 """Reason phrases (RFC 9110 §15), with those that twisted.web does not know."""
 MAX_HEAD = 64 * 1024
 """Octets of a request's line and headers: four criteria of 1,000 characters, percent-encoded, fit in."""

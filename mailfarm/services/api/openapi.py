@@ -11,7 +11,16 @@ from mailfarm.net.problems import KINDS, MEDIA_TYPE
 from .routes import Gives, Operation
 from .schemas import ID, SCHEMAS, named
 
-_ALWAYS = ("bad-request", "unknown-name", "foreign-origin", "uri-too-long", "wrong-host", "internal-error", "stopping")
+_ALWAYS = (
+    "bad-request",
+    "unknown-name",
+    "foreign-origin",
+    "uri-too-long",
+    "wrong-host",
+    "too-many-requests",
+    "internal-error",
+    "stopping",
+)
 _BODY = ("invalid-json", "invalid-value", "body-too-large", "not-json")
 _TOKEN = ("unauthenticated", "scope-missing", "unavailable")
 
@@ -38,6 +47,11 @@ number, `data:` the JSON of schema `Event`; there is no `event:` field. After a 
 it. Two kinds have no `id:` and are the last of their stream: `{"type": "mailbox-closed", ...}`, and \
 `{"type": "resync", "mailbox", "oldest", "cursor"}` for who fell behind what is kept. A comment line comes every 15 \
 seconds. A client that takes nothing for a minute is dropped.
+
+## Limits
+
+Where the farm limits requests, answers say so in `RateLimit-Policy` (`"token";q=600;w=60`: 600 requests in 60 seconds \
+with this token), and who asks more often is answered 429 with `Retry-After` and `RateLimit`.
 
 ## WebSocket
 
@@ -143,9 +157,15 @@ def _header(about: str) -> dict[str, Any]:
     return {"description": about, "schema": {"type": "string"}}
 
 
+_POLICY = 'The limits that apply: `"token";q=600;w=60` is 600 requests in 60 seconds.'
 _HEADERS = {
     401: {"WWW-Authenticate": _header("Bearer, and why.")},
     415: {"Accept": _header("What is taken instead.")},
+    429: {
+        "Retry-After": _header("Seconds after which to try again."),
+        "RateLimit": _header('Which limit is used up, and for how many seconds: `"token";r=0;t=3`.'),
+        "RateLimit-Policy": _header(_POLICY),
+    },
     503: {"Retry-After": _header("Seconds after which to try again.")},
 }
 """Headers of problems, by status."""

@@ -134,7 +134,11 @@ def route(
         )
 
         async def handle(self: Resource, request: Request, **path: Any) -> None:
-            caller = await self._access.admit(request, scope) if scope else Caller("", frozenset())
+            if scope:
+                caller = await self._access.admit(request, scope)
+            else:
+                await self._access.let_in(request)
+                caller = Caller("", frozenset())
             values = read_query(request.uri.partition(b"?")[2], query)
             members = _members(request, body)
             if "id" in path and not is_id(path["id"]):

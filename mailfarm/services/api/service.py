@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ from prometheus_client import CollectorRegistry
 from twisted.web.resource import IResource
 from twisted.web.resource import Resource as WebResource
 
+from mailfarm.accounts.allowance import SetOf
+from mailfarm.accounts.limit_sets import WITHOUT_A_FILE, LimitSets
 from mailfarm.ids import Ids
 from mailfarm.mailboxes.addresses import Domains
 from mailfarm.mailboxes.feed import Feeds, Spawn
+from mailfarm.net.forwarded import Forwarded
 from mailfarm.net.hosts import Hosts
-from mailfarm.ports import Bus, Database
+from mailfarm.ports import Bus, Database, Limiter
 
 from .about import About
 from .access import Access
@@ -25,6 +29,7 @@ from .guard import guarded_site
 from .mailboxes import Mailboxes
 from .messages import Messages
 from .openapi import document
+from .rates import Rates
 from .refusals import RefusalLog, Refusals
 from .routes import Resource, operations
 from .session import Sessions
@@ -53,8 +58,9 @@ class Api:
 
     ``account`` is whose everything is where nobody signs in; None asks for a token. ``hosts`` are names besides the
     loopback ones. ``websocket`` is mounted at ``/v1/events``; ``web`` is the folder of the inbox.
-    ``status`` has pages about the process as children, all or some. ``random`` gives
-    random bytes (``os.urandom``), ``spawn`` runs a coroutine in the background. Calling ``feeds.look`` is others' job.
+    ``status`` has pages about the process as children, all or some. ``random`` gives random bytes (``os.urandom``),
+    ``spawn`` runs a coroutine in the background. Without a ``limiter`` nothing is limited; ``forwarded_from`` are the
+    networks whose X-Forwarded-For is believed. Calling ``feeds.look`` is others' job.
     """
 
     def __init__(
@@ -80,6 +86,9 @@ class Api:
         status: WebResource | None = None,
         websocket: IResource | None = None,
         web: Path | None = None,
+        limiter: Limiter | None = None,
+        limits: LimitSets = WITHOUT_A_FILE,
+        forwarded_from: Iterable[IPv4Network | IPv6Network] = (),
     ) -> None:
         self.listening: list[Any] = []
         self._endpoints = endpoints
@@ -88,8 +97,11 @@ class Api:
         self._grace = grace
         self._slots = Slots(max_waits)
         self._refusals = RefusalLog(bus)
-        counts = Counts(registry or CollectorRegistry())
-        access = Access(database, account)
+        registry = registry or CollectorRegistry()
+        counts = Counts(registry)
+        forwarded = Forwarded(forwarded_from)
+        rates = Rates(limiter, limits, SetOf(limits, database), forwarded)
+        self.access = access = Access(database, bus, account, rates, reactor, registry)
         about = About(access, version, lambda: self._slots.stopping, smtp, inbox)
         resources = (
             about,
@@ -99,8 +111,8 @@ class Api:
             Events(access, database, Streams(feeds, self._slots, counts, reactor)),
             Waits(access, database, feeds, spawn, self._refusals, self._slots, counts, reactor),
             Refusals(access, database, self._refusals),
-            Sessions(access, database, ids, random),
-            Tokens(access, database, ids, random),
+            Sessions(access, database, bus, ids, random, forwarded),
+            Tokens(access, database, bus, ids, random),
         )
         pages = {} if status is None else {b"/" + name: page for name, page in status.children.items()}
         self.document = about.document = document(
@@ -116,6 +128,7 @@ class Api:
 
     async def start(self) -> None:
         """Listen. Raises twisted's CannotListenError."""
+        await self.access.start()
         await self._refusals.start()
         for endpoint in self._endpoints:
             port = await endpoint.listen(self.site)
@@ -130,3 +143,4 @@ class Api:
         self._slots.stop()
         await self.site.drain(self._grace)
         self._refusals.stop()
+        self.access.stop()

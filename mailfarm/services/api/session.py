@@ -14,12 +14,13 @@ from twisted.web.server import Request
 
 from mailfarm.accounts import session
 from mailfarm.accounts.token import Token
-from mailfarm.events import rfc3339
+from mailfarm.events import LOOKUP, Revoked, rfc3339
 from mailfarm.ids import Ids
 from mailfarm.net import cookies
+from mailfarm.net.forwarded import Forwarded
 from mailfarm.net.hosts import Hosts, split_host
 from mailfarm.net.problems import Problem
-from mailfarm.ports import Database, Tx
+from mailfarm.ports import Bus, Database, Tx
 
 from .access import Access
 from .answering import Answer
@@ -34,9 +35,19 @@ class Sessions(Resource):
 
     app = Klein()
 
-    def __init__(self, access: Access, database: Database, ids: Ids, random: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        access: Access,
+        database: Database,
+        bus: Bus,
+        ids: Ids,
+        random: Callable[[int], bytes],
+        forwarded: Forwarded,
+    ) -> None:
         super().__init__(access)
+        self._forwarded = forwarded
         self._database = database
+        self._bus = bus
         self._ids = ids
         self._random = random
 
@@ -71,7 +82,7 @@ class Sessions(Resource):
             raise Problem("unauthenticated", "the token is unknown or has ended")
         assert made.expires_at is not None
         seconds = (made.expires_at - made.created_at) // 1_000_000
-        cookie = cookies.given(text, seconds, secure=secure(ask.request))
+        cookie = cookies.given(text, seconds, secure=secure(ask.request, self._forwarded))
         return Answer(_form(False, made), 201, headers={"Set-Cookie": cookie, "Location": "/v1/session"})
 
     @route(
@@ -87,20 +98,25 @@ class Sessions(Resource):
         """The session ends and the cookie is taken back. Good also for who is not signed in."""
         text = cookies.session_of(ask.request.getHeader("cookie"))
         if text:
-            await self._database.unit(lambda tx: _end(tx, text))
-        return Answer(status=204, headers={"Set-Cookie": cookies.taken(secure=secure(ask.request))})
+            ended, now = await self._database.unit(lambda tx: _end(tx, text))
+            if ended is not None:
+                self._bus.publish(LOOKUP, Revoked(self._ids.new(), ended.account, now, "token", ended.id))
+        return Answer(status=204, headers={"Set-Cookie": cookies.taken(secure=secure(ask.request, self._forwarded))})
 
 
-async def _end(tx: Tx, text: str) -> None:
-    await session.end(tx, text)
+async def _end(tx: Tx, text: str) -> tuple[Token | None, int]:
+    return await session.end(tx, text), tx.now
 
 
-def secure(request: Request) -> bool:
+def secure(request: Request, forwarded: Forwarded) -> bool:
     """Whether the browser speaks HTTPS with us or with the proxy in front: its Origin header says so, which a page
-    cannot forge. Without one, everything but this machine itself is taken for HTTPS."""
+    cannot forge, or a proxy that is believed. Without either, everything but this machine itself is taken for HTTPS."""
     origin = request.getHeader("origin")
     if origin is not None:
         return origin.startswith("https://")
+    peer: Any = request.getClientAddress()
+    if forwarded.https(getattr(peer, "host", ""), request.requestHeaders.getRawHeaders("x-forwarded-proto") or []):
+        return True
     host = split_host(request.getHeader("host") or "")
     return request.isSecure() or host is None or not Hosts().ours(host[0])
 

@@ -13,10 +13,10 @@ from klein import Klein
 from mailfarm.accounts import store
 from mailfarm.accounts.token import SCOPES, Token, new_token, scopes
 from mailfarm.errors import Invalid
-from mailfarm.events import rfc3339
+from mailfarm.events import LOOKUP, Revoked, rfc3339
 from mailfarm.ids import Ids
 from mailfarm.net.problems import Problem
-from mailfarm.ports import Database, Tx
+from mailfarm.ports import Bus, Database, Tx
 
 from .access import Access
 from .answering import Answer
@@ -51,9 +51,10 @@ class Tokens(Resource):
 
     app = Klein()
 
-    def __init__(self, access: Access, database: Database, ids: Ids, random: Callable[[int], bytes]) -> None:
+    def __init__(self, access: Access, database: Database, bus: Bus, ids: Ids, random: Callable[[int], bytes]) -> None:
         super().__init__(access)
         self._database = database
+        self._bus = bus
         self._ids = ids
         self._random = random
 
@@ -126,10 +127,12 @@ class Tokens(Resource):
         """It ends now, with every session that was begun with it; within five seconds everywhere. A second time changes
         nothing."""
 
-        async def work(tx: Tx) -> None:
+        async def work(tx: Tx) -> int:
             await store.revoke_token(tx, ask.account, ask.id)
+            return tx.now
 
-        await self._database.unit(work)
+        now = await self._database.unit(work)
+        self._bus.publish(LOOKUP, Revoked(self._ids.new(), ask.account, now, "token", ask.id))
         return Answer(status=204)
 
 

@@ -50,6 +50,10 @@ DESCRIPTION
     Frames leave at once. While a client takes nothing they are gathered; past 256 KiB its feeds pause, and catch up
     from the database. A client that takes less than 64 KiB of what waits for it in 15 s is dropped.
 
+    A client address, and a token, may have only so many WebSockets open if MAILFARM_LIMITS says so: then 429 in the
+    handshake, or 4429 after "auth". A token that is revoked ends its connections at once, or within ten seconds where
+    the bus has lost it.
+
     Close codes: 1001 the service stops; 1009 a message is too large; 4008 too slow: connect again and go on after the
     last `seq` you had; 4401 the token is missing, unknown or has ended; 4429 too much at once.
 
@@ -60,7 +64,7 @@ SETTINGS
 
 DIAGNOSTICS
     A WebSocket of <peer> was refused: <reason>
-        Its Host, Origin or token was not good, or too many are open.
+        Its Host, Origin or token was not good, too many are open, or the database does not answer.
     A slow consumer was dropped: <peer>
         It took less than 64 KiB in 15 s. It can go on by cursor.
     mailfarm_live_connections, mailfarm_live_subscriptions, mailfarm_live_frames_total, mailfarm_live_dropped_total

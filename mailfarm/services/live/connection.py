@@ -19,10 +19,11 @@ from mailfarm.errors import Conflict, CursorTooOld, Invalid, NotFound, Temporary
 from mailfarm.events import MailboxClosed
 from mailfarm.mailboxes.feed import Feed, Told
 from mailfarm.net.cookies import session_of
-from mailfarm.net.problems import MEDIA_TYPE, Problem
+from mailfarm.net.problems import MEDIA_TYPE, RETRY_AFTER, Problem
 
 from .asked import Asked, glimpse, read
 from .frames import frame, problem_frame
+from .places import Places, host_of
 
 SUBSCRIPTIONS = 100
 AUTH_SECONDS = 10.0
@@ -37,7 +38,13 @@ WAITING = 100
 ENDS_KEPT = 1000
 
 SLOW, UNAUTHENTICATED, TOO_MUCH, STOPPING = 4008, 4401, 4429, 1001
-_DENIED = {401: "unauthenticated", 403: "foreign-origin", 421: "wrong-host", 503: "too-many-connections"}
+_DENIED = {
+    401: "unauthenticated",
+    403: "foreign-origin",
+    421: "wrong-host",
+    429: "too-many-requests",
+    503: "too-many-connections",
+}
 _PONG = frame({"type": "pong"})
 
 
@@ -53,6 +60,8 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
         super().__init__()
         self.token = ""
         self.caller: Caller | None = None
+        self.client = ""
+        self._places: Places | None = None
         self._opened = False
         self._judging = False
         self._deadline: Any = None
@@ -86,9 +95,16 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
         if request.path != "/v1/events" or request.params:
             # a token in an address ends in logs
             raise ConnectionDeny(400, "connect to /v1/events, without a query")
-        self.caller = live.everyone
-        if self.caller is None:
-            await self._admit(request)
+        self.client = live.forwarded.client(host_of(self.peer), [request.headers.get("x-forwarded-for", "")])
+        self._places = live.places()
+        try:
+            if not await self._places.for_client(self.client):
+                raise ConnectionDeny(429, "too many WebSockets are open from your network")
+            self.caller = live.everyone
+            if self.caller is None:
+                await self._admit(request)
+        except Temporary:
+            raise ConnectionDeny(503, "the database does not answer; try again") from None
 
     async def _admit(self, request: ConnectionRequest) -> None:
         """By bearer token, or by the session cookie of a browser, which always names its Origin (RFC 6455 §10.2).
@@ -106,14 +122,18 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
         self.caller = await self.factory.live.holder(self.token) if good else None
         if self.caller is None:
             raise ConnectionDeny(401, "the token is unknown or has ended")
+        if self._places is not None and not await self._places.for_caller(self.caller):
+            raise ConnectionDeny(429, "too many WebSockets are open with this token")
 
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
         """A refusal as a problem. Nothing of the request gets into a header."""
-        self.log_.info("A WebSocket of {peer} was refused: {reason}", peer=self.peer, reason=reason)
-        problem = Problem(_DENIED.get(code, "bad-request"), reason, status=code)
+        self.log_.info("A WebSocket of {peer} was refused: {reason}", peer=self.client or self.peer, reason=reason)
+        name = "unavailable" if reason.startswith("the database") else _DENIED.get(code, "bad-request")
+        problem = Problem(name, reason, status=code)
         body = orjson.dumps(problem.document())
         headers = "WWW-Authenticate: Bearer\r\n" if code == 401 else ""
         headers += "Upgrade: websocket\r\n" if code == 426 else ""
+        headers += f"Retry-After: {RETRY_AFTER}\r\n" if code in (429, 503) else ""
         phrase = HTTPStatus(code).phrase if code in HTTPStatus._value2member_map_ else "Refused"
         self.sendData(
             f"HTTP/1.1 {code} {phrase}\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n{headers}"
@@ -145,6 +165,8 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
         for timer in (self._deadline, self._slow):
             if timer is not None and timer.active():
                 timer.cancel()
+        if self._places is not None:
+            self._places.leave()
         if self._opened:
             self._opened = False
             self.factory.live.closed(self)
@@ -213,6 +235,9 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
                 raise Problem(
                     "invalid-value", "this connection is another account's; open one for this token", name="token"
                 )
+            if self._places is not None and not await self._places.for_caller(caller):
+                self.drop(TOO_MUCH, "too many WebSockets are open with this token", "too-much")
+                return
             self.caller = caller
             self.token = asked.token
             if self._deadline is not None and self._deadline.active():

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 import orjson
 from autobahn.twisted.resource import WebSocketResource
 from autobahn.twisted.websocket import WebSocketServerFactory
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
 from zope.interface import implementer
 
-from mailfarm.accounts.bearer import Caller, everyone, holder
-from mailfarm.errors import Temporary
+from mailfarm.accounts.allowance import SetOf
+from mailfarm.accounts.bearer import Caller, everyone, holders
+from mailfarm.accounts.limit_sets import WITHOUT_A_FILE, LimitSets
+from mailfarm.accounts.secret import digest
+from mailfarm.events import LOOKUP, Event, Revoked
 from mailfarm.mailboxes.feed import Feeds, Spawn
+from mailfarm.net.forwarded import Forwarded
 from mailfarm.net.hosts import Hosts
+from mailfarm.net.lookups import Lookups, lookup_counter
 from mailfarm.net.problems import MEDIA_TYPE, Problem
-from mailfarm.ports import Bus, Database
+from mailfarm.ports import Bus, Database, Limiter, Subscription
 
 from .connection import STOPPING, UNAUTHENTICATED, Connection
 from .frames import EventFrames
+from .places import Places
 from .watch import Tell, Watch
 
 MAX_MESSAGE = 64 * 1024
 CLOSING = 2.0
 """Seconds a peer has to answer our close frame: it says nothing that the peer could not also learn from the cut."""
-RECHECK = 60.0
-"""Seconds between two looks whether the tokens of open connections still hold."""
+RECHECK = 5.0
+"""Seconds between two looks whether the tokens of open connections still hold, should the bus have lost that."""
 
 
 class Counts:
@@ -70,6 +77,9 @@ class Live:
         slow_after: float = 15.0,
         registry: CollectorRegistry | None = None,
         status: Resource | None = None,
+        limiter: Limiter | None = None,
+        limits: LimitSets = WITHOUT_A_FILE,
+        forwarded_from: Iterable[IPv4Network | IPv6Network] = (),
     ) -> None:
         self.listening: list[Any] = []
         self.feeds = feeds
@@ -81,7 +91,18 @@ class Live:
         self.hosts = Hosts(hosts)
         self.everyone = None if account is None else everyone(account)
         self.frames = EventFrames()
-        self.counts = Counts(registry or CollectorRegistry())
+        registry = registry or CollectorRegistry()
+        self.counts = Counts(registry)
+        self.forwarded = Forwarded(forwarded_from)
+        set_of = SetOf(limits, database)
+        self.places = lambda: Places(limiter, limits.client.websockets, set_of)
+        self.tokens: Lookups[bytes, Caller | None] = Lookups(
+            "token",
+            lambda digests: holders(database, digests),
+            reactor=reactor,
+            counter=lookup_counter(registry, "live"),
+        )
+        self._hearing: Subscription | None = None
         self.counts.subscriptions.set_function(lambda: len(feeds))
         self.connections: set[Connection] = set()
         self._database = database
@@ -98,6 +119,8 @@ class Live:
 
     async def start(self) -> None:
         """Listen. Raises twisted's CannotListenError."""
+        if self.everyone is None:
+            self._hearing = await self._bus.subscribe(LOOKUP, self._hear, self.tokens.doubt)
         for endpoint in self._endpoints:
             port = await endpoint.listen(self.site)
             self._ports.append(port)
@@ -110,6 +133,8 @@ class Live:
         for port in self._ports:
             await port.stopListening()
         self._ports.clear()
+        if self._hearing is not None:
+            self._hearing.stop()
         if self._recheck.running:
             self._recheck.stop()
         self.factory.setProtocolOptions(maxConnections=1)
@@ -123,8 +148,16 @@ class Live:
         self._watches.clear()
 
     async def holder(self, token: str) -> Caller | None:
-        """Who holds this token."""
-        return await holder(self._database, token)
+        """Who holds this token. Raises DatabaseUnavailable."""
+        return await self.tokens.get(digest(token))
+
+    def _hear(self, event: Event) -> None:
+        if not isinstance(event, Revoked):
+            return
+        self.tokens.forget(event.what)
+        for connection in tuple(self.connections):
+            if connection.caller is not None and event.what in (connection.caller.token, connection.caller.session):
+                connection.drop(UNAUTHENTICATED, "the token has ended", "unauthenticated")
 
     def opened(self, connection: Connection) -> None:
         """A connection has begun."""
@@ -169,13 +202,11 @@ class Live:
         for connection in self.connections:
             if connection.token:
                 by_token.setdefault(connection.token, []).append(connection)
-        for token, connections in by_token.items():
-            try:
-                caller = await self.holder(token)
-            except Temporary:
-                return  # the next look is in a minute
-            for connection in connections:
-                if caller is None:
+        tokens = tuple(by_token)
+        answers = await DeferredList([self.tokens.ask(digest(token)) for token in tokens], consumeErrors=True)
+        for token, (answered, caller) in zip(tokens, answers, strict=True):
+            if answered and caller is None:
+                for connection in by_token[token]:
                     connection.drop(UNAUTHENTICATED, "the token has ended", "unauthenticated")
 
 
