@@ -458,6 +458,7 @@ class Wire:
 
     def __init__(self, page: Page) -> None:
         self.said: list[dict[str, Any]] = []
+        self.loses: tuple[str, ...] = ()
         page.route_web_socket("**/v1/events", self._open)
 
     def _open(self, socket: WebSocketRoute) -> None:
@@ -467,7 +468,8 @@ class Wire:
 
     def _heard(self, message: str | bytes) -> None:
         self.said.append(json.loads(message))
-        self.page_side.send(message)
+        if self.said[-1]["type"] not in self.loses:
+            self.page_side.send(message)
 
     def say(self, **frame: Any) -> None:
         self.page_side.send(json.dumps(frame))
@@ -490,6 +492,23 @@ def test_frames_that_concern_no_open_mailbox(tabs: Callable[..., Tab]) -> None:
         wire.say(type="problem", problem="/v1/problems/too-many", title="Nor that", status=429, op="watch")
         post(alone, inbox.address, "Still live")
         expect(tab.row("Still live")).to_be_visible()
+
+
+def test_hints_that_were_lost_are_made_up_for_when_the_server_says_so(tabs: Callable[..., Tab]) -> None:
+    with Running() as alone, Farm(alone.url) as farm:
+        tab = tabs(alone)
+        wire = Wire(tab.page)
+        old = farm.create_mailbox()
+        tab.open()
+        expect(tab.page.locator(f"#boxes a[data-id='{old.id}']")).to_be_visible()
+        wire.loses = ("mailbox-opened", "mailbox-closed", "mailbox")
+        new = farm.create_mailbox()
+        old.delete()
+        expect(tab.page.locator(f"#boxes a[data-id='{new.id}']")).to_have_count(0)
+        wire.loses = ()
+        wire.say(type="watching")
+        expect(tab.page.locator(f"#boxes a[data-id='{new.id}']")).to_be_visible()
+        expect(tab.page.locator(f"#boxes a[data-id='{old.id}']")).to_have_count(0)
 
 
 def test_a_message_that_was_gone_before_it_was_told(tab: Tab, farm: Farm) -> None:
