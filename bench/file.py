@@ -1,0 +1,331 @@
+#!/usr/bin/env python3
+"""How much mail a second is filed: from a full queue, parsed, packed, committed and announced.
+
+    .venv/bin/python bench/file.py [--quick] [--profile] [--folder /where/the/disk/is]
+
+One ``inbound`` service in this process and nothing else: on SQLite and memory, and on Redis (``appendfsync always``)
+and PostgreSQL (``fsync``, ``synchronous_commit``), whose processes share the machine with it. The queue is filled before
+the clock starts. Mail is that of ``corpus.py``, in turn for 1 mailbox or for 1,000.
+
+Rates are messages announced on the bus a second. CPU is per message: the worker's, PostgreSQL's, Redis'. *Stored* is
+what the database grew by, its indexes included, for each octet of mail. Latency is from the answer to a put until a
+subscriber on the bus hears of it, at 100 a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import os
+import pstats
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import report
+from children import WORK
+from corpus import corpus
+from prometheus_client import CollectorRegistry
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater, react
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from servers import Postgres, Redis, server_folder
+
+from mailfarm.accounts import store as accounts
+from mailfarm.backends.memory import MemoryBus
+from mailfarm.backends.postgres_database import PostgresDatabase
+from mailfarm.backends.postgres_schema import migrate
+from mailfarm.backends.queue_content import Stored, Whole
+from mailfarm.backends.redis_bus import RedisBus
+from mailfarm.backends.redis_link import RedisLink
+from mailfarm.backends.redis_queue import RedisQueue
+from mailfarm.backends.sqlite_database import Database
+from mailfarm.backends.sqlite_engine import Engine
+from mailfarm.backends.sqlite_queue import Queue
+from mailfarm.config import InboundSettings
+from mailfarm.ids import Ids
+from mailfarm.mail.envelope import Envelope, Recipient
+from mailfarm.mailboxes import store
+from mailfarm.mailboxes.addresses import Domains
+from mailfarm.mailboxes.announce import account_topic
+from mailfarm.mailboxes.mailbox import NewMailbox
+from mailfarm.ports import CHUNK, Origin, Spooled, Tx
+from mailfarm.services.inbound import Inbound
+
+PUTTERS = 200
+PACE = 100
+HEAD = (
+    "store", "mail", "mailboxes", "filed/s", "worker CPU µs", "PostgreSQL CPU µs", "Redis CPU µs", "stored",
+    "p50 ms", "p99 ms",
+)  # fmt: skip
+TUNING = ("-c", "shared_buffers=512MB", "-c", "max_wal_size=4GB")
+
+
+def clock() -> int:
+    return time.time_ns() // 1000
+
+
+IDS = Ids(clock, os.urandom)
+
+
+@dataclass
+class Farm:
+    """The stores of one kind, and whose CPU counts."""
+
+    name: str
+    queue: Any
+    database: Any
+    bus: Any
+    hearing: Any
+    size: Any
+    postgres: Postgres | None = None
+    redis: Redis | None = None
+    account: str = ""
+    boxes: list[str] = field(default_factory=list)
+
+    def cpu(self) -> tuple[float, float, float]:
+        """Seconds used so far by us, by PostgreSQL and by Redis."""
+        theirs = [0.0 if each is None else tree_cpu(each.process.pid) for each in (self.postgres, self.redis)]
+        return (time.process_time(), *theirs)
+
+
+def tree_cpu(pid: int) -> float:
+    """Seconds of CPU of a process and its children, those that have ended too."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    used = sum(int(word) for word in words[11:15]) / os.sysconf("SC_CLK_TCK")
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        try:
+            words = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        used += (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    return used
+
+
+@asynccontextmanager
+async def on_sqlite(where: str | None) -> AsyncIterator[Farm]:
+    WORK.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="file-", dir=where or WORK))
+    engine = Engine(folder / "bench.sqlite", clock=clock, deliver=reactor.callFromThread)
+    bus = MemoryBus()
+
+    def size() -> int:
+        return sum(path.stat().st_size for path in folder.iterdir())
+
+    yield Farm("SQLite", Queue(engine, "inbound", IDS, clock, reactor=reactor), Database(engine), bus, bus, size)
+    await engine.close()
+    shutil.rmtree(folder)
+
+
+@asynccontextmanager
+async def on_servers(where: str | None) -> AsyncIterator[Farm]:
+    tempfile.tempdir = where  # None: the system's
+    folders = server_folder(), server_folder()
+    with Redis(folders[0]) as redis, Postgres(folders[1], *TUNING) as postgres:
+        url = postgres.new_database()
+        migrate(url)
+        database = PostgresDatabase(url, reactor)
+        await database.start()
+        links = [RedisLink(redis.url, reactor, connections=3) for _ in range(3)]
+        for link in links:
+            await link.start()
+            await link.ready(20.0)
+        queue = RedisQueue(links[0], "inbound", IDS, clock, reactor, CollectorRegistry())
+        buses = [RedisBus(link, reactor, CollectorRegistry()) for link in links[1:]]
+        for each in (queue, *buses):
+            await each.start()
+        connection = psycopg2.connect(url)
+        connection.autocommit = True
+        cursor = connection.cursor()
+
+        def size() -> int:
+            cursor.execute("select pg_database_size(current_database())")
+            return int(cursor.fetchone()[0])
+
+        yield Farm("PostgreSQL + Redis", queue, database, buses[0], buses[1], size, postgres, redis)
+        for each in (queue, *buses, *links, database):
+            await each.stop()
+        connection.close()
+    for folder in folders:
+        shutil.rmtree(folder)
+
+
+async def furnish(farm: Farm, mailboxes: int) -> None:
+    async def furnished(tx: Tx) -> None:
+        farm.account = (await accounts.ensure_account(tx, IDS, "bench")).id
+        for _ in range(mailboxes):
+            made, _ = await store.create(tx, IDS, farm.account, NewMailbox(), Domains())
+            farm.boxes.append(made.id)
+
+    farm.boxes = []
+    await farm.database.unit(furnished)
+
+
+def spooled(farm: Farm, content: bytes, box: str) -> Spooled:
+    async def load(number: int) -> bytes:
+        return content[number * CHUNK : (number + 1) * CHUNK]
+
+    return Spooled(
+        IDS.new(),
+        farm.account,
+        clock(),
+        Envelope("no-reply@shop.example", (Recipient("inbox@mailfarm.test"),)),
+        Origin("mx", "192.0.2.1", 40000, "client.example.com", "ESMTP"),
+        (box,),
+        b"Received: from client.example.com ([192.0.2.1]) by mx.mailfarm.test with ESMTP\r\n",
+        sha256(content).digest(),
+        Whole(content) if len(content) <= CHUNK else Stored(len(content), load),
+    )
+
+
+async def fill(farm: Farm, mails: Sequence[bytes], count: int) -> int:
+    """Put ``count`` messages; their octets."""
+    left = iter(range(count))
+    octets = 0
+
+    async def putter() -> None:
+        nonlocal octets
+        for number in left:
+            content = mails[number % len(mails)]
+            octets += len(content)
+            await farm.queue.put(spooled(farm, content, farm.boxes[number % len(farm.boxes)]))
+
+    await gatherResults([Deferred.fromCoroutine(putter()) for _ in range(PUTTERS)])
+    return octets
+
+
+class Counted:
+    """A bus that counts what is announced to accounts and passes everything on."""
+
+    def __init__(self, bus: Any) -> None:
+        self._bus = bus
+        self.count = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bus, name)
+
+    def publish(self, topic: str, event: Any) -> None:
+        self.count += topic.startswith("account:")
+        self._bus.publish(topic, event)
+
+
+def worker(farm: Farm, bus: Any) -> Inbound:
+    return Inbound(
+        settings=InboundSettings(batch=100, lease=60.0),
+        queue=farm.queue,
+        database=farm.database,
+        bus=bus,
+        ids=IDS,
+        clock=clock,
+        reactor=reactor,
+        registry=CollectorRegistry(),
+    )
+
+
+async def row(farm: Farm, kind: str, mailboxes: int, count: int, profile: bool) -> tuple[object, ...]:
+    """A row of the table."""
+    mails = [mail.content for mail in corpus(kind)]
+    await furnish(farm, mailboxes)
+    octets = await fill(farm, mails, count)
+    before, bus = farm.size(), Counted(farm.bus)
+    inbound = worker(farm, bus)
+    profiler = cProfile.Profile()
+    if profile:
+        profiler.enable()
+    cpu, began = farm.cpu(), time.monotonic()
+    await inbound.start()
+    while bus.count < count:
+        await deferLater(reactor, 0.005)
+    took, used = time.monotonic() - began, [now - then for now, then in zip(farm.cpu(), cpu, strict=True)]
+    if profile:
+        profiler.disable()
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(35)
+    grown = farm.size() - before
+    waits = await paced(farm, mails, min(count, 500))
+    await inbound.stop()
+    return (
+        farm.name,
+        kind if kind == "mixed" else f"{int(kind) // 1000:,} KB",
+        mailboxes,
+        count / took,
+        used[0] / count * 1e6,
+        used[1] / count * 1e6 if farm.postgres else None,
+        used[2] / count * 1e6 if farm.redis else None,
+        grown / octets if farm.postgres else None,  # the queue is in SQLite's file, too
+        waits[len(waits) // 2] * 1e3,
+        waits[len(waits) * 99 // 100] * 1e3,
+    )
+
+
+async def paced(farm: Farm, mails: Sequence[bytes], count: int) -> list[float]:
+    """Seconds from the answer to a put until it is heard that it was filed, sorted."""
+    answered: dict[int, float] = {}
+    heard: dict[int, float] = {}
+
+    def hear(event: Any) -> None:
+        heard[event.message.received_at] = time.monotonic()
+
+    subscription = await farm.hearing.subscribe(account_topic(farm.account), hear)
+
+    async def put(number: int) -> None:
+        content = mails[number % len(mails)]
+        if len(content) > 100_000:
+            content = mails[0][:4000]
+        mail = spooled(farm, content, farm.boxes[number % len(farm.boxes)])
+        await farm.queue.put(mail)
+        answered[mail.accepted_at] = time.monotonic()
+
+    putting = []
+    began = time.monotonic()
+    for number in range(count):
+        await deferLater(reactor, max(0.0, began + number / PACE - time.monotonic()))
+        putting.append(Deferred.fromCoroutine(put(number)))
+    await gatherResults(putting)
+    ends = time.monotonic() + 30
+    while len(heard) < count and time.monotonic() < ends:
+        await deferLater(reactor, 0.005)
+    subscription.stop()
+    return sorted(max(0.0, heard[at] - then) for at, then in answered.items() if at in heard)
+
+
+async def main(options: argparse.Namespace) -> None:
+    facts = report.machine()
+    cases = [("4000", 1, 20_000), ("4000", 1000, 20_000), ("mixed", 1000, 4_000), ("1000000", 1, 200)]
+    if options.quick:
+        cases = [("4000", 1, 2_000), ("4000", 1000, 2_000)]
+    rows: list[tuple[object, ...]] = []
+    for stores in (on_sqlite, on_servers):
+        if options.only and options.only not in stores.__name__:
+            continue
+        for kind, mailboxes, count in cases:
+            async with stores(options.folder) as farm:
+                rows.append(await row(farm, kind, mailboxes, count, options.profile))
+            print("  ".join(str(round(v, 2) if isinstance(v, float) else v) for v in rows[-1]), flush=True)
+    text = f"{report.about(facts)}\n\n{report.table(HEAD, rows)}"
+    form = {"machine": facts, "rows": [list(row) for row in rows], "head": HEAD}
+    if not options.only:
+        print(report.save("file", options.quick, form, text))
+    print(text)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer messages")
+    parser.add_argument(
+        "--profile", action="store_true", help="show where the worker's time goes; rates are lower then"
+    )
+    parser.add_argument("--only", default="", help="sqlite or servers; saves nothing")
+    parser.add_argument("--folder", default=None, help="where the stores are kept")
+    arguments = parser.parse_args()
+    react(lambda _: Deferred.fromCoroutine(main(arguments)))
