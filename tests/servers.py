@@ -130,8 +130,7 @@ class Redis(_Server):
 
     def ask(self, *words: str) -> str:
         """What redis-cli prints for a command."""
-        command = ["redis-cli", "-p", str(self.port), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_STARTING).stdout.strip()
+        return _asked(self.port, words)
 
     def follow(self, master: Redis) -> None:
         """Become a replica of ``master``, and return when it has everything and is told more."""
@@ -161,6 +160,10 @@ class Sentinel(_Server):
         """Start, and return when it answers PING."""
         self._run(["redis-sentinel", str(self._config)])
         self._until(lambda: _answers_ping(self.port))
+
+    def ask(self, *words: str) -> str:
+        """What redis-cli prints for a command."""
+        return _asked(self.port, words)
 
 
 class Postgres(_Server):
@@ -274,6 +277,11 @@ def _once(url: str, sql: str, params: Sequence[Any] = ()) -> None:
             cursor.execute(sql, params or None)
     finally:
         connection.close()
+
+
+def _asked(port: int, words: Sequence[str]) -> str:
+    command = ["redis-cli", "-p", str(port), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_STARTING).stdout.strip()
 
 
 def _answers_ping(port: int) -> bool:

@@ -165,6 +165,12 @@ class RedisLink:
         return all(lane.connection is not None and lane.connection.connected for lane in self._lanes)
 
     @property
+    def open_to(self) -> tuple[str, int] | None:
+        """The address of the server it is connected to, which sentinels may change."""
+        connection = self._lanes[0].connection
+        return None if connection is None else connection.address
+
+    @property
     def why(self) -> str:
         """Why it is not connected; empty when it is."""
         return "" if self.connected else (self._away or "it was not connected yet")

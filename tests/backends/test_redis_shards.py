@@ -1,0 +1,221 @@
+"""Several shards: accepting survives the loss of one, and what was put there comes when it is back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+
+import pytest
+import pytest_twisted
+from redis_house import Working, server, start
+from spooled_samples import DEADLINE, octets, soon, spooled, until
+from twisted.internet.defer import gatherResults
+
+from mailfarm.errors import LeaseLost, NotFound, QueueFull, QueueUnavailable
+from mailfarm.ports import CHUNK
+
+LONG = 60.0
+
+
+@pytest.fixture
+def two(component):
+    component("redis-server")
+    with server() as one, server() as other:
+        yield one, other
+        for redis in (one, other):
+            if redis.process is not None:
+                redis.signal(signal.SIGCONT)
+
+
+def entries(redis):
+    return int(redis.ask("hlen", "mailfarm:{inbound}:ids"))
+
+
+async def take_all(queue):
+    taken = []
+    while attempts := await queue.take(100, LONG):
+        taken += attempts
+    return taken
+
+
+@pytest_twisted.ensureDeferred
+async def test_puts_go_round(two):
+    one, other = two
+    async with Working(one.url, other.url) as queue:
+        await gatherResults([start(queue.put(spooled())) for _ in range(40)])
+        assert (entries(one), entries(other)) == (20, 20)
+        taken = await take_all(queue)
+        assert len(taken) == 40
+        await queue.done([attempt.fence for attempt in taken])
+        assert (entries(one), entries(other)) == (0, 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_accepting_survives_the_loss_of_a_shard(two):
+    """No put fails, also not those that were in flight when the shard was killed."""
+    one, other = two
+    stored = []
+    stop = []
+    working = Working(one.url, other.url)
+    async with working as queue:
+
+        async def putter(number):
+            while not stop:
+                mail = spooled(os.urandom(2 * CHUNK if number == 0 else 1000))
+                await queue.put(mail)
+                stored.append(mail.id)
+
+        putters = [start(putter(number)) for number in range(10)]
+        await until(lambda: len(stored) > 100)
+        one.kill()
+        after = len(stored)
+        await until(lambda: len(stored) > after + 100)
+        stop.append(True)
+        await soon(gatherResults(putters))
+        await queue.admit(0)
+        assert (await queue.depth()).waiting == entries(other)
+        taken = {attempt.spooled.id for attempt in await take_all(queue)}
+        assert taken < set(stored)
+        assert working.metric("mailfarm_queue_up") == 1 or await settled(working, 1)
+        one.start()
+        await until(lambda: queue.shards[0].unavailable is None)
+        again = [attempt.spooled.id for attempt in await take_all(queue)]
+        assert taken | set(again) == set(stored)
+        assert len(again) - len(set(again) - taken) <= 10, "at most what was in flight is there twice"
+
+
+async def settled(working, up):
+    await until(lambda: working.metric("mailfarm_queue_up") == up)
+    return True
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stalled_shard_costs_its_timeout_once(two):
+    one, other = two
+    async with Working(one.url, other.url, timeout=0.5) as queue:
+        one.signal(signal.SIGSTOP)
+        began = time.monotonic()
+        mails = [spooled() for _ in range(8)]
+        await gatherResults([start(queue.put(mail)) for mail in mails])
+        assert time.monotonic() - began < 5
+        await until(lambda: queue.shards[0].unavailable is not None)
+        began = time.monotonic()
+        await gatherResults([start(queue.put(spooled())) for _ in range(8)])
+        assert time.monotonic() - began < 0.4, "it is left out by now"
+        one.signal(signal.SIGCONT)
+        await until(lambda: queue.shards[0].unavailable is None)
+        # What the stalled one had read before it was left is stored there too: filing knows it by its id.
+        seen = Counter([attempt.spooled.id for attempt in await take_all(queue)])
+        assert {mail.id for mail in mails} <= set(seen)
+        assert max(seen.values()) <= 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stalled_shard_does_not_hold_up_the_workers(two):
+    one, other = two
+    async with Working(one.url, other.url) as queue:
+        for _ in range(6):
+            await queue.put(spooled())
+        one.signal(signal.SIGSTOP)
+        began = time.monotonic()
+        attempts = await queue.take(10, LONG)
+        assert len(attempts) == 3
+        assert time.monotonic() - began < 3
+        one.signal(signal.SIGCONT)
+        rest = []
+        while len(rest) < 3:  # what it had handed out late was given back, its tries too
+            rest += await soon(start(queue.take(10, LONG, DEADLINE)))
+        assert [attempt.tries for attempt in rest] == [1, 1, 1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_shard_leaves_it_to_the_others(component):
+    component("redis-server")
+    with server("--maxmemory", "3mb") as small, server() as large:
+        async with Working(small.url, large.url) as queue:
+            mails = [spooled(os.urandom(200_000)) for _ in range(20)]
+            for mail in mails:
+                await queue.admit(200_000)
+                await queue.put(mail)
+            assert entries(small) + entries(large) == 20
+            assert entries(large) > 10
+            for attempt in await take_all(queue):
+                assert len(await octets(attempt.spooled)) == 200_000
+
+
+@pytest_twisted.ensureDeferred
+async def test_when_all_are_full_it_is_full_and_when_all_are_away_it_is_away(two):
+    one, other = two
+    async with Working(one.url, other.url, max_entries=1) as queue:
+        await queue.put(spooled())
+        await queue.put(spooled())
+        for work in (queue.put(spooled()), queue.admit(0)):
+            with pytest.raises(QueueFull):
+                await work
+        one.kill()
+        await until(lambda: queue.shards[0].unavailable is not None)
+        with pytest.raises(QueueFull):
+            await queue.admit(0)
+        other.kill()
+        await until(lambda: queue.shards[1].unavailable is not None)
+        for work in (queue.put(spooled()), queue.admit(0), queue.depth(), queue.take(1, LONG), queue.inspect("aside")):
+            with pytest.raises(QueueUnavailable):
+                await work
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_operator_finds_an_entry_wherever_it_is(two):
+    one, other = two
+    async with Working(one.url, other.url, max_tries=1) as queue:
+        mails = [spooled() for _ in range(4)]
+        for mail in mails:
+            await queue.put(mail)
+        for attempt in await queue.take(4, LONG):
+            await queue.fail(attempt.fence, "no")
+        assert [entry.id for entry in await queue.inspect("aside")] == [mail.id for mail in mails]
+        assert [entry.id for entry in await queue.inspect("aside", 3)] == [mail.id for mail in mails[:3]]
+        for mail in mails:
+            assert (await queue.read(mail.id)).id == mail.id
+        await queue.drop(mails[0].id)
+        await queue.drop(mails[1].id)
+        await queue.requeue(mails[2].id)
+        one.kill()
+        await until(lambda: queue.shards[0].unavailable is not None)
+        for work in (queue.read(mails[2].id), queue.drop(mails[2].id), queue.read(mails[0].id)):
+            with pytest.raises(QueueUnavailable):  # it may be there
+                await work
+        assert (await queue.read(mails[3].id)).id == mails[3].id
+        one.start()
+        await until(lambda: queue.shards[0].unavailable is None)
+        with pytest.raises(NotFound):
+            await queue.read(mails[0].id)
+
+
+@pytest.mark.parametrize("fence", ["", "~", "0~", "7~1.x", "-1~1.x", "1.x", "²~1.x"])
+@pytest_twisted.ensureDeferred
+async def test_a_fence_of_no_shard(two, fence):
+    one, other = two
+    async with Working(one.url, other.url) as queue:
+        with pytest.raises(LeaseLost):
+            await queue.extend(fence, LONG)
+        await queue.done([fence])
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_shard_is_a_queue_too(two):
+    from mailfarm.backends.redis_shards import ShardedQueue
+
+    one, _ = two
+    working = Working(one.url)
+    working.queue = ShardedQueue(working.shards)
+    async with working as queue:
+        mail = spooled()
+        await queue.admit(0)
+        await queue.put(mail)
+        (attempt,) = await queue.take(1, LONG)
+        assert attempt.spooled.id == mail.id
+        await queue.done([attempt.fence])
+    with pytest.raises(ValueError, match="no shards"):
+        ShardedQueue([])
