@@ -47,6 +47,7 @@ _CLOCK = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint"
 _UNIT = "BEGIN ISOLATION LEVEL REPEATABLE READ; "
 _LOCKING = "BEGIN ISOLATION LEVEL READ COMMITTED; "
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
+_END = "ROLLBACK"  # also of reads, which have nothing to keep
 
 MOST_TRIES = 30
 """How often a unit is run on conflicts; with ``patience`` it ends earlier."""
@@ -214,7 +215,6 @@ class PostgresDatabase:
     async def _once(self, work: Callable[[Tx], Awaitable[T]], begin: str) -> T:
         link = await self.pool.take()
         tx = Tx(link, begin)
-        end = "ROLLBACK"
         try:
             tx.now = await self._clock(link)
             try:
@@ -225,22 +225,23 @@ class PostgresDatabase:
                     raise tx.problem  # whatever work made of it
             if tx.problem is not None:
                 raise tx.problem
-            if tx.begun and begin == _READ:
-                end = "COMMIT"
-            elif tx.begun:
+            if tx.begun and begin != _READ:
                 await self._commit(link)
                 tx.begun = False
             return result
         finally:
-            if tx.begun and not link.why:
+            link.unfinished = tx.begun
+            if link.unfinished and not link.why and not self.pool.waiting:
                 # the answer tells nothing that anyone waits for
-                Deferred.fromCoroutine(self._leave(link, end)).addErrback(_trouble)
+                Deferred.fromCoroutine(self._leave(link)).addErrback(_trouble)
             else:
-                self.pool.give(link)
+                self.pool.give(link)  # who takes it next begins with the end of this
 
     async def _clock(self, link: Link) -> int:
         try:
-            now: int = (await link.ask(_CLOCK, within=self._prompt)).fetchone()[0]
+            question = f"{_END}; {_CLOCK}" if link.unfinished else _CLOCK
+            link.unfinished = False
+            now: int = (await link.ask(question, within=self._prompt)).fetchone()[0]
         except Again:
             self.pool.suspect()
             raise
@@ -261,9 +262,10 @@ class PostgresDatabase:
             if "replica" in said:
                 raise DatabaseUnavailable(f"whether it was stored safely is not known: {said}")
 
-    async def _leave(self, link: Link, sql: str) -> None:
+    async def _leave(self, link: Link) -> None:
         try:
-            await link.ask(sql)
+            await link.ask(_END)
+            link.unfinished = False
         except (DatabaseUnavailable, psycopg2.Error):
             pass  # nothing was to be kept, and the pool forgets a connection that is not at rest
         finally:

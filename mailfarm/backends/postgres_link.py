@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg2
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR, TRANSACTION_STATUS_INTRANS
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.logger import Logger
@@ -62,6 +62,8 @@ class Link(txpostgres.Connection):
         self.why = ""
         """Why it has ended; empty while it is good."""
         self.idle_since = 0.0
+        self.unfinished = False
+        """Whether a transaction is open that nobody wants any more: the next question begins with its end."""
 
     async def open(self, way: dict[str, str], within: float) -> None:
         """Connect and set up. Raises DatabaseUnavailable, SchemaMismatch."""
@@ -139,8 +141,12 @@ class Link(txpostgres.Connection):
 
     @property
     def resting(self) -> bool:
-        """Whether no transaction is open, as far as the server has said."""
-        return not self.why and not self.closed and self.get_transaction_status() == TRANSACTION_STATUS_IDLE
+        """Whether it can be used: nothing is under way, and no transaction is open unless it is ``unfinished``."""
+        if self.why or self.closed:
+            return False
+        status = self.get_transaction_status()
+        left_open = (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR)
+        return status == TRANSACTION_STATUS_IDLE or (self.unfinished and status in left_open)
 
     def end(self, why: str = "it was closed") -> None:
         """Close. What waits for an answer fails. Idempotent."""

@@ -137,7 +137,7 @@ async def test_a_server_that_stalls_is_given_up_in_time_and_taken_back(own, url,
 @pytest_twisted.ensureDeferred
 async def test_connections_that_died_while_they_rested_cost_nobody_anything(own, url, made):
     database = made(url, pool=4)
-    await gatherResults([start(database.read(statement("select pg_sleep(0.05)"))) for _ in range(4)])
+    await gatherResults([start(database.read(statement("select pg_sleep(0.7)"))) for _ in range(4)])
     await until(lambda: database.pool.idle == 4)
     with psycopg2.connect(own.dsn("postgres")) as other, other.cursor() as cursor:
         cursor.execute(

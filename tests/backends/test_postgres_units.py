@@ -249,7 +249,7 @@ async def test_the_databases_clock_is_the_one_that_counts(postgres_database, mad
 async def test_connections_without_work_are_closed_all_but_one(postgres_database, made):
     database = made(postgres_database, pool=4)
     database.pool._idle_time = 0.2
-    await gatherResults([start(database.read(statement("select pg_sleep(0.05)"))) for _ in range(4)])
+    await gatherResults([start(database.read(statement("select pg_sleep(0.7)"))) for _ in range(4)])
     await until(lambda: database.pool.idle == 4)
     await until(lambda: database.pool.idle == 1)
 
