@@ -4,8 +4,8 @@
     .venv/bin/python bench/file.py [--quick] [--profile] [--folder /where/the/disk/is]
 
 One ``inbound`` service in this process and nothing else: on SQLite and memory, and on Redis (``appendfsync always``)
-and PostgreSQL (``fsync``, ``synchronous_commit``), whose processes share the machine with it. The queue is filled before
-the clock starts. Mail is that of ``corpus.py``, in turn for 1 mailbox or for 1,000.
+and PostgreSQL (``fsync``, ``synchronous_commit``), whose processes share the machine with it. The queue is filled
+before the clock starts. Mail is that of ``corpus.py``, in turn for 1 mailbox or for 1,000.
 
 Rates are messages announced on the bus a second. CPU is per message: the worker's, PostgreSQL's, Redis'. *Stored* is
 what the database grew by, its indexes included, for each octet of mail. Latency is from the answer to a put until a
