@@ -17,12 +17,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from textwrap import wrap
 
 from . import __version__
 from .config import ALL, Settings, load
 from .errors import ConfigurationError
 
 SERVICES = ALL
+TAB = "    "
 
 CLIENT_SETTINGS = (
     ("MAILFARM_URL=http://127.0.0.1:8025", "the mailfarm to talk to"),
@@ -189,10 +191,14 @@ def _topics() -> list[str]:
 def _settings_text() -> str:
     from .config import variables
 
-    lines = ["Each may also be given as NAME_FILE, a file that holds the value.", ""]
+    lines = ["Each may also be given as NAME_FILE, a file that holds the value: do so with passwords and tokens."]
+    group = ""
     for variable in variables():
+        if variable.group != group:
+            group = variable.group
+            lines += ["", "ALL SERVICES" if group == "farm" else f"{group} - {_one_job(group)}", ""]
         default = variable.default or ("(none)" if not variable.secret else "(none; a secret)")
-        lines += [f"{variable.name}={default}", f"    {variable.help}"]
+        lines += [f"{variable.name}={default}", *wrap(variable.help, 110, initial_indent=TAB, subsequent_indent=TAB)]
     lines += ["", "The SDK and the commands send, wait, list and show read:", ""]
     for name, meaning in CLIENT_SETTINGS:
         lines += [name, f"    {meaning}"]

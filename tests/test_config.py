@@ -1,8 +1,10 @@
 """Settings: every mistake at once, each saying what to change."""
 
+from collections.abc import Sequence
+
 import pytest
 
-from mailfarm.config import Address, load, variables
+from mailfarm.config import ALL, Address, load, variables
 from mailfarm.errors import ConfigurationError
 
 
@@ -10,9 +12,9 @@ def no_file(path: str) -> str:
     raise FileNotFoundError(2, "No such file or directory", path)
 
 
-def mistakes(environ: dict[str, str]) -> list[str]:
+def mistakes(environ: dict[str, str], services: Sequence[str] = ALL) -> list[str]:
     with pytest.raises(ConfigurationError) as caught:
-        load(environ, no_file)
+        load(environ, no_file, services)
     return list(caught.value.mistakes)
 
 
@@ -109,3 +111,116 @@ def test_values_that_do_nothing_or_harm_are_refused(name: str, value: str) -> No
 def test_every_variable_says_what_it_does() -> None:
     for variable in variables():
         assert variable.help, variable.name
+
+
+CLUSTER = {
+    "MAILFARM_DATABASE_URL": "postgresql://mailfarm@db:5432/mailfarm",
+    "MAILFARM_QUEUE_URL": "redis://queue-1:6379, redis://queue-2:6379",
+    "MAILFARM_CACHE_URL": "redis://cache:6379/1",
+}
+TLS = {"MAILFARM_CERTIFICATE": "/run/secrets/certificate", "MAILFARM_KEY": "/run/secrets/key"}
+OPEN = {"MAILFARM_API_AUTH": "token", "MAILFARM_API_FIRST_TOKEN": "x" * 32}
+
+
+@pytest.mark.parametrize("word", ["mx", "submission", "inbound", "sweep", "api", "live"])
+def test_a_service_by_itself_takes_what_a_stack_would_set(word: str) -> None:
+    listen = {
+        "MAILFARM_MX_LISTEN": "[::]:1125",
+        "MAILFARM_SUBMISSION_CAPTURE": "off",
+        "MAILFARM_SUBMISSION_STARTTLS": "[::]:1587",
+        "MAILFARM_SUBMISSION_TLS": "[::]:1465",
+        "MAILFARM_API_LISTEN": "[::]:8025",
+        "MAILFARM_LIVE_LISTEN": "[::]:8026",
+        "MAILFARM_STATUS_LISTEN": "[::]:8080",
+    }
+    settings = load(CLUSTER | TLS | OPEN | listen, no_file, (word,))
+    assert settings.farm.queue_url == ("redis://queue-1:6379", "redis://queue-2:6379")
+    assert settings.farm.account == "main"
+
+
+def test_a_service_by_itself_says_all_it_lacks() -> None:
+    found = mistakes({}, ("mx",))
+    assert found == [
+        "MAILFARM_QUEUE_URL, MAILFARM_CACHE_URL, MAILFARM_DATABASE_URL: mx by itself needs a queue, a cache and a "
+        "database shared with the other services; set them, or run everything in one process: mailfarm dev",
+        "MAILFARM_MX_STARTTLS: this needs a certificate; set MAILFARM_CERTIFICATE and MAILFARM_KEY, or "
+        "MAILFARM_MX_STARTTLS=no",
+    ]
+    assert [m for m in mistakes({}, ("sweep",)) if "MAILFARM_CACHE_URL, MAILFARM_DATABASE_URL: sweep" in m]
+    assert mistakes(CLUSTER, ("live",)) == ["MAILFARM_LIVE_LISTEN: live by itself does nothing but listen; say where"]
+
+
+def test_the_first_token_is_asked_of_the_api_alone() -> None:
+    token = {"MAILFARM_API_AUTH": "token", "MAILFARM_LIVE_LISTEN": "[::]:8026"}
+    assert load(CLUSTER | token, no_file, ("live",)).api.auth == "token"
+    assert any(m.startswith("MAILFARM_API_FIRST_TOKEN") for m in mistakes(CLUSTER | token, ("api",)))
+    # the mail ports show nothing to who is not signed in
+    load(CLUSTER | TLS | {"MAILFARM_MX_LISTEN": "[::]:25"}, no_file, ("mx",))
+    assert any("nobody has to sign in" in m for m in mistakes(CLUSTER | {"MAILFARM_LIVE_LISTEN": ":8026"}, ("live",)))
+
+
+@pytest.mark.parametrize(
+    ("environ", "mistake"),
+    [
+        ({"MAILFARM_QUEUE_URL": "redis://q"}, "MAILFARM_QUEUE_URL: without MAILFARM_DATABASE_URL"),
+        ({"MAILFARM_CACHE_URL": "redis://c"}, "MAILFARM_CACHE_URL: without MAILFARM_DATABASE_URL"),
+        ({"MAILFARM_QUEUE_PASSWORD": "hunter2"}, "MAILFARM_QUEUE_PASSWORD: it does nothing"),
+        ({"MAILFARM_REDIS_CA": "/ca.pem"}, "MAILFARM_REDIS_CA: it does nothing"),
+        (
+            {"MAILFARM_DATABASE_URL": "postgresql://u:hunter2@db/m", "MAILFARM_DATABASE_PASSWORD": "hunter2"},
+            "MAILFARM_DATABASE_PASSWORD: there is a password in MAILFARM_DATABASE_URL too",
+        ),
+    ],
+)
+def test_stores_that_contradict_each_other(environ: dict[str, str], mistake: str) -> None:
+    (found,) = mistakes(environ)
+    assert found.startswith(mistake)
+    assert "hunter2" not in found
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("MAILFARM_DATABASE_URL", "mysql://db/mailfarm"),
+        ("MAILFARM_DATABASE_URL", "postgresql://db"),
+        ("MAILFARM_DATABASE_URL", "postgresql://db:hunter2/mailfarm"),
+        ("MAILFARM_DATABASE_URL", "postgresql://u:hunter2@db:port/mailfarm"),
+        ("MAILFARM_DATABASE_URL", "redis://:hunter2@db"),
+        ("MAILFARM_QUEUE_URL", "queue:6379"),
+        ("MAILFARM_QUEUE_URL", "redis://u:hunter2@queue:99999"),
+        ("MAILFARM_QUEUE_URL", "redis://u:hunter2"),
+        ("MAILFARM_QUEUE_URL", "redis://u:hunter2/hunter2@queue"),
+        ("MAILFARM_QUEUE_URL", "redis://u:hunter2 hunter2@queue"),
+        ("MAILFARM_QUEUE_URL", "redis://:hunter2[@queue"),
+        ("MAILFARM_QUEUE_URL", "redis://queue/x"),
+        ("MAILFARM_QUEUE_URL", "redis://h1;h2"),
+        ("MAILFARM_QUEUE_URL", "redis+sentinel://h1:26379;h2:26379"),
+        ("MAILFARM_QUEUE_URL", "redis://queue redis://queue"),
+        ("MAILFARM_CACHE_URL", "redis://one redis://:hunter2@two"),
+        ("MAILFARM_CACHE_URL", "redis://:hunter2@cache?db=1"),
+    ],
+)
+def test_a_wrong_url_is_refused_and_its_password_not_shown(name: str, url: str) -> None:
+    found = [m for m in mistakes({name: url}) if " will not do: " in m]
+    assert len(found) == 1
+    assert found[0].startswith(f"{name}: ")
+    assert "hunter2" not in found[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("MAILFARM_DATABASE_URL", "postgresql://mailfarm:hunter2@db.example:5432/mailfarm?sslmode=verify-full"),
+        ("MAILFARM_DATABASE_URL", "postgresql://one:5432,two:5432/mailfarm"),
+        ("MAILFARM_DATABASE_URL", "postgresql:///mailfarm"),
+        ("MAILFARM_QUEUE_URL", "rediss://mailfarm:hunter2@[2001:db8::1]:6379/2"),
+        ("MAILFARM_QUEUE_URL", "redis+sentinel://h1:26379;h2:26379/mail redis+sentinel://:hunter2@h3/mail/1"),
+        ("MAILFARM_CACHE_URL", "redis://cache"),
+    ],
+)
+def test_a_right_url_is_kept_out_of_repr(name: str, url: str) -> None:
+    settings = load(
+        {name: url, **({} if "DATABASE" in name else {"MAILFARM_DATABASE_URL": "postgresql://d/m"})}, no_file
+    )
+    assert url.split()[0] in (settings.farm.database_url, settings.farm.cache_url, *settings.farm.queue_url)
+    assert "hunter2" not in repr(settings)

@@ -290,7 +290,7 @@ def test_every_event_is_in_the_glossary() -> None:
 
 
 def test_the_documents_help_shows_are_there(capsys: pytest.CaptureFixture[str]) -> None:
-    for topic in ("glossary", "flow", "lifecycle"):
+    for topic in ("glossary", "flow", "lifecycle", "process"):
         assert cli.main(["help", topic]) == 0
         assert len(capsys.readouterr().out) > 500
 

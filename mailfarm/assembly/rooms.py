@@ -150,6 +150,9 @@ class Rooms:
             "registry": self.registry,
             "account": None if api.auth == "token" else self.default.account,
             "hosts": api.hosts,
+            "limiter": self.stores.limiter,
+            "limits": self.limits,
+            "forwarded_from": api.forwarded_from,
         }
 
 

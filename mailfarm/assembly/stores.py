@@ -56,6 +56,7 @@ class Stores:
     ) -> None:
         farm = settings.farm
         self._farm = farm
+        self._services = "dev" if len(services) > 1 else next(iter(services))
         self._ids = ids
         self._reactor = reactor
         self._registry = registry
@@ -147,7 +148,11 @@ class Stores:
         from mailfarm.backends.postgres_database import PostgresDatabase
 
         self.database = self._postgres = PostgresDatabase(
-            self._farm.database_url, self._reactor, password=self._farm.database_password, registry=self._registry
+            self._farm.database_url,
+            self._reactor,
+            password=self._farm.database_password,
+            registry=self._registry,
+            name=f"mailfarm {self._services}",
         )
         self.checks["database"] = self._database_answers
         self.steps.append(Step("database", self._postgres.start, self._postgres.stop))

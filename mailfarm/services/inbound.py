@@ -19,6 +19,8 @@ DESCRIPTION
     more but filed as it is, with a finding that says so. After the queue's tries it is set aside: kept, listed, out of
     the others' way. While the database does not answer nothing is set aside: the same batch is tried until it does.
 
+    By itself it needs the queue, the cache and the database: see mailfarm help process.
+
     On SIGTERM: nothing new is taken, batches under way are finished.
 
 SETTINGS
@@ -26,6 +28,8 @@ SETTINGS
     MAILFARM_INBOUND_LEASE   seconds until another worker may take an entry; extended while work goes on
 
 DIAGNOSTICS
+    waiting for the database: ..., waiting for the queue: ...
+                             at the start, every five seconds until it has answered; the line has the reason
     message ...: it could not be filed
                              the line has the reason; the message is tried again, then set aside
     the database did not take a batch

@@ -19,6 +19,8 @@ DESCRIPTION
 
     A mailbox takes no mail and is not found from the moment it ends, whether it is swept yet or not.
 
+    By itself it needs the cache and the database: see mailfarm help process.
+
 SETTINGS
     MAILFARM_SWEEP_INTERVAL   seconds between two passes
 

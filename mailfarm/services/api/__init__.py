@@ -27,6 +27,8 @@ DESCRIPTION
 
     A wait is a request that is answered late; how many waits and event streams may be open at once has a cap.
 
+    By itself it needs the cache and the database: see mailfarm help process.
+
 SETTINGS
     MAILFARM_API_LISTEN       where to serve HTTP
     MAILFARM_API_HOSTS        names besides localhost by which browsers and clients may reach it

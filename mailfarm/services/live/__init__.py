@@ -57,6 +57,8 @@ DESCRIPTION
     Close codes: 1001 the service stops; 1009 a message is too large; 4008 too slow: connect again and go on after the
     last `seq` you had; 4401 the token is missing, unknown or has ended; 4429 too much at once.
 
+    By itself it needs the cache and the database: see mailfarm help process.
+
 SETTINGS
     MAILFARM_LIVE_LISTEN           where to serve, or off: then the API does, if it runs in the same process
     MAILFARM_LIVE_MAX_CONNECTIONS  open WebSockets; above it 503

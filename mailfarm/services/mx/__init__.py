@@ -31,7 +31,10 @@ DESCRIPTION
     confirmed, never earlier. What is refused is told to the account whose address it is ("refusals"), sampled; what
     names no address of ours, to the account of the transaction's other recipients, if there is one.
 
-    On SIGTERM: the port is closed, idle sessions hear 421 4.3.2, running transactions finish within MAILFARM_GRACE.
+    By itself it needs the queue, the cache and the database: see mailfarm help process.
+
+    On SIGTERM: /healthz says 503, and what comes within MAILFARM_LINGER is still taken. Then the port is closed, idle
+    sessions hear 421 4.3.2, running transactions finish within MAILFARM_GRACE.
     On SIGHUP: the certificate is read again, for new connections.
 
 SETTINGS
@@ -42,13 +45,15 @@ SETTINGS
     MAILFARM_MX_MAX_CONNECTIONS  open sessions; above it 421 4.3.2
     MAILFARM_MX_MAX_RECIPIENTS   recipients a transaction; past it 452 4.5.3
     MAILFARM_HOSTNAME, MAILFARM_DOMAINS, MAILFARM_MAX_SIZE, MAILFARM_CERTIFICATE, MAILFARM_KEY, MAILFARM_GRACE,
-    MAILFARM_LIMITS
+    MAILFARM_LIMITS, MAILFARM_LINGER
 
     A client (an IPv4 address, an IPv6 /64) may begin 600 connections a minute and have 500 sessions at once; then
     421 4.7.0. Loopback is not counted. MAILFARM_LIMITS changes this, and limits messages: see mailfarm help limits.
     The hundredth unknown recipient ends a session with 421 4.7.0.
 
 DIAGNOSTICS
+    waiting for the database: ..., waiting for the queue: ...
+                                 at the start, every five seconds until it has answered; the line has the reason
     cannot listen on ...         the port is in use or not ours to take; the line names the setting
     mail is refused before its content, message ... found no room
                                  the disk is at its reserve or the queue at its cap: make room, or look why inbound is

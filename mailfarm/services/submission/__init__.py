@@ -34,7 +34,10 @@ DESCRIPTION
 
     Before content the queue is asked for room (452 4.3.1); 250 is said when the queue has confirmed, never earlier.
 
-    On SIGTERM: the ports are closed, idle sessions hear 421 4.3.2, running transactions finish within MAILFARM_GRACE.
+    By itself it needs the queue, the cache and the database: see mailfarm help process.
+
+    On SIGTERM: /healthz says 503, and what comes within MAILFARM_LINGER is still taken. Then the ports are closed, idle
+    sessions hear 421 4.3.2, running transactions finish within MAILFARM_GRACE.
     On SIGHUP: the certificate is read again, for new connections.
 
 SETTINGS
@@ -47,13 +50,16 @@ SETTINGS
     MAILFARM_SUBMISSION_PROXY_V1          also understand version 1 of it
     MAILFARM_SUBMISSION_MAX_CONNECTIONS   open sessions of each port; above it 421 4.3.2
     MAILFARM_SUBMISSION_MAX_RECIPIENTS    recipients a transaction; past it 452 4.5.3
-    MAILFARM_HOSTNAME, MAILFARM_MAX_SIZE, MAILFARM_CERTIFICATE, MAILFARM_KEY, MAILFARM_GRACE, MAILFARM_LIMITS
+    MAILFARM_HOSTNAME, MAILFARM_MAX_SIZE, MAILFARM_CERTIFICATE, MAILFARM_KEY, MAILFARM_GRACE, MAILFARM_LIMITS,
+    MAILFARM_LINGER
 
     A client (an IPv4 address, an IPv6 /64) may begin 600 connections a minute and have 500 sessions at once; then
     421 4.7.0. Loopback is not counted. MAILFARM_LIMITS changes this, and limits messages, by client, credential,
     mailbox and account, with 450 or 451 4.7.1: see mailfarm help limits.
 
 DIAGNOSTICS
+    waiting for the database: ..., waiting for the queue: ...
+                                 at the start, every five seconds until it has answered; the line has the reason
     cannot listen on ...         the port is in use or not ours to take; the line names the setting
     mail is refused before its content, message ... found no room
                                  the disk is at its reserve or the queue at its cap: make room, or look why inbound is
