@@ -114,7 +114,7 @@ def wait(watch: Watch, *, only: str = "", without: str = "") -> int:
             return 0
         if failed:
             break
-        time.sleep(0.5)
+        time.sleep(1)
     explain(watch, failed, why or f"not after {watch.timeout:.0f} s")
     return 1
 
