@@ -78,7 +78,7 @@ class Deployment(Services):
 
     def build(self, tag: str, *lines: str) -> str:
         """Another version of mailfarm's image on each machine: the same, with these lines of a Dockerfile; its name."""
-        name = f"mailfarm:{tag}"
+        name = f"mailfarm:{tag}-{time.time_ns() // 1_000_000:x}"  # the same name again would roll nothing
         self.lab.everywhere("build", "-q", "-t", name, "-", given="\n".join([f"FROM {self.image()}", *lines]) + "\n")
         return name
 

@@ -114,7 +114,9 @@ def check(
 
     def fetch(message: str) -> tuple[str, tuple[str, str]]:
         raw = read(message)
-        start = raw.index(b"X-Ledger: ")
+        start = raw.find(b"X-Ledger: ")
+        if start < 0:
+            return message, ("", "")  # somebody else's mail
         name = raw[start : raw.index(b"\r\n", start)].partition(b": ")[2].decode()
         return message, (name, hashlib.sha256(raw[start:]).hexdigest())
 

@@ -50,13 +50,14 @@ for address in sorted({info[4][0] for info in socket.getaddrinfo(server, 1125, t
 @pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])
 def test_a_proxy_header_from_a_client_is_refused(stack: Deployment, header: bytes) -> None:
     for number in (1, 3):
-        with stack.smtp(MX, number) as smtp:
-            smtp.send(header)
-            try:
-                code, _ = smtp.getreply()
-            except OSError:
-                continue  # hung up on: refused as well
-            assert code >= 500
+        smtp = stack.smtp(MX, number)
+        smtp.send(header)
+        try:
+            assert smtp.getreply()[0] >= 500
+        except OSError:
+            continue  # hung up on: refused as well
+        finally:
+            smtp.close()
 
 
 @pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])
@@ -72,7 +73,7 @@ def test_a_proxy_header_from_a_container_on_another_network_is_refused(stack: De
             assert banner.startswith("220") or banner == "", talk
             assert answer.startswith("5") or answer == "closed" or not answer, talk
         for mail in inbox.messages():
-            assert mail.detail.origin.client != CLAIMED
+            assert mail.detail.origin["client"] != CLAIMED
 
 
 def test_replicas_share_the_load(stack: Deployment, table: Table) -> None:
@@ -109,7 +110,7 @@ def test_limits_count_a_client_across_replicas_and_machines(stack: Deployment, t
     stack.tell(table.fact(f"900 connects of one client in {took:.1f} s (600 a minute allowed)", f"{let_in} let in"))
     assert let_in + len(refused) == len(said), [text for text in said if not text.startswith(("220", "421"))][:5]
     assert 595 <= let_in <= 605 + 10 * took
-    assert all(re.match(r"421 4\\.7\\.0 .*\d+ s", text) for text in refused), refused[:3]
+    assert all(re.match(r"421 4\.7\.0 .*\d+ s\b", text) for text in refused), refused[:3]
     assert banner(stack.addresses[0], other).startswith("220")
     assert stack.lab.far.call(banner, stack.addresses[0]).startswith("220")
     assert banner(stack.addresses[1], greedy).startswith("421")

@@ -83,7 +83,7 @@ def real_addresses(stack: Deployment, inbox: Inbox) -> None:
             for client in (stack.lab.near, stack.lab.far):
                 client.call(send_one, stack, inbox.address, six, number, f"from {client.network} {six} {number}")
                 mail = inbox.wait_for(subject=f"from {client.network} {six} {number}", timeout=20)
-                assert mail.detail.origin.client in (client.v6 if six else client.v4[:1]), (six, number)
+                assert mail.detail.origin["client"] in (client.v6 if six else client.v4[:1]), (six, number)
 
 
 def send_one(stack: Deployment, to: str, six: bool, number: int, subject: str) -> None:
