@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -58,16 +58,16 @@ NOWHERE: Final = Leads(None, False)
 async def look(tx: Tx, wanted: Sequence[Wanted], default: DefaultMailbox) -> dict[Wanted, Leads]:
     """Where each leads, by the database's clock. Nowhere for a ``ByAddress`` of the default mailbox's account means
     that this has to be made: ``ensure_default``."""
+    addresses = [each.address for each in wanted if isinstance(each, ByAddress)]
+    mailboxes = await store.by_addresses(tx, [*addresses, default.address]) if addresses else {}
     found: dict[Wanted, Leads] = {}
-    inbox: Mailbox | None = None
     for each in wanted:
         if isinstance(each, ById):
             found[each] = await _by_id(tx, each)
             continue
-        found[each] = await _by_address(tx, each.account, each.address)
+        found[each] = _by_address(mailboxes, each.account, each.address, tx.now)
         if found[each].mailbox is None and each.account == default.account:
-            inbox = inbox or (await _by_address(tx, default.account, default.address)).mailbox
-            found[each] = Leads(inbox, False)
+            found[each] = Leads(_by_address(mailboxes, default.account, default.address, tx.now).mailbox, False)
     return found
 
 
@@ -82,10 +82,10 @@ async def ensure_default(database: Database, bus: Bus, ids: Ids, default: Defaul
     return mailbox
 
 
-async def _by_address(tx: Tx, account: str, address: str) -> Leads:
-    mailbox = await store.by_address(tx, address)
+def _by_address(mailboxes: Mapping[str, Mailbox | None], account: str, address: str, now: int) -> Leads:
+    mailbox = mailboxes[address]
     # another account's mailbox is as good as none
-    if mailbox is None or mailbox.account != account or not mailbox.live(tx.now):
+    if mailbox is None or mailbox.account != account or not mailbox.live(now):
         return NOWHERE
     return Leads(mailbox, key_of(mailbox.address) == key_of(address))
 

@@ -95,15 +95,30 @@ async def find(tx: Tx, account: str, id: str) -> Mailbox:
 async def by_address(tx: Tx, address: str) -> Mailbox | None:
     """The mailbox mail for ``address`` leads to, of any account: the one with that very address, else the one without
     the +tag. Also one that does not live yet or any more: ask ``Mailbox.live``."""
+    return (await by_addresses(tx, [address]))[address]
+
+
+async def by_addresses(tx: Tx, addresses_: Sequence[str]) -> dict[str, Mailbox | None]:
+    """The same for some hundred addresses at once, with one query."""
+    wanted = {address: _keys(address) for address in addresses_}
+    keys = list(dict.fromkeys(key for some in wanted.values() for key in some))
+    marks = ", ".join("?" * len(keys))
+    rows = (
+        await tx.rows(f"select address_key, {_COLUMNS} from mailbox where address_key in ({marks})", keys)
+        if keys
+        else ()
+    )
+    found = {row[0]: Mailbox(*row[1:]) for row in rows}
+    return {address: next((found[key] for key in some if key in found), None) for address, some in wanted.items()}
+
+
+def _keys(address: str) -> tuple[str, ...]:
+    """Under which keys an address may be found, the best first."""
     try:
-        wanted = Address.parse(address)
+        parsed = Address.parse(address)
     except ValueError:
-        return None
-    row = await tx.row(f"select {_COLUMNS} from mailbox where address_key = ?", (wanted.key,))
-    plain = wanted.without_tag
-    if row is None and plain.key != wanted.key:
-        row = await tx.row(f"select {_COLUMNS} from mailbox where address_key = ?", (plain.key,))
-    return None if row is None else Mailbox(*row)
+        return ()
+    return tuple(dict.fromkeys((parsed.key, parsed.without_tag.key)))
 
 
 async def list_(

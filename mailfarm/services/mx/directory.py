@@ -65,7 +65,8 @@ class Directory:
 
     async def _look(self, addresses: Sequence[str]) -> Mapping[str, Found[Led]]:
         async def look(tx: Tx) -> dict[str, Found[Led]]:
-            return {address: _found(address, await store.by_address(tx, address), tx.now) for address in addresses}
+            mailboxes = await store.by_addresses(tx, addresses)
+            return {address: _found(address, mailboxes[address], tx.now) for address in addresses}
 
         found = await self._database.read(look)
         for address, each in found.items():
