@@ -35,7 +35,7 @@ from wires import NODES4, NODES6, Client, Switch
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / ".make" / "lab.lock"
-NEAR = [f"203.0.113.{host}/24" for host in range(7, 107)]
+NEAR = [f"203.0.113.{host}/24" for host in range(7, 117)]
 FAR = ["192.88.99.7/24"]
 
 

@@ -96,7 +96,7 @@ def sessions_of(metrics: dict[str, float]) -> float:
 
 def test_limits_count_a_client_across_replicas_and_machines(stack: Deployment, table: Table) -> None:
     """600 connections a minute is for the client, not for each replica: two would let 1,200 through."""
-    greedy, other = stack.lab.near.v4[90], stack.lab.near.v4[91]
+    greedy, other = stack.lab.near.v4[105], stack.lab.near.v4[106]
     numbers, began = count(), time.monotonic()
 
     def connect(_: int) -> str:
