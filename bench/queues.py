@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How much mail a second the queue takes and gives: on Redis with ``appendfsync always``, 1 and 2 shards, and on SQLite.
+"""How much mail a second the queue takes and gives: on Redis that syncs always, 1 and 2 shards, and on SQLite.
 
     .venv/bin/python bench/queues.py [--quick] [--folder /where/the/disk/is]
 

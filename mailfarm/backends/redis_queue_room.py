@@ -46,7 +46,7 @@ class ServerCheck:
     async def look(self, place: Connection | RedisLink) -> None:
         """Ask on a connection or a link. Raises RedisAway; what an ACL forbids is passed over, and logged once."""
         ask = place.send if isinstance(place, Connection) else place.command
-        names = [*_WANTED, b"min-replicas-to-write"]
+        names = [*_WANTED, b"min-replicas-to-write", b"maxmemory"]
         unasked = ""
         config: dict[bytes, bytes] = {}
         try:
@@ -66,6 +66,8 @@ class ServerCheck:
         advice = ""
         if self._replicated and config.get(b"min-replicas-to-write", b"1") == b"0":
             advice = "min-replicas-to-write is 0: a master that was cut off takes mail it cannot confirm; set it to 1"
+        elif config.get(b"maxmemory") == b"0":
+            advice = "maxmemory is not set: a full queue is noticed by the kernel, which ends it; set it"
         elif unasked:
             advice = f"whether it keeps what it is given could not be checked ({unasked})"
         self._say(self.complaint or advice)
@@ -79,7 +81,7 @@ class ServerCheck:
         elif text:
             _log.warn("{name}: {text}", name=self._name, text=text)
         else:
-            _log.info("{name}: is set up to keep mail now", name=self._name)
+            _log.info("{name}: it is set up to keep mail now", name=self._name)
 
 
 class RedisRoom:
