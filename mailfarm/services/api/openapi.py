@@ -244,7 +244,9 @@ _REFUSES_SOCKET = (
     "foreign-origin",
     "wrong-host",
     "upgrade-required",
+    "too-many-requests",
     "too-many-connections",
+    "unavailable",
     "stopping",
 )
 _WEBSOCKET = {
