@@ -26,7 +26,7 @@ from mailfarm.backends.sqlite_engine import Engine
 from mailfarm.backends.sqlite_queue import Queue
 from mailfarm.ids import Ids
 from mailfarm.mail.envelope import Envelope, Recipient
-from mailfarm.ports import Attempt, Origin, Spooled
+from mailfarm.ports import NEVER, Attempt, Origin, Spooled
 
 
 def clock() -> int:
@@ -102,44 +102,22 @@ async def work(queue: Queue, database: Database, total: int) -> None:
             await tx.insert("filed", ["spool", "filed_at"], [(a.spooled.id, tx.now) for a in attempts], ignore=True)
             await tx.insert(
                 "content",
-                [
-                    "id",
-                    "account",
-                    "size",
-                    "sha256",
-                    "trace",
-                    "envelope",
-                    "origin",
-                    "head",
-                    "parts",
-                    "body",
-                    "html",
-                    "visible",
-                    "stored_at",
-                ],
+                ["id", "until", "account", "size", "sha256", "stored_at", "trace", "chunks", "detail", "data"],
                 [
                     (
                         s.id,
+                        NEVER,
                         "account",
                         s.content.size,
                         s.sha256,
-                        s.trace,
-                        "{}" * 50,
-                        "{}" * 50,
-                        "{}" * 50,
-                        "{}",
-                        "",
-                        "",
-                        "",
                         tx.now,
+                        s.trace,
+                        0,
+                        300,
+                        b"{" + b" " * 299 + data,
                     )
-                    for s in [a.spooled for a in attempts]
+                    for s, data in zip([a.spooled for a in attempts], contents, strict=True)
                 ],
-            )
-            await tx.insert(
-                "content_chunk",
-                ["content", "number", "data"],
-                [(a.spooled.id, 0, data) for a, data in zip(attempts, contents, strict=True)],
             )
 
         await database.unit(unit)

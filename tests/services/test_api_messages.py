@@ -11,6 +11,7 @@ from farm_api import TRACE, pump
 from test_api_guard import raw, serve
 
 from mailfarm.inbound.parse import parse
+from mailfarm.mailboxes.content import Part
 from mailfarm.services.api.content import unfolded
 
 ensure = pytest_twisted.ensureDeferred
@@ -179,6 +180,29 @@ async def test_a_message_deleted_while_it_is_read_ends_the_connection(farm, ask,
     await pump(lambda: client.lost)
     assert b"Content-Length: 10000" in client.data
     assert len(client.data) < 1_000_000
+
+
+@ensure
+async def test_content_that_was_changed_in_the_store_is_never_given_out_whole(farm, ask, logged):
+    box, _, _ = await a_mailbox(ask)
+    sent = b"Subject: x\r\n\r\n" + os.urandom(600_000)
+    id = await farm.file(box, content=sent, parts=(Part(1, None, "text/plain", size=5),))
+
+    async def change(tx):
+        piece = bytearray((await tx.row("select data from content_chunk where number = 1"))[0])
+        piece[1000] ^= 1
+        await tx.execute("update content_chunk set data = ? where number = 1", (bytes(piece),))
+
+    await farm.database.unit(change)
+    client = await raw(await serve(farm), b"GET /v1/messages/%b/raw HTTP/1.1\r\nHost: localhost\r\n\r\n" % id.encode())
+    await pump(lambda: client.lost)
+    assert b"Content-Length: 6000" in client.data
+    assert len(client.data) < 600_000
+    assert (await ask("GET", f"/v1/messages/{id}/parts/1")).status == 500
+    assert all("SHA-256 differs" in str(event["log_failure"].value) for event in logged)
+    assert len(logged) == 2
+    logged.clear()
+    assert (await ask("GET", f"/v1/messages/{id}")).status == 200  # what was parsed is whole
 
 
 @ensure
