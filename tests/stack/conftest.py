@@ -85,3 +85,19 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder of the test's own, gone afterwards: ledgers of many runs would fill a disk."""
     yield tmp_path
     shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+ORDER = ("readme", "lab", "journey", "clients", "updates", "failures", "bad_start")
+"""The README's commands want a fresh lab, and there is only one at a time; the rest goes from quiet to loud."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order in which the stack's tests run."""
+    here = Path(__file__).parent
+    ours = [item for item in items if item.path.parent == here]
+    names = [f"test_stack_{word}.py" for word in ORDER]
+    ours.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else -1)
+    places = [place for place, item in enumerate(items) if item.path.parent == here]
+    for place, item in zip(places, ours, strict=True):
+        items[place] = item

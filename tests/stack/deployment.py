@@ -76,10 +76,13 @@ class Deployment(Services):
         """The name of mailfarm's image."""
         return names()["MAILFARM_IMAGE"]
 
-    def build(self, tag: str, *lines: str) -> str:
-        """Another version of mailfarm's image on each machine: the same, with these lines of a Dockerfile; its name."""
+    def build(self, tag: str, *lines: str, context: Path | None = None) -> str:
+        """Another version of mailfarm's image on each machine: the same, with these lines of a Dockerfile; its name.
+        ``context`` is a folder with files to copy."""
         name = f"mailfarm:{tag}-{time.time_ns() // 1_000_000:x}"  # the same name again would roll nothing
-        self.lab.everywhere("build", "-q", "-t", name, "-", given="\n".join([f"FROM {self.image()}", *lines]) + "\n")
+        recipe = "\n".join([f"FROM {self.image()}", *lines]) + "\n"
+        words = ["build", "-q", "-t", name, *(["-f", "-", str(context)] if context else ["-"])]
+        self.lab.everywhere(*words, given=recipe)
         return name
 
     # --- ways in ----------------------------------------------------------------------------------------------------

@@ -40,7 +40,8 @@ FAR = ["192.88.99.7/24"]
 
 
 class Lab:
-    """A swarm of ``nodes`` machines, the first ``managers`` of them managers, in ``folder``."""
+    """A swarm of ``nodes`` machines, the first ``managers`` of them managers, in ``folder``; none: there
+    is no swarm yet. ``hosts`` are names by which node1 is known on the machines."""
 
     def __init__(
         self,
@@ -49,12 +50,14 @@ class Lab:
         nodes: int = 3,
         managers: int = 3,
         disk: Path | None = None,
+        hosts: Sequence[str] = (),
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.folder = folder
         self.name = f"mailfarm-{hashlib.sha256(str(folder).encode()).hexdigest()[:6]}"
         self.nodes, self.managers = nodes, managers
         self.disk = disk
+        self.hosts = hosts
         self.tell = tell
         self.switch = Switch(self.name)
         self.machines: dict[int, Engine] = {}
@@ -76,14 +79,17 @@ class Lab:
             self._boot(number)
         for number in self.machines:
             self._settle(number)
+        if self.managers:
+            self._join()
+        self.tell(f"{self.nodes} machines, {self.managers} of them managers, in {time.monotonic() - began:.1f} s")
+
+    def _join(self) -> None:
         self.docker(1, "swarm", "init", "--advertise-addr", address(1), "--task-history-limit", "2")
-        self.docker(1, "swarm", "update", "--dispatcher-heartbeat", "3s")
         tokens = {role: self.docker(1, "swarm", "join-token", "-q", role) for role in ("manager", "worker")}
         for number in range(2, self.nodes + 1):
             token = tokens["manager" if number <= self.managers else "worker"]
             words = ("--token", token, "--advertise-addr", address(number), f"{address(1)}:2377")
             self.docker(number, "swarm", "join", *words)
-        self.tell(f"{self.nodes} machines, {self.managers} of them managers, in {time.monotonic() - began:.1f} s")
 
     def down(self) -> None:
         """Take everything away, also what a run that was killed left. Idempotent."""
@@ -116,6 +122,8 @@ class Lab:
         """The disk of a new machine, with all images on it."""
         folder = self.folder / str(number)
         folder.mkdir()
+        names = "".join(f"{address(1)} {name}\n" for name in self.hosts)
+        (folder / "hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 node{number}\n{names}")
         (folder / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
         if self.disk:
             # Layers are never written to, so hard links will do; all else an engine locks, and makes for itself.

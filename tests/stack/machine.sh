@@ -21,6 +21,7 @@ mount --bind "$folder/disk" /var/lib/docker
 mount --bind "$folder/etc" /etc/docker
 mount --bind "$folder/run" /run
 if [ -e "$folder/resolv.conf" ]; then mount --bind "$folder/resolv.conf" "$(readlink -f /etc/resolv.conf)"; fi
+if [ -e "$folder/hosts" ]; then mount --bind "$folder/hosts" /etc/hosts; fi
 mount --make-rshared /
 
 daemon() { exec setsid dockerd "$@" >>"$folder/log/dockerd.log" 2>&1 </dev/null; }
