@@ -42,9 +42,6 @@ _log = Logger()
 
 
 class _Cursor(txpostgres.Cursor):
-    def _cancel(self, _: Deferred[Any]) -> None:
-        self._connection.end(_GIVEN_UP)
-
     def _handleCancellation(self, f: Any) -> Any:
         return f  # PostgreSQL's own time limit: nobody here has cancelled anything
 
@@ -69,13 +66,15 @@ class Link(txpostgres.Connection):
         """Connect and set up. Raises DatabaseUnavailable, SchemaMismatch."""
         timer = self.reactor.callLater(within, self.end, f"no connection within {within:g} s")
         try:
-            await self.connect(**way)
+            await self._heard(self.connect(**way))
             version, encoding, standby, fsync, *_ = await self._set_up()
         except psycopg2.Error as error:
             why = self.why or first_line(error)
             self.end(why)
             raise DatabaseUnavailable(why) from None
         except (ConnectionDone, ConnectionLost):
+            if self.why is _GIVEN_UP:
+                raise CancelledError from None
             raise DatabaseUnavailable(self.why) from None
         except BaseException:
             self.end("it was given up")
@@ -136,8 +135,22 @@ class Link(txpostgres.Connection):
         if self.why:
             raise Again("lost", f"the connection to PostgreSQL was lost ({self.why})")
         cursor = self.cursor()
-        await cursor.execute(sql, params)
+        await self._heard(cursor.execute(sql, params))
+        if self.why:  # it ended between the answer's arrival and now
+            raise Again("lost", f"the connection to PostgreSQL was lost ({self.why})")
         return cursor
+
+    def _heard(self, asked: Deferred[Any]) -> Deferred[Any]:
+        """What txpostgres gives, in a Deferred that may be cancelled at any time: its own ones fire once more when
+        their answer had arrived."""
+        heard: Deferred[Any] = Deferred(lambda _: self.end(_GIVEN_UP))
+
+        def hear(result: Any) -> None:
+            if not heard.called:
+                heard.callback(result)
+
+        asked.addBoth(hear)
+        return heard
 
     @property
     def resting(self) -> bool:
@@ -159,9 +172,6 @@ class Link(txpostgres.Connection):
         if self._connection is not None:
             self.close()
         self._on_end(self)
-
-    def _cancel(self, _: Deferred[Any]) -> None:
-        self.end("connecting was given up")
 
     # ---- IReadWriteDescriptor, for a connection at rest or connecting
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import psycopg2
 import pytest
@@ -14,6 +15,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, DeferredList, gatherResults
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory
+from twisted.logger import globalLogPublisher
 from twisted.protocols.portforward import ProxyClient, ProxyClientFactory, ProxyServer
 
 from mailfarm.errors import DatabaseUnavailable
@@ -123,9 +125,7 @@ class ToServer(ProxyClient):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest_twisted.ensureDeferred
-async def test_a_connection_lost_at_commit_is_an_unknown_outcome(
-    postgres, postgres_database, made, when
-):
+async def test_a_connection_lost_at_commit_is_an_unknown_outcome(postgres, postgres_database, made, when):
     factory = Factory.forProtocol(Relay)
     factory.host, factory.port, factory.when = "127.0.0.1", postgres.port, ""
     to_server = ProxyClientFactory
@@ -274,3 +274,34 @@ async def test_what_a_commit_promises_cannot_be_switched_off_for_us(postgres_dat
     connection.cursor().execute(f"alter database {postgres_database.rpartition('/')[2]} set synchronous_commit = off")
     connection.close()
     assert await made(postgres_database).read(statement("show synchronous_commit")) == ("on",)
+
+
+@pytest_twisted.ensureDeferred
+async def test_giving_up_at_any_moment_is_quiet_and_leaves_all_connections_usable(postgres_database, made):
+    database = made(postgres_database, pool=3)
+    failures = []
+
+    def hear(event):
+        if event.get("log_failure") is not None:
+            failures.append(event["log_failure"])
+
+    async def work(tx):
+        for _ in range(3):
+            await tx.row("select 1")
+        await tx.execute("select 1")
+
+    await database.unit(work)
+    globalLogPublisher.addObserver(hear)
+    try:
+        for turns in range(60):
+            unit = start(database.unit(work))
+            for _ in range(turns // 2):
+                await pause(0)
+            unit.cancel()
+            with suppress(CancelledError):
+                await unit
+            await pause(0)
+        await soon(gatherResults([start(database.unit(work)) for _ in range(6)]))
+    finally:
+        globalLogPublisher.removeObserver(hear)
+    assert not failures

@@ -23,6 +23,7 @@ from zope.interface import implementer
 from mailfarm.accounts.store import create_token, ensure_account
 from mailfarm.accounts.token import SCOPES, new_token
 from mailfarm.backends.memory import MemoryBus
+from mailfarm.backends.postgres_database import PostgresDatabase
 from mailfarm.backends.sqlite_database import Database
 from mailfarm.backends.sqlite_engine import Engine
 from mailfarm.events import Person
@@ -58,11 +59,12 @@ class Bytes:
 
 
 class Farm:
-    """Everything the services share. Use it as a context manager."""
+    """Everything the services share. ``url`` is a Postgres database's, or empty for SQLite."""
 
-    def __init__(self) -> None:
+    def __init__(self, url: str = "") -> None:
         self.engine = Engine(None, clock=clock, deliver=reactor.callFromThread)
-        self.database = Database(self.engine)
+        self._postgres = PostgresDatabase(url, reactor) if url else None
+        self.database = self._postgres or Database(self.engine)
         self.bus = MemoryBus()
         self.ids = Ids(clock, os.urandom)
         self.failures: list[Any] = []
@@ -154,6 +156,8 @@ class Farm:
     async def close(self) -> None:
         for work in reversed(self.cleanup):
             await work()
+        if self._postgres is not None:
+            await self._postgres.stop()
         await self.engine.close()
 
 
