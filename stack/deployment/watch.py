@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -127,19 +128,16 @@ def explain(watch: Watch, failed: str, why: str) -> None:
     say()
     say(f"Not all services run: {', '.join(names) or 'none is there'} ({why})")
     for name in names[:3]:
-        tasks = docker.run("service", "ps", "--no-trunc", "--format", "{{.Node}}\t{{.CurrentState}}\t{{.Error}}", name)
         say(f"\n{name}, its last tasks:")
+        tasks = docker.run("service", "ps", "--no-trunc", "--format", "{{.Node}}\t{{.CurrentState}}\t{{.Error}}", name)
         for line in tasks.stdout.splitlines()[:4]:
             say(f"    {line}")
-        try:
-            log = subprocess.run(
-                [docker.program, "service", "logs", "--raw", "--tail", "12", name],
-                capture_output=True, text=True, timeout=15, check=False,
-            )  # fmt: skip
-            lines = [line for line in (log.stdout + log.stderr).splitlines() if line.strip()][-12:]
-        except subprocess.TimeoutExpired:
-            lines = []
-        say(f"{name}, the end of its log:" if lines else f"{name} has logged nothing.")
+        blamed = re.search(r"task ([a-z0-9]{25})", why) if name == failed else None
+        end = ended(docker, blamed[1]) if blamed else ""
+        if end:
+            say(f"The one that was to replace another {end}")
+        lines = log_of(docker, blamed[1] if blamed and end else name)
+        say(f"{'Its' if end else name + ', its'} log ends:" if lines else "Nothing was logged.")
         for line in lines:
             say(f"    {line[:300]}")
     if names:
@@ -150,6 +148,26 @@ def explain(watch: Watch, failed: str, why: str) -> None:
         say("The services run as before. Mend what the log says, and run stack/deploy again.")
     else:
         say("Mend what the log says and run stack/deploy again; it changes only what is not as it should be.")
+
+
+def ended(docker: Docker, task: str) -> str:
+    """How a task ended; empty if nobody knows any more."""
+    done = docker.run("inspect", "--type", "task", task)
+    if done.returncode:  # the Swarm keeps so few (docker swarm update --task-history-limit)
+        return ""
+    status = json.loads(done.stdout)[0]["Status"]
+    code = (status.get("ContainerStatus") or {}).get("ExitCode")
+    return f"ended with {status.get('Err') or status['State']}, exit code {code}."
+
+
+def log_of(docker: Docker, name: str) -> list[str]:
+    """The last lines of a service or a task."""
+    words = [docker.program, "service", "logs", "--raw", "--tail", "12", name]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=15, check=False)
+    except subprocess.TimeoutExpired:  # a node that is away
+        return []
+    return [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-12:]
 
 
 def runs(text: str) -> bool:
