@@ -5,7 +5,7 @@ SYNOPSIS
     mailfarm inbound
 
 DESCRIPTION
-    Takes what the listeners have put into the queue "inbound", parses it, and files it into the mailboxes its
+    Takes what the listeners have put into the queue "inbound", parses and packs it, and files it into the mailboxes its
     recipients lead to: one message for each content and mailbox, however many recipients lead there. What is filed is
     announced on the bus, then the queue's entry is ended.
 

@@ -26,6 +26,10 @@ SETTINGS
 
 DIAGNOSTICS
     a pass was given up       the database did not answer; the next pass goes on
+    cannot drop the partition of ..., cannot make the partition of ...
+                              someone reads the tables for long (a backup), or the database's user may not make tables:
+                              it is tried again a minute later, and nothing waits for it; content of a day without a
+                              partition is deleted row by row
     metrics mailfarm_sweep_swept_total by kind: mailboxes, messages, content (rows or
     partitions), filed; mailfarm_sweep_steps_total
 """
