@@ -293,9 +293,10 @@ async def test_giving_up_at_any_moment_is_quiet_and_leaves_all_connections_usabl
     await database.unit(work)
     globalLogPublisher.addObserver(hear)
     try:
-        for turns in range(60):
+        for turns in range(120):
+            await database.unit(work)  # so that there is a connection at rest
             unit = start(database.unit(work))
-            for _ in range(turns // 2):
+            for _ in range(turns):
                 await pause(0)
             unit.cancel()
             with suppress(CancelledError):
