@@ -10,6 +10,7 @@ nobody waits for. After an error the session is over.
 from __future__ import annotations
 
 import base64
+import itertools
 import socket
 import struct
 from collections import deque
@@ -37,6 +38,8 @@ _SUBJECTS: Final[dict[str, tuple[bytes, ...]]] = {
     "end": (b"2.0.", b"2.6."),
     "quit": (b"2.0.",),
 }
+_TURN = itertools.count()
+"""Whose turn it is, for all sessions of this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,8 @@ class Options:
     """How each session behaves. ``kept`` sends one message after another on a connection, otherwise each gets its own.
 
     ``security`` is "plain", "starttls" or "tls"; ``auth`` is "", "plain" or "login"; ``source`` is the client address a
-    PROXY v2 header claims, empty for no header. ``recipients`` are those of every message.
+    PROXY v2 header claims, empty for no header. ``recipients`` are those of every message; with ``one_each`` a message
+    goes to one of them alone, the next message of all sessions to the next.
     """
 
     recipients: tuple[str, ...] = ("inbox@mailfarm.test",)
@@ -56,6 +60,7 @@ class Options:
     user: str = ""
     secret: str = ""
     source: str = ""
+    one_each: bool = False
 
 
 def proxy_header(source: str, port: int, destination: tuple[str, int]) -> bytes:
@@ -108,11 +113,15 @@ class Dialog:
         """Start a transaction with content as it crosses the wire (see ``corpus.dot_stuffed``)."""
         self.ready = self.accepted = self.content_sent = False
         self._content = wire
+        transaction = self._transaction
+        if self._options.one_each:
+            to = next(_TURN) % len(self._options.recipients)
+            transaction = [transaction[0], transaction[1 + to], transaction[-1]]
         if self._options.pipelining:
-            self._awaited.extend([kind for kind, _ in self._transaction])
-            self._out.append(b"".join([line for _, line in self._transaction]))
+            self._awaited.extend([kind for kind, _ in transaction])
+            self._out.append(b"".join([line for _, line in transaction]))
         else:
-            self._commands.extend(self._transaction)
+            self._commands.extend(transaction)
             self._next()
 
     def quit(self) -> None:

@@ -113,6 +113,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--sender", default="load@shop.example", help="envelope sender")
     parser.add_argument("--to", action="append", metavar="ADDRESS", help="recipient; may be given again")
     parser.add_argument("--recipients", type=int, default=1, help="rcpt1@… to rcptN@… of the first recipient's domain")
+    parser.add_argument(
+        "--one-each", action="store_true", help="each message to the next of the recipients, not to all"
+    )
     parser.add_argument("--processes", type=int, default=1, help="share the work out over so many processes")
     parser.add_argument("--seed", type=int, default=5321, help="of the mail that is sent")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds without an answer that are an error")
@@ -129,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         recipients = tuple(f"rcpt{number}@{domain}" for number in range(1, given.recipients + 1))
     options = Options(
         recipients, given.sender, not given.new, given.pipelining, given.security, given.auth, given.user, given.secret,
-        given.proxy_source,
+        given.proxy_source, given.one_each,
     )  # fmt: skip
     plan = Plan(
         "127.0.0.1", 0, options, given.sessions, given.messages, given.seconds or (0.0 if given.messages else 5.0),

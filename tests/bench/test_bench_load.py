@@ -108,6 +108,15 @@ def test_a_good_server_gets_every_message_once(kept: bool, pipelining: bool) -> 
     assert sum(line.startswith(b"RCPT") for line in sink.commands) == 40
 
 
+def test_each_message_to_the_next_of_the_recipients() -> None:
+    sink = Sink()
+    with serving(sink.talk) as port:
+        result = run(plan(port, Options(("a@x.test", "b@x.test"), one_each=True)))
+    assert not result.errors
+    given = [line for line in sink.commands if line.startswith(b"RCPT")]
+    assert [given.count(b"RCPT TO:<%b@x.test>\r\n" % name) for name in (b"a", b"b")] == [10, 10]
+
+
 def test_several_processes_share_the_work() -> None:
     sink = Sink()
     with serving(sink.talk) as port:
