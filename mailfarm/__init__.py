@@ -13,7 +13,8 @@ A map of the house. Imports run one way, downwards in this list to what stands a
 ``inbound/``                           accepting mail, parsing it, filing it.
 ``services/``                          what listens or loops: mx, submission, inbound, sweep, api, live.
 ``assembly/``                          the one place where all is put together.
-``process  health  schema_command``    the process that runs one service or all; asking it how it is; migrations.
+``process  health``                    the process that runs one service or all; asking it how it is.
+``schema_command  queue_command``      what an operator asks of the database's schema and of the queue.
 ``cli``                                the command line.
 ``sdk/``                               the client library and the pytest plugin; imports nothing of the rest.
 ``web/``                               the inbox in a browser.

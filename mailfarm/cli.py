@@ -93,6 +93,25 @@ def _parser() -> argparse.ArgumentParser:
     schema.set_defaults(run=_schema)
     health = commands.add_parser("health", help="ask whether the service here serves", description=HEALTH)
     health.set_defaults(run=_health)
+    queue = commands.add_parser("queue", help="look at what waits to be filed, and at what was set aside")
+    queue.description = _queue_manual()
+    queue.formatter_class = argparse.RawDescriptionHelpFormatter
+    queue.add_argument("--json", action="store_true", help="one JSON object a line")
+    queue.add_argument("--data", metavar="FOLDER", help="where mailfarm dev keeps its mail, if the queue is there")
+    queue.set_defaults(run=_queue, does="depth")
+    does = queue.add_subparsers(metavar="COMMAND")
+    listing = does.add_parser("list", help="the oldest entries in a state")
+    listing.add_argument("state", nargs="?", choices=("aside", "waiting", "leased"), default="aside")
+    listing.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON object a line")
+    listing.add_argument("--limit", type=int, default=100, help="how many at most (100)")
+    listing.set_defaults(does="list")
+    showing = does.add_parser("show", help="an entry's mail, byte for byte")
+    showing.add_argument("id")
+    showing.set_defaults(does="show")
+    for verb, about in (("requeue", "let them wait again"), ("drop", "forget them and their mail")):
+        doing = does.add_parser(verb, help=f"entries that were set aside: {about}")
+        doing.add_argument("ids", nargs="+", metavar="id")
+        doing.set_defaults(does=verb)
     helping = commands.add_parser("help", help="explain a service, the settings or how it works")
     helping.add_argument("topic", nargs="?", help="a service, settings, or one of the documents")
     helping.set_defaults(run=_help, parser=parser)
@@ -158,6 +177,21 @@ def _schema(args: argparse.Namespace) -> int:
     from .schema_command import check, migrate
 
     return check(farm) if args.check else migrate(farm, args.wait)
+
+
+def _queue_manual() -> str:
+    source = resources.files("mailfarm") / "queue_command.py"
+    return ast.get_docstring(ast.parse(source.read_text("utf-8"))) or ""
+
+
+def _queue(args: argparse.Namespace) -> int:
+    settings = _settings(None)
+    if settings is None:
+        return 2
+    from .queue_command import run
+
+    code: int = run(settings, Path(args.data or settings.farm.data or _data_home()), args)
+    return code
 
 
 def _health(args: argparse.Namespace) -> int:

@@ -32,7 +32,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("inbound", "outbound"),
     ("services",),
     ("assembly",),
-    ("process", "health", "schema_command"),
+    ("process", "health", "schema_command", "queue_command"),
     ("cli",),
     ("__main__",),
 )

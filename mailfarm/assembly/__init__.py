@@ -8,5 +8,6 @@ is finished or safe.
 
 from .background import clock, spawn
 from .farm import Farm
+from .operator import with_queue
 
-__all__ = ["Farm", "clock", "spawn"]
+__all__ = ["Farm", "clock", "spawn", "with_queue"]

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from mailfarm import __version__
 from mailfarm.accounts.limit_sets import WITHOUT_A_FILE, LimitSets
 from mailfarm.accounts.limit_sets import read as read_limits
-from mailfarm.config import ALL, Address, Settings
+from mailfarm.config import ALL, STORES, Address, Settings
 from mailfarm.errors import ConfigurationError, MailfarmError, Temporary
 from mailfarm.ids import Ids
 from mailfarm.inbound.capture import DefaultMailbox
@@ -64,7 +64,15 @@ class Farm:
         self.ids = Ids(clock, os.urandom)
         self.registry = _registry()
         self.limits = _limits(settings.farm.limits)
-        self.stores = Stores(settings, folder, self.ids, reactor, self.registry, services=self.services)
+        self.stores = Stores(
+            settings,
+            folder,
+            self.ids,
+            reactor,
+            self.registry,
+            name=next(iter(self.services)) if self._alone else "dev",
+            uses={store for word in self.services for store in STORES[word].split()},
+        )
         self.folder = self.stores.folder
         self.domains = Domains(
             tuple(name for name in settings.farm.domains if name != "*"), any="*" in settings.farm.domains

@@ -38,10 +38,10 @@ QUEUE = "inbound"
 
 
 class Stores:
-    """The ports a process uses, and how they start and stop. ``queued``: the queue is among them.
+    """The stores a process ``uses``, some of database, queue and cache, and how they start and stop.
 
-    ``folder`` keeps data; None keeps nothing. ``alone``: one service without data of its own. Making it opens SQLite.
-    Raises DatabaseUnavailable (in use, locked), SchemaMismatch, ConfigurationError.
+    ``name`` is the command's. ``folder`` keeps data; None keeps nothing. Making it opens SQLite, where that is used:
+    raises DatabaseUnavailable (in use, locked), SchemaMismatch, ConfigurationError.
     """
 
     def __init__(
@@ -52,11 +52,12 @@ class Stores:
         reactor: Any,
         registry: CollectorRegistry,
         *,
-        services: Collection[str],
+        name: str,
+        uses: Collection[str],
     ) -> None:
         farm = settings.farm
         self._farm = farm
-        self._services = "dev" if len(services) > 1 else next(iter(services))
+        self._name = name
         self._ids = ids
         self._reactor = reactor
         self._registry = registry
@@ -72,17 +73,17 @@ class Stores:
         self.queue: Any = None
         self.bus: Bus = MemoryBus()
         self.limiter: Limiter = MemoryLimiter(clock=time.monotonic)
-        queued = not {"mx", "submission", "inbound"}.isdisjoint(services)
+        here = {"database": not farm.database_url, "queue": not farm.queue_url, "cache": not farm.cache_url}
         try:
-            if not farm.database_url or (queued and not farm.queue_url):
-                self._sqlite(queued)
-            elif len(services) > 1:
+            if any(here[use] for use in ("database", "queue") if use in uses):
+                self._sqlite({use for use in uses if here[use]})
+            elif name == "dev":
                 self._own_folder()
-            if farm.database_url:
+            if "database" in uses and farm.database_url:
                 self._shared_database()
-            if queued and farm.queue_url:
+            if "queue" in uses and farm.queue_url:
                 self._shared_queue()
-            if farm.cache_url:
+            if "cache" in uses and farm.cache_url:
                 self._shared_cache()
         except ValueError as error:  # a URL or a file that only who uses it could find wrong
             raise ConfigurationError([str(error)]) from None
@@ -104,7 +105,7 @@ class Stores:
 
     # ---- embedded
 
-    def _sqlite(self, queued: bool) -> None:
+    def _sqlite(self, uses: Collection[str]) -> None:
         from mailfarm.backends.sqlite_database import Database as SqliteDatabase
         from mailfarm.backends.sqlite_engine import Engine
         from mailfarm.backends.sqlite_queue import Queue as SqliteQueue
@@ -114,10 +115,10 @@ class Stores:
         self.folder = engine.path.parent
         # patient: it always ends what it was given, for that is what 250 was said for
         self.steps.append(Step("sqlite", nothing, engine.close, patient=True))
-        if not self._farm.database_url:
+        if "database" in uses:
             self.database = SqliteDatabase(engine)
             self.checks["database"] = self._database_answers
-        if queued and not self._farm.queue_url:
+        if "queue" in uses:
             queue = SqliteQueue(
                 engine,
                 QUEUE,
@@ -152,7 +153,7 @@ class Stores:
             self._reactor,
             password=self._farm.database_password,
             registry=self._registry,
-            name=f"mailfarm {self._services}",
+            name=f"mailfarm {self._name}",
         )
         self.checks["database"] = self._database_answers
         self.steps.append(Step("database", self._postgres.start, self._postgres.stop))

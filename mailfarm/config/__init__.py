@@ -8,7 +8,7 @@ Nothing here reads the environment itself: it is an argument.
 there are, ``loading`` reads them, and ``contradictions`` says what cannot be so together.
 """
 
-from .contradictions import ALL
+from .contradictions import ALL, STORES
 from .loading import CLIENT_VARIABLES, Variable, load, variable_name, variables
 from .settings import (
     GROUPS,
@@ -27,6 +27,7 @@ __all__ = [
     "ALL",
     "CLIENT_VARIABLES",
     "GROUPS",
+    "STORES",
     "Address",
     "ApiSettings",
     "FarmSettings",

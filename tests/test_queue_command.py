@@ -1,0 +1,106 @@
+"""``mailfarm queue``: what an operator sees and does, on the real queue."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from prometheus_client import CollectorRegistry
+from running import command
+from servers import Redis
+from spooled_samples import DEADLINE, IDS, clock, spooled
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
+
+from mailfarm.backends.redis_link import RedisLink
+from mailfarm.backends.redis_queue import RedisQueue
+from mailfarm.backends.sqlite_engine import Engine
+from mailfarm.backends.sqlite_queue import Queue as SqliteQueue
+
+CONTENT = b"Subject: poison\r\n\r\n\x1b[2J\r\n"
+
+
+async def fill(queue) -> tuple[str, str, str]:
+    """One entry that waits, and two that were set aside."""
+    ids = []
+    for _ in range(2):
+        entry = spooled(CONTENT)
+        await queue.put(entry)
+        ids.append(entry.id)
+    while (await queue.depth()).aside < 2:
+        for attempt in await queue.take(10, 60.0, 0.0):
+            await queue.fail(attempt.fence, "it could not be\x1b[2J parsed")
+    entry = spooled(CONTENT)
+    await queue.put(entry)
+    return entry.id, *ids
+
+
+@pytest.fixture(params=["redis", "sqlite"])
+def at(request, tmp_path: Path):
+    """The settings and arguments that lead to a queue of one's own; a coroutine that fills it."""
+    if request.param == "sqlite":
+
+        async def fill_sqlite():
+            engine = Engine(tmp_path / "mailfarm.sqlite", clock=clock, deliver=reactor.callFromThread)
+            try:
+                return await fill(SqliteQueue(engine, "inbound", IDS, clock, reactor=reactor, reserve=0))
+            finally:
+                await engine.close()
+
+        return {}, ["--data", str(tmp_path)], fill_sqlite
+    redis: Redis = request.getfixturevalue("redis")
+    url = f"{redis.url}/9"
+
+    async def fill_redis():
+        link = RedisLink(url, reactor, connections=3)
+        await link.start()
+        assert await link.ready(DEADLINE)
+        await link.command("FLUSHDB")
+        queue = RedisQueue(link, "inbound", IDS, clock, reactor, CollectorRegistry())
+        await queue.start()
+        try:
+            return await fill(queue)
+        finally:
+            await queue.stop()
+            await link.stop()
+
+    return {"MAILFARM_QUEUE_URL": url}, [], fill_redis
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_set_aside_is_seen_and_decided_about(at) -> None:
+    settings, options, filled = at
+    waiting, again, gone = await filled()
+
+    async def ask(*words: str, code: int = 0) -> str:
+        done = await deferToThread(command, "queue", *options, *words, **settings)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    assert (await ask()).startswith("1 waiting, the oldest for ")
+    assert json.loads(await ask("--json"))["aside"] == 2
+    listed = [json.loads(line) for line in (await ask("list", "--json")).splitlines()]
+    assert sorted(each["id"] for each in listed) == sorted([again, gone])
+    assert listed[0]["recipients"] == ["inbox@mailfarm.test"]
+    text = await ask("list")
+    assert "it could not be" in text
+    assert "\x1b" not in text
+    assert waiting in await ask("list", "waiting")
+    assert (await ask("show", again)).endswith("Subject: poison\n\n\x1b[2J\n")  # read as text here
+    assert await ask("requeue", again) == f"{again} waits again\n"
+    assert await ask("drop", gone) == f"{gone} is gone\n"
+    assert "2 waiting" in await ask()
+    assert gone in await ask("drop", gone, code=1)
+    assert waiting in await ask("drop", waiting, code=1)  # only what was set aside
+
+
+def test_a_queue_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    done = command("queue", "--data", str(tmp_path / "nothing"))
+    assert done.returncode == 1
+    assert "MAILFARM_QUEUE_URL" in done.stderr
+    assert not (tmp_path / "nothing").exists()
+    done = command("queue", MAILFARM_QUEUE_URL="redis://127.0.0.1:1")
+    assert (done.returncode, "is away" in done.stderr) == (1, True)
