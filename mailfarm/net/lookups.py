@@ -32,6 +32,7 @@ from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 from prometheus_client import CollectorRegistry, Counter
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from mailfarm.errors import DatabaseUnavailable
 
@@ -179,7 +180,12 @@ class Lookups(Generic[K, V]):
     def ask(self, key: K) -> Deferred[V]:
         """The value of ``key`` from a look that begins now. Fails as the look does, or with DatabaseUnavailable."""
         self._asked.inc()
-        return self._gather.get(key).addTimeout(PATIENCE, self._reactor, _too_late)
+        return self._gather.get(key).addTimeout(PATIENCE, self._reactor, too_late)
+
+    def begin(self, key: K) -> Deferred[V | Failed]:
+        """The same for one who may not wait for it after all: it never fails, and does not run out of patience."""
+        self._asked.inc()
+        return self._gather.get(key).addErrback(as_failed)
 
     @property
     def away(self) -> bool:
@@ -223,7 +229,7 @@ class Lookups(Generic[K, V]):
         self._forgotten.clear()
         self._all_forgotten = False
         try:
-            looking = Deferred.fromCoroutine(self._begin(keys)).addTimeout(LONGEST, self._reactor, _too_late)
+            looking = Deferred.fromCoroutine(self._begin(keys)).addTimeout(LONGEST, self._reactor, too_late)
             answers: Mapping[K, Answer[V]] = await looking
         except Exception as error:
             self._failures.inc()
@@ -271,5 +277,20 @@ class Lookups(Generic[K, V]):
                 del self._by_name[name]
 
 
-def _too_late(_: Any, seconds: float) -> Any:
+class Failed:
+    """A failure as a value, so that one that nobody waits for is no error."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def as_failed(failure: Failure) -> Failed:
+    """For ``addErrback``."""
+    return Failed(failure.value)
+
+
+def too_late(_: Any, seconds: float) -> Any:
+    """For ``addTimeout``. Raises DatabaseUnavailable."""
     raise DatabaseUnavailable(f"it did not answer within {seconds:g} s")

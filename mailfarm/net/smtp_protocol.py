@@ -14,6 +14,7 @@ from mailfarm.smtp.replies import SHUTTING_DOWN
 from mailfarm.smtp.requests import Chunk, Discarded, End, Question, Refused, StartTls
 from mailfarm.smtp.server import Server
 
+from .ahead import MOST
 from .content import SpillContent
 from .incoming import Incoming
 from .smtp_decisions import TOO_SLOW, Decision, brief, closing, refusal_for
@@ -79,6 +80,9 @@ class SMTPProtocol:
     @property
     def transcript(self) -> tuple[str, ...]:
         return self._core.transcript if self._core else ()
+
+    def ahead(self) -> list[str]:
+        return self._core.ahead(MOST) if self._core else []
 
     def awaits(self, question: Question) -> bool:
         return self._core is not None and self._core.question is question and not self._lost

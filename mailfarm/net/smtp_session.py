@@ -7,7 +7,7 @@ temporary.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from mailfarm.mail.envelope import Envelope
@@ -44,6 +44,9 @@ class Connection(Protocol):
     @property
     def transcript(self) -> tuple[str, ...]:
         """The last lines of this transaction, "C: " and "S: " in front, secrets left out."""
+
+    def ahead(self) -> Sequence[str]:
+        """The recipients of the RCPT commands that have come and wait for their turn (RFC 2920), in order."""
 
     def awaits(self, question: Question) -> bool:
         """Whether ``question`` still waits for its answer. When it does not a decision comes too late, and must leave

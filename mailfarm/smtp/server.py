@@ -25,6 +25,7 @@ from typing import Final
 from mailfarm.mail.reply import Reply
 
 from . import replies
+from .ahead import recipients_ahead
 from .answers import ANSWERS
 from .commands import COMMANDS, respond, unknown
 from .config import BLOCK, Deadlines, ServerConfig
@@ -183,6 +184,10 @@ class Server(State):
     def buffered(self) -> int:
         """Octets received and not yet worked on. Stop reading when they are many."""
         return len(self._buf) - self._pos + len(self._more)
+
+    def ahead(self, most: int) -> list[str]:
+        """The recipients of the RCPT commands that came with this one: see ``smtp.ahead``."""
+        return recipients_ahead(self._buf, self._pos, most, self.config)
 
     @property
     def transcript(self) -> tuple[str, ...]:

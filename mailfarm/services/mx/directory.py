@@ -14,6 +14,7 @@ from mailfarm.mail.address import Address
 from mailfarm.mailboxes import store
 from mailfarm.mailboxes.addresses import key_of
 from mailfarm.mailboxes.mailbox import Mailbox
+from mailfarm.net.ahead import Ahead
 from mailfarm.net.lookups import Found, Lookups
 from mailfarm.ports import Bus, Database, Subscription, Tx
 
@@ -37,6 +38,7 @@ class Directory:
         counter: Counter,
     ) -> None:
         self._database = database
+        self._reactor = reactor
         self._bus = bus
         self._ids = ids
         self._default = default
@@ -46,6 +48,10 @@ class Directory:
         )
         self._hearing: Subscription | None = None
 
+    def ahead(self) -> Ahead[str, Led]:
+        """The look-ups of one session."""
+        return Ahead(self.mailboxes, self._reactor)
+
     async def start(self) -> None:
         """Hear what ends a look-up."""
         self._hearing = await self._bus.subscribe(LOOKUP, self._hear, self.mailboxes.doubt)
@@ -54,10 +60,6 @@ class Directory:
         """Hear no more."""
         if self._hearing is not None:
             self._hearing.stop()
-
-    async def get(self, address: str) -> Led:
-        """What ``address`` leads to. Raises DatabaseUnavailable."""
-        return await self.mailboxes.get(address)
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, MailboxOpened | MailboxClosed | MailboxChanged):

@@ -34,13 +34,14 @@ ANOTHER_ACCOUNT: Final = Reply(
 class MxSession:
     """One session's decisions."""
 
-    __slots__ = ("_client", "_connection", "_mx", "_transaction", "_unknown_so_far", "_visit")
+    __slots__ = ("_ahead", "_client", "_connection", "_mx", "_transaction", "_unknown_so_far", "_visit")
 
     def __init__(self, mx: Mx, connection: Connection) -> None:
         self._mx = mx
         self._connection = connection
         self._client = limited_as(connection.client)
         self._visit = mx.door.visit()
+        self._ahead = mx.directory.ahead()
         self._transaction: Transaction | None = None
         self._unknown_so_far = 0
 
@@ -55,6 +56,7 @@ class MxSession:
 
     def mail(self, request: Mail) -> Answer:
         self._transaction = Transaction(request, "", self._mx.refusals)
+        self._ahead.forget()
         return self._may_begin(request.size) if request.size or self._mx.shares.any else SENDER_OK
 
     async def _may_begin(self, size: int | None) -> Reply:
@@ -69,9 +71,8 @@ class MxSession:
         assert transaction is not None
         mx = self._mx
         said = request.recipient.address
-        # RFC 5321 §4.5.1: postmaster needs no domain
-        address = said if "@" in said else f"{said}@{mx.default_domain}"
-        mailbox, live = await mx.directory.get(address)
+        address = self._whole(said)
+        mailbox, live = await self._ahead.get(address, lambda: map(self._whole, self._connection.ahead()))
         if not self._connection.awaits(request):
             return TOO_LATE
         if mailbox is None or not live:
@@ -97,6 +98,10 @@ class MxSession:
                 return refused
         transaction.took(said, mailbox.account, mailbox.id)
         return RECIPIENT_OK
+
+    def _whole(self, address: str) -> str:
+        # RFC 5321 §4.5.1: postmaster needs no domain
+        return address if "@" in address else f"{address}@{self._mx.default_domain}"
 
     def _unknown(self, address: str, said: str) -> Reply:
         if not self._mx.ours(_domain(address)):
@@ -139,6 +144,7 @@ class MxSession:
 
     def lost(self) -> None:
         self._visit.leave()
+        self._ahead.forget()
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
             self._settle(transaction)

@@ -11,6 +11,7 @@ from mailfarm.events import LOOKUP, Event, MailboxChanged, MailboxClosed, Mailbo
 from mailfarm.ids import Ids
 from mailfarm.inbound.capture import ByAddress, DefaultMailbox, Leads, Wanted, ensure_default, look
 from mailfarm.mailboxes.addresses import key_of
+from mailfarm.net.ahead import Ahead
 from mailfarm.net.lookups import Found, Lookups
 from mailfarm.ports import Bus, Database, Subscription, Tx
 
@@ -29,6 +30,7 @@ class Directory:
         counter: Counter,
     ) -> None:
         self._database = database
+        self._reactor = reactor
         self._bus = bus
         self._ids = ids
         self._default = default
@@ -36,6 +38,10 @@ class Directory:
             "mailbox", self._look, reactor=reactor, clock=clock, counter=counter
         )
         self._hearing: Subscription | None = None
+
+    def ahead(self) -> Ahead[Wanted, str | None]:
+        """The look-ups of one session."""
+        return Ahead(self.mailboxes, self._reactor)
 
     async def start(self) -> None:
         """Hear what ends a look-up."""

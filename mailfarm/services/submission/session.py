@@ -35,13 +35,16 @@ ENDED: Final = Reply(550, "5.1.1", "The mailbox has ended; make a new one and us
 class SubmissionSession:
     """One session's decisions."""
 
-    __slots__ = ("_auth_needed", "_client", "_connection", "_credential", "_service", "_transaction", "_visit")
+    __slots__ = (
+        "_ahead", "_auth_needed", "_client", "_connection", "_credential", "_service", "_transaction", "_visit",
+    )  # fmt: skip
 
     def __init__(self, service: Submission, connection: Connection, auth_needed: bool) -> None:
         self._service = service
         self._connection = connection
         self._client = limited_as(connection.client)
         self._visit = service.door.visit()
+        self._ahead = service.directory.ahead()
         self._auth_needed = auth_needed
         self._credential: Credential | None = None
         self._transaction: Transaction | None = None
@@ -65,6 +68,7 @@ class SubmissionSession:
         if credential is not None and credential.purpose != "capture":
             return NO_SENDING
         self._transaction = Transaction(request, self._account, self._service.refusals)
+        self._ahead.forget()
         return self._may_begin(request) if request.size or self._service.shares.any else SENDER_OK
 
     async def _may_begin(self, request: Mail) -> Reply:
@@ -84,7 +88,10 @@ class SubmissionSession:
             found = await service.directory.get(ById(credential.mailbox, credential.account))
             reply = ENDED
         else:
-            found = await service.directory.get(ByAddress(address, transaction.account))
+            account = transaction.account
+            found = await self._ahead.get(
+                ByAddress(address, account), lambda: [ByAddress(each, account) for each in self._connection.ahead()]
+            )
             reply = Reply(550, "5.1.1", f"<{address}>: there is no such mailbox")
         if not self._connection.awaits(request):
             return TOO_LATE
@@ -145,6 +152,7 @@ class SubmissionSession:
 
     def lost(self) -> None:
         self._visit.leave()
+        self._ahead.forget()
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
             self._settle(transaction)
