@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from mailfarm.events import Summary
 from mailfarm.ports import Tx
 
-from .changes import summary_from
+from .changes import marks, summary_from
 from .content import load_words
 from .match import Criteria, Matcher
 from .packing import unpack_detail
@@ -20,6 +21,10 @@ MOST = 10_000
 """Messages one scan considers at most."""
 MOST_TEXT = 16 * 1024 * 1024
 """Characters of message text one scan reads at most, for ``contains`` (it may go over by one message)."""
+AHEAD = 64
+"""Messages whose text is read in one question at most; the first time it is one, as often that is the one."""
+AHEAD_OCTETS = 2 * 1024 * 1024
+"""Their content together, unless one alone is larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ async def scan(
     message that completes ``limit``, without looking whether there is another.
     """
     matcher = Matcher(criteria)
-    sql = "select m.content, m.until, m.seq, m.seen, m.summary from message m where m.mailbox = ?"
+    sql = "select m.content, m.until, m.size, m.seq, m.seen, m.summary from message m where m.mailbox = ?"
     fixed: list[Any] = [mailbox]
     if seen is not None:
         sql, fixed = f"{sql} and m.seen = ?", [*fixed, int(seen)]
@@ -63,40 +68,81 @@ async def scan(
         sql, fixed = f"{sql} and (m.from_key = ? or m.sender = ?)", [*fixed, criteria.from_key, criteria.from_key]
     sql += f" and m.seq > ? and m.seq <= ? order by m.seq {'desc' if descending else 'asc'} limit ?"
     found: list[Summary] = []
-    low, high, at, considered, read = after, upto, after, 0, 0
+    low, high, at, considered, read, ahead = after, upto, after, 0, 0, 1
     while True:
         wanted = ROWS if criteria else min(ROWS, limit + 1)
         rows = await tx.rows(sql, (*fixed, low, high, wanted))
-        for content, until, seq, was_seen, data in rows:
-            if considered >= MOST or read >= MOST_TEXT:
-                return Scanned(tuple(found), at, True)
-            summary = summary_from(data, bool(was_seen))
-            failed = matcher.failed(summary, "") if criteria else ()
-            if "contains" in failed and (failed == ("contains",) or miss is not None):
-                words = await _words(tx, content, until)
-                read += len(words)
-                failed = matcher.failed(summary, words)
-            if not failed:
-                if len(found) == limit:
+        left = deque(rows)
+        while left:
+            some = _next(left, ahead)
+            ahead = min(2 * ahead, AHEAD)
+            judged = [_judge(matcher, row, bool(criteria), miss is not None) for row in some]
+            words = await _words(tx, {each.content: each.until for each in judged if each.undecided})
+            for each in judged:
+                if considered >= MOST or read >= MOST_TEXT:
                     return Scanned(tuple(found), at, True)
-                found.append(summary)
-                if eager and len(found) == limit:
-                    return Scanned(tuple(found), seq, True)
-            elif miss is not None:
-                miss(summary, failed)
-            considered += 1
-            at = seq
+                failed = each.failed
+                if each.undecided:
+                    said = words.get(each.content, "")
+                    read += len(said)
+                    failed = matcher.failed(each.summary, said)
+                if not failed:
+                    if len(found) == limit:
+                        return Scanned(tuple(found), at, True)
+                    found.append(each.summary)
+                    if eager and len(found) == limit:
+                        return Scanned(tuple(found), each.summary.seq, True)
+                elif miss is not None:
+                    miss(each.summary, failed)
+                considered += 1
+                at = each.summary.seq
         if len(rows) < wanted:
             return Scanned(tuple(found), at, False)
         low, high = (low, at - 1) if descending else (at, high)
 
 
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """``undecided``: what it says decides."""
+
+    content: str
+    until: int
+    summary: Summary
+    failed: tuple[str, ...]
+    undecided: bool
+
+
+def _judge(matcher: Matcher, row: tuple[Any, ...], any_criteria: bool, all_failures: bool) -> _Judged:
+    content, until, _, _, was_seen, data = row
+    summary = summary_from(data, bool(was_seen))
+    failed = matcher.failed(summary, "") if any_criteria else ()
+    undecided = "contains" in failed and (failed == ("contains",) or all_failures)
+    return _Judged(content, until, summary, failed, undecided)
+
+
+def _next(rows: deque[tuple[Any, ...]], most: int) -> list[tuple[Any, ...]]:
+    """Take the next rows: at most ``most``, and no more content than may stand in memory together."""
+    some = [rows.popleft()]
+    octets = some[0][2]
+    while rows and len(some) < most and octets + rows[0][2] <= AHEAD_OCTETS:
+        octets += rows[0][2]
+        some.append(rows.popleft())
+    return some
+
+
 async def text(tx: Tx, id: str) -> str:
     """What ``contains`` looks in besides the subject; empty if the message is gone. Raises Damaged."""
     row = await tx.row("select content, until from message where id = ?", (id,))
-    return "" if row is None else await _words(tx, *row)
+    return "" if row is None else (await _words(tx, {row[0]: row[1]})).get(row[0], "")
 
 
-async def _words(tx: Tx, content: str, until: int) -> str:
-    row = await tx.row("select detail, data from content where id = ? and until = ?", (content, until))
-    return "" if row is None else load_words(unpack_detail(row[0], bytes(row[1])))
+async def _words(tx: Tx, contents: dict[str, int]) -> dict[str, str]:
+    """What is said in each content."""
+    if not contents:
+        return {}
+    moments = sorted(set(contents.values()))
+    rows = await tx.rows(
+        f"select id, detail, data from content where id in ({marks(list(contents))}) and until in ({marks(moments)})",
+        (*contents, *moments),
+    )
+    return {id: load_words(unpack_detail(detail, bytes(data))) for id, detail, data in rows}
