@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help dev setup-dev setup-test setup-bench test stack-test stack-images check format bench bench-quick \
+.PHONY: help dev setup-dev setup-test setup-bench test stack-test stack-images image check format bench bench-quick \
 	screenshot lock clean
 
 PY := .venv/bin/python
@@ -24,12 +24,15 @@ test: setup-test check stack-images ## set up, check and run every test, and a s
 stack-test: setup-test stack-images ## deploy the stack on a Swarm of its own, update it and break it (25 minutes; root)
 	$(PY) -m pytest tests/stack -m "stack or not stack" -o faulthandler_timeout=900 --durations=25 -ra $(ARGS)
 
+image: ## build the container image (stack/build --help; BARE=1 where no registry is reached)
+	stack/build $(ARGS)
+
 stack-images: setup-test
 	@$(PY) tests/stack/images.py
 
 check: setup-test ## ruff and mypy
-	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
+	$(PY) -m ruff check . stack/deploy stack/try
+	$(PY) -m ruff format --check . stack/deploy stack/try
 	$(PY) -m mypy
 
 format: setup-test ## let ruff lay out the code
