@@ -236,13 +236,18 @@ class Cluster:
             service.begin()
         return [service.listens() for service in made]
 
+    @property
+    def running(self) -> list[Service]:
+        """The services whose process has not ended."""
+        return [each for each in self.services if hasattr(each, "process") and each.process.poll() is None]
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        running = [each for each in self.services if hasattr(each, "process") and each.process.poll() is None]
+        running = self.running
         for service in running:
             service.send_signal(signal.SIGTERM)
         for service in running:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 import signal
 import smtplib
+import socket
 import ssl
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from running import Cluster, Service, command, get, until
 from servers import Postgres, Redis, server_folder
 from websocket import WebSocket
 
+from mailfarm.net.tls import dev_certificate
 from mailfarm.sdk import Farm
 
 WORDS = ("mx", "submission", "inbound", "inbound", "sweep", "api", "api", "live", "live")
@@ -40,7 +43,7 @@ def cluster(
 
 
 def all_of(cluster: Cluster, word: str) -> list[Service]:
-    return [service for service in cluster.services if service.word == word]
+    return [service for service in cluster.running if service.word == word]
 
 
 def a_mail(port: int, to: str, subject: str, login: tuple[str, str] | None = None) -> None:
@@ -95,7 +98,7 @@ def test_a_service_may_end_and_begin_again(cluster: Cluster, word: str) -> None:
 
 
 def test_a_service_says_how_it_is_to_who_asks_on_its_machine(cluster: Cluster) -> None:
-    for service in cluster.services:
+    for service in cluster.running:
         assert service.status("healthz") == (200, "ok\n")
         code, text = service.status("readyz")
         assert (code, '"state":"serving"' in text) == (200, True), text
@@ -117,6 +120,40 @@ def test_what_is_open_to_the_world_shows_nothing_of_the_inside(cluster: Cluster)
     assert get(f"{api.url}/healthz", {"Host": "10.1.2.3:8025"})[0] == 200  # as a proxy asks
     with pytest.raises(ConnectionRefusedError, match=r" 403 | 421 "):
         WebSocket(f"{live.where['live']}/v1/events", cluster.token, Host="evil.example")
+
+
+def test_a_service_reads_its_certificate_again_and_goes_at_once_when_told_twice(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    used, newer = tmp_path / "used", tmp_path / "newer"
+    pair = dev_certificate(used, "localhost", datetime.now(UTC))
+    (submission,) = cluster.start(
+        "submission",
+        MAILFARM_CERTIFICATE=str(pair.certificate),
+        MAILFARM_KEY=str(pair.key),
+        MAILFARM_LINGER="60",
+    )
+    before = shown(submission.port("smtp", "tls"))
+    other = dev_certificate(newer, "localhost", datetime.now(UTC))
+    pair.key.write_bytes(other.key.read_bytes())
+    pair.certificate.write_bytes(other.certificate.read_bytes())
+    submission.send_signal(signal.SIGHUP)
+    until(lambda: shown(submission.port("smtp", "tls")) != before)
+    submission.send_signal(signal.SIGTERM)
+    until(lambda: submission.status("healthz")[0] == 503)
+    submission.send_signal(signal.SIGTERM)
+    assert submission.ended(20) == 0
+
+
+def shown(port: int) -> bytes:
+    """The certificate a client is shown."""
+    with (
+        socket.create_connection(("127.0.0.1", port), 10) as plain,
+        trusting().wrap_socket(plain, server_hostname="localhost") as tls,
+    ):
+        found = tls.getpeercert(binary_form=True)
+        assert found is not None
+        return found
 
 
 def test_before_a_service_goes_it_says_so_and_still_takes_what_comes(cluster: Cluster) -> None:

@@ -284,6 +284,39 @@ def test_while_the_queue_is_away_mail_is_put_off_within_the_timeout(
             assert inbound.process.poll() is None
 
 
+def test_of_two_shards_one_may_be_lost(folder: Path, postgres: Postgres, cache: Redis) -> None:
+    """With passwords from a file, as in a stack. What the lost one held comes when it is back."""
+    secret = folder / "services" / "secret"
+    secret.write_text("of-the-queue\n")
+    (folder / "other").mkdir(mode=0o755)
+    with (
+        Redis(folder / "queue", "--requirepass", "of-the-queue") as one,
+        Redis(folder / "other", "--requirepass", "of-the-queue") as other,
+        Cluster(
+            folder / "services",
+            postgres.new_database(),
+            [one.url, other.url],
+            cache.url,
+            MAILFARM_QUEUE_PASSWORD_FILE=str(secret),
+        ) as cluster,
+    ):
+        cluster.schema()
+        mx, api = cluster.start("mx", "api")
+        with Farm(api.url, cluster.token) as farm:
+            inbox = farm.create_mailbox()
+            for number in range(4):  # nobody files yet: two wait on each
+                send(mx.port("mx"), inbox, f"before {number}")
+            one.kill()
+            for number in range(3):
+                send(mx.port("mx"), inbox, f"meanwhile {number}")
+            assert mx.status("healthz")[0] == 200
+            cluster.start("inbound")
+            for number in range(3):
+                assert inbox.wait_for(subject=f"meanwhile {number}", timeout=30)
+            one.start()
+            until(lambda: len(inbox.messages()) == 7, 60, 0.1)
+
+
 # --- tokens ----------------------------------------------------------------------------------------------------------
 def test_another_first_token_ends_the_one_before(folder: Path, postgres: Postgres, queue: Redis, cache: Redis) -> None:
     cluster = Cluster(folder / "services", postgres.new_database(), [queue.url], cache.url)
