@@ -15,6 +15,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg2
 import pytest_twisted
 from prometheus_client import CollectorRegistry
 from servers import Postgres, Redis, add_clock, server_folder
@@ -267,6 +268,37 @@ async def test_a_worker_that_stalls_loses_its_leases_and_files_nothing_twice(clu
     await cluster.check(boxes, 21)
     depth = await cluster.queue.depth()
     assert (depth.waiting, depth.leased, depth.aside) == (0, 0, 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_that_stalls_inside_a_unit_holds_up_its_mailboxes_for_a_moment_and_files_nothing_twice(cluster):
+    """PostgreSQL ends a transaction that has gone silent (fifteen seconds), and with it its locks."""
+    house = cluster.house
+    boxes = [await house.mailbox() for _ in range(2)]
+    await cluster.put_many(boxes, 10)
+    with psycopg2.connect(cluster.url) as ours, ours.cursor() as cursor:
+        cursor.execute("select 1 from mailbox where id = any(%s) for update", ([box.id for box in boxes],))
+        stalled = cluster.process(MAILFARM_INBOUND_LEASE="1", MAILFARM_INBOUND_BATCH="10")
+
+        def stands_in_line():
+            cursor.execute("select pg_stat_clear_snapshot()")
+            cursor.execute("select count(*) from pg_stat_activity where wait_event_type = 'Lock'")
+            return cursor.fetchone()[0]
+
+        await until(stands_in_line)
+        stalled.send_signal(signal.SIGSTOP)
+    ours.close()  # now it has the locks
+    other = await cluster.worker(lease=1.0)
+    await until(cluster.drained)
+    assert counted(other, "filed") == 10
+    await cluster.check(boxes, 10)
+    stalled.send_signal(signal.SIGCONT)
+    await other.stop()
+    await cluster.put(boxes[0], content=b"Subject: 10\r\n\r\nx")
+    await until(cluster.drained)
+    stalled.send_signal(signal.SIGTERM)
+    await until(lambda: stalled.poll() is not None)
+    await cluster.check(boxes, 11)
 
 
 @pytest_twisted.ensureDeferred
