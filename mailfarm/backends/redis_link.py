@@ -297,6 +297,8 @@ class RedisLink:
         return RedisAway(f"{self.url} is away: {self._lanes[lane % len(self._lanes)].why}")
 
     async def _greet(self, connection: Connection) -> None:
+        if self._sentinels is not None:
+            self._moved(connection.address)  # the lanes lead to one server, or pieces and their entry would part
         for greeter in self._greeters:
             await greeter(connection)
 

@@ -16,6 +16,7 @@ from .redis_connection import Connection, Connector, RedisAway
 from .redis_url import RedisUrl
 
 _EVERY = 1.0  # seconds between two looks
+_OLDER = 5  # looks with an older answer after which it is believed: the sentinels were set up anew
 
 
 class Sentinels:
@@ -31,6 +32,8 @@ class Sentinels:
         self._connections: dict[tuple[str, int], Connection] = {}
         self._call: Any = None
         self._stopped = True
+        self._epoch = -1  # of the newest answer that was given out
+        self._older = 0
 
     def start(self) -> None:
         """Look every second from now on."""
@@ -48,13 +51,19 @@ class Sentinels:
 
     async def master(self) -> tuple[str, int]:
         """The master's address. Raises RedisAway when no sentinel knows it."""
+        epoch, address = await self._newest()
+        self._epoch = max(self._epoch, epoch)
+        return address
+
+    async def _newest(self) -> tuple[int, tuple[str, int]]:
         asking = [Deferred.fromCoroutine(self._ask(*address)) for address in self._url.hosts]
         asked: list[tuple[bool, Any]] = list(await DeferredList(asking, consumeErrors=True))
         known = [answer for good, answer in asked if good]
         if not known:
             why = "; ".join(failure.getErrorMessage() for _, failure in asked)
             raise RedisAway(f"no sentinel names the master {self._url.master}: {why}")
-        return max(known)[1]
+        newest: tuple[int, tuple[str, int]] = max(known)
+        return newest
 
     async def _ask(self, host: str, port: int) -> tuple[int, tuple[str, int]]:
         connection = self._connections.get((host, port))
@@ -90,8 +99,16 @@ class Sentinels:
             if not self._stopped:
                 self._call = self._reactor.callLater(_EVERY, self._look)
 
+        def told(newest: tuple[int, tuple[str, int]]) -> None:
+            # An answer may be older than the one we went by meanwhile: slow, or of a sentinel that is behind.
+            epoch, address = newest
+            self._older = self._older + 1 if epoch < self._epoch else 0
+            if epoch >= self._epoch or self._older >= _OLDER:
+                self._epoch, self._older = epoch, 0
+                self._moved(address)
+
         def failed(failure: Any) -> None:
             failure.trap(RedisAway)  # the link has connections of its own, and goes on with them
 
-        asking = Deferred.fromCoroutine(self.master())
-        asking.addCallback(self._moved).addErrback(failed).addBoth(looked)
+        asking = Deferred.fromCoroutine(self._newest())
+        asking.addCallback(told).addErrback(failed).addBoth(looked)
