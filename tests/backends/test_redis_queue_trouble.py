@@ -477,3 +477,32 @@ async def test_depth_costs_the_same_with_ten_thousand_entries(own):
         assert (await queue.depth()).waiting == 10_010 - len(attempts) + 1
         assert await cost() < few + 60, "the figures are read once a second too"
         assert len(await queue.inspect("waiting", 20)) == 20
+
+
+def traced(command):
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_answer_comes_after_the_sync(own, component, tmp_path):
+    """What the server's system calls say: the entry is written, then synced, and only then is the put answered."""
+    seen = tmp_path / "calls"
+    command = [str(component("strace")), "-f", "-s", "4000", "-e", "trace=write,writev,sendto,fdatasync,fsync"]
+    async with Working(own.url) as queue:
+        await queue.put(spooled())
+        tracing = traced([*command, "-o", str(seen), "-p", str(own.process.pid)])
+        try:
+            await until(lambda: "TracerPid:\t0\n" not in Path(f"/proc/{own.process.pid}/status").read_text())
+            mails = [spooled(os.urandom(size)) for size in (10, 2000, CHUNK + 1)]
+            await gatherResults([start(queue.put(mail)) for mail in mails])
+        finally:
+            tracing.terminate()
+            tracing.wait()
+    lines = seen.read_text().splitlines()
+    answers = [number for number, line in enumerate(lines) if "stored" in line and "XADD" not in line]
+    assert answers
+    for mail in mails:
+        (written,) = [number for number, line in enumerate(lines) if "XADD" in line and mail.id in line][:1]
+        synced = next(number for number, line in enumerate(lines) if number > written and "sync(" in line)
+        answered = next(number for number in answers if number > written)
+        assert written < synced < answered
