@@ -26,6 +26,7 @@ from watching import resolve
 sys.path.append(str(Path(__file__).resolve().parents[1] / "sdk"))  # relay
 
 Tell = Callable[[str], None]
+LIMITS = Path(__file__).with_name("limits.toml")
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +74,7 @@ def stack(images: Path, tell: Tell, table: Table, tmp_path_factory: pytest.TempP
         deployment = Deployment(lab, tmp_path_factory.mktemp("stack"), tell)
         patch.setenv("SSL_CERT_FILE", str(deployment.authority))
         deployment.prepare()
-        took = deployment.deploy()
+        took = deployment.deploy(MAILFARM_LIMITS_FILE=str(LIMITS))
         table.fact("from `stack/deploy` to a stack that runs, three machines", f"{took} s")
         kept.enter_context(lab.near.there())
         yield deployment

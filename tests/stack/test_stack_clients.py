@@ -161,3 +161,29 @@ async def watch_on_all(stack: Deployment, inbox: Inbox) -> None:
         assert (heard["type"], heard["message"]["subject"]) == ("filed", "for all")
         each.close()
     stack.tell(f"8 WebSockets on machines {sorted(more)} heard of a mail that came in at machine {third}")
+
+
+def test_a_client_cannot_say_who_it_is_over_http(stack: Deployment) -> None:
+    """Twenty WebSockets are for a client, over all replicas, whatever it writes into X-Forwarded-For."""
+    said = stack.lab.far.call(lambda: asyncio.run(many_websockets(stack, 30)))
+    assert said == ["101"] * 20 + ["429"] * 10
+
+
+async def many_websockets(stack: Deployment, count: int) -> list[str]:
+    said, sockets = [], []
+    for number in range(count):
+        server = (stack.addresses[number % 3], 443)
+        claimed = f"192.0.2.{number + 1}"
+        headers = {"X-Forwarded-For": claimed, "X-Real-Ip": claimed, "Forwarded": f"for={claimed}"}
+        headers["Authorization"] = f"Bearer {stack.token}"
+        try:
+            each = await WebSocket.open(f"{stack.url}/v1/events", server, headers, str(stack.authority))
+            await each.hear()
+        except ConnectionRefusedError as error:
+            said.append("429" if " 429 " in str(error) else str(error))
+        else:
+            said.append("101")
+            sockets.append(each)
+    for each in sockets:
+        each.close()
+    return said

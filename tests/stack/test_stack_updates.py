@@ -31,7 +31,7 @@ def test_an_update_of_a_service_is_not_noticed(stack: Deployment, table: Table, 
 
 def test_traefik_goes_node_by_node(stack: Deployment, table: Table, tmp_path: Path) -> None:
     """A host port has one owner: connects to that machine are lost, and a client that tries the next address sends."""
-    with trial(stack, table, tmp_path, "update of traefik", watch=("websocket", "wait")) as run:
+    with trial(stack, table, tmp_path, "update of traefik", watch=("websocket",), kept=0, rate=10.0) as run:
         updated = stack.update("traefik", "--force")
         run.took = updated.seconds
     assert updated.state == "completed"
@@ -46,6 +46,20 @@ def test_an_update_of_a_store_loses_no_mail(stack: Deployment, table: Table, tmp
         run.took = updated.seconds
         stack.until(stack.converged, 60, f"the stack after the update of {word}")
     assert updated.state == "completed"
+    run.assert_nothing_lost()
+
+
+def test_mail_that_waits_outlives_the_restart_of_its_redis(stack: Deployment, table: Table, tmp_path: Path) -> None:
+    """No worker files what comes in, both shards are restarted, and then all of it is there."""
+    with trial(stack, table, tmp_path, "both shards restart, full of mail", seconds=120) as run:
+        stack.scale("inbound", 0)
+        run.steady.flowing(100)
+        took = [stack.update(word, "--force").seconds for word in ("redis-queue-1", "redis-queue-2")]
+        waiting = run.steady.acknowledged() - len(run.inbox.messages())
+        stack.scale("inbound", 2)
+        run.remarks = f"{waiting} messages waited"
+        run.took = sum(took)
+    assert waiting >= 100
     run.assert_nothing_lost()
 
 
