@@ -23,6 +23,7 @@ ENDED = ("complete", "failed", "rejected", "shutdown", "orphaned", "remove")
 UNPLACED = 30.0
 """Seconds a task may wait for a node."""
 PASSWORD = "/run/secrets/database_password"
+SCRIPT = Path(__file__).with_name("postgres.bash")
 ELSEWHERE = (
     "Postgres is not one of the stack's services (MAILFARM_DATABASE_URL): use its own tools, pg_dump and pg_restore"
 )
@@ -75,8 +76,8 @@ class Once:
         self.name = f"{STACK}-{name}"
         self.node = docker.ask("info", "-f", "{{.Swarm.NodeID}}")
 
-    def bash(self, script: str, *arguments: str, folder: Path | None = None, read_only: bool = False) -> list[str]:
-        """Run a script with the clients of PostgreSQL; the lines it said. ``folder`` is at /here. Raises Failed."""
+    def bash(self, *function: str, folder: Path | None = None, read_only: bool = False) -> list[str]:
+        """Run a function of postgres.bash; the lines it said. ``folder`` is at /here. Raises Failed."""
         server = self.server
         words = [
             *("--entrypoint", "bash", "--user", f"{os.getuid()}:{os.getgid()}"),
@@ -86,8 +87,7 @@ class Once:
         ]
         if folder is not None:
             words += ["--mount", f"type=bind,source={folder},target=/here{',readonly' if read_only else ''}"]
-        begin = f'set -euo pipefail\numask 077\nexec 2>&1\nPGPASSWORD=$(cat {PASSWORD})\nexport PGPASSWORD\n'
-        return self._run(server.image, words, ["-c", begin + script, "bash", *arguments])
+        return self._run(server.image, words, ["-c", SCRIPT.read_text("utf-8"), "bash", *function])
 
     def schema(self, database: str) -> list[str]:
         """Run ``mailfarm schema`` on another database, with the image the stack has; the lines it said. Raises
@@ -122,7 +122,8 @@ class Once:
         create = [
             *("service", "create", "--detach", "--quiet", "--name", self.name, "--restart-condition", "none"),
             *("--network", f"{STACK}_data", "--endpoint-mode", "dnsrr", "--constraint", f"node.id=={self.node}"),
-            *("--init", "--no-healthcheck", "--log-driver", "json-file", "--read-only", "--cap-drop", "ALL", "--limit-memory", "1g"),
+            *("--init", "--read-only", "--cap-drop", "ALL", "--limit-memory", "1g", "--no-healthcheck"),
+            *("--log-driver", "json-file"),
             *("--mount", "type=tmpfs,target=/tmp,tmpfs-size=16777216", "--stop-grace-period", "2s"),
             *(["--with-registry-auth"] if in_registry(image) else ["--no-resolve-image"]),
         ]
