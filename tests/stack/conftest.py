@@ -1,17 +1,16 @@
 """The stack's tests: one lab with one deployed stack for all of them, and the table of what was measured.
 
-``stack`` is deployed once for a whole run and is left as it was found by each test: converged, two replicas of each
-service. The tests' own process is a client outside the Swarm (203.0.113.7) while they run, so that sockets it opens
-come from there. Without root or Docker the tests skip, and fail where CI is set.
+It is deployed once for a whole run and is left as it was found by each test: converged, two replicas of each service.
+The tests' own process is a client outside the Swarm (203.0.113.7) while they run, so that sockets it opens come from
+there. Without root or Docker the tests skip, and fail where CI is set.
 """
 
 from __future__ import annotations
 
-import shutil
+import faulthandler
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -62,30 +61,30 @@ def table(tell: Tell) -> Iterator[Table]:
         made.write(ROOT / ".make" / "stack-test.md")
 
 
-@pytest.fixture(scope="session")
-def stack(images: Path, tell: Tell, table: Table, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """The stack, deployed on three managers."""
-    folder = ROOT / ".make" / "lab"
-    with ExitStack() as kept:
-        kept.enter_context(turn(LOCK, tell))
-        lab = kept.enter_context(Lab(folder, disk=images, tell=tell))
-        kept.enter_context(resolve(HOST, [f"198.51.100.{number}" for number in lab.machines]))
-        patch = kept.enter_context(pytest.MonkeyPatch.context())
+def _how_long(fixture_name: str, config: pytest.Config) -> str:
+    """One lab for all of `make stack-test`; in a worker of `make test` for its one test of it alone."""
+    return "function" if hasattr(config, "workerinput") else "session"
+
+
+@pytest.fixture(scope=_how_long)
+def deployed(images: Path, tell: Tell, table: Table, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """The stack on three managers."""
+    faulthandler.dump_traceback_later(1200, exit=True)  # instead of what a single test may take
+    with turn(LOCK, tell), Lab(disk=images, tell=tell) as lab:
         deployment = Deployment(lab, tmp_path_factory.mktemp("stack"), tell)
-        patch.setenv("SSL_CERT_FILE", str(deployment.authority))
         deployment.prepare()
         took = deployment.deploy(MAILFARM_LIMITS_FILE=str(LIMITS))
         table.fact("from `stack/deploy` to a stack that runs, three machines", f"{took} s")
-        kept.enter_context(lab.near.there())
         yield deployment
     assert leftovers(lab.name, lab.folder) == []
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder of the test's own, gone afterwards: ledgers of many runs would fill a disk."""
-    yield tmp_path
-    shutil.rmtree(tmp_path, ignore_errors=True)
+def stack(deployed: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    """The deployed stack, and the test outside it: in a client's namespace, with its name and its authority."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(deployed.authority))
+    with resolve(HOST, deployed.addresses), deployed.lab.near.there():
+        yield deployed
 
 
 ORDER = ("readme", "lab", "journey", "clients", "updates", "failures", "bad_start")
