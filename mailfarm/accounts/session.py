@@ -76,5 +76,5 @@ async def forget_ended(tx: Tx, limit: int = 500) -> int:
 
 async def _make_room(tx: Tx, parent: str) -> None:
     await tx.execute("delete from token where parent = ? and expires_at <= ?", (parent, tx.now))
-    keep = "select id from token where parent = ? order by id desc limit ?"
+    keep = "select id from token where parent = ? order by created_at desc, id desc limit ?"
     await tx.execute(f"delete from token where parent = ? and id not in ({keep})", (parent, parent, MOST - 1))
