@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from servers import Postgres, Redis, add_clock, postgres_program, server_folder
+from servers import Postgres, Redis, Spares, add_clock, postgres_program, server_folder
 
 from mailfarm.backends.postgres_schema import migrate
 
@@ -83,10 +83,18 @@ def postgres_template(postgres: Postgres) -> str:
     return url.rpartition("/")[2]
 
 
+@pytest.fixture(scope="session")
+def postgres_spares(postgres: Postgres, postgres_template: str) -> Spares:
+    """The databases behind ``postgres_database``."""
+    return Spares(postgres, postgres_template)
+
+
 @pytest.fixture
-def postgres_database(postgres: Postgres, postgres_template: str) -> str:
-    """The URL of a database of one's own with mailfarm's schema."""
-    return postgres.new_database(postgres_template)
+def postgres_database(postgres_spares: Spares) -> Iterator[str]:
+    """The URL of a database of one's own with mailfarm's schema and nothing in it."""
+    url = postgres_spares.take()
+    yield url
+    postgres_spares.give(url)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

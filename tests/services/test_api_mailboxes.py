@@ -10,6 +10,11 @@ from mailfarm.accounts.store import find_credential
 ensure = pytest_twisted.ensureDeferred
 
 
+@pytest.fixture
+def farm_database(database_url):
+    return database_url
+
+
 @ensure
 async def test_an_empty_object_makes_a_mailbox_with_its_own_smtp_user(farm, ask):
     made = await ask("POST", "/v1/mailboxes", {})

@@ -17,6 +17,11 @@ from mailfarm.services.api.content import unfolded
 ensure = pytest_twisted.ensureDeferred
 
 
+@pytest.fixture
+def farm_database(database_url):
+    return database_url
+
+
 async def a_mailbox(ask, count=0, farm=None, **more):
     box = (await ask("POST", "/v1/mailboxes", {})).json
     ids = [await farm.file(box, f"Number {n}", **more) for n in range(count)]
