@@ -1,6 +1,6 @@
 -- compatible_from: 1
 -- The first schema. Never edited after release: changes are new files, and their first line names the oldest version
--- whose programs can still work with them (docs/decisions: one schema, two versions of the program).
+-- whose programs can still work with them (docs/decisions: one schema, two versions).
 -- Ids are text (see ids.py). Times are microseconds since 1970, UTC. Every row has an account, directly or by its key.
 -- Whatever is compared or ordered has the collation "C": octets, as SQLite compares. Yes and no are 1 and 0, so that the
 -- SQL above is the same for both engines. The embedded queue's tables are SQLite's alone.
