@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help dev setup-dev setup-test setup-bench test stack-test stack-images image check format bench bench-quick \
-	screenshot lock clean
+	bench-stack screenshot lock clean
 
 PY := .venv/bin/python
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2); echo $$((n < 2 ? 2 : n > 8 ? 8 : n)))
@@ -47,6 +47,9 @@ bench: setup-bench ## measure: accepting beside smtp-sink, waiting beside MailDe
 bench-quick: setup-bench ## the same in less than a minute, and less exactly
 	$(PY) bench/accept.py --quick $(ARGS)
 	$(PY) bench/wait.py --quick $(ARGS)
+
+bench-stack: setup-bench stack-images ## mail through the load balancer of a deployed stack (ten minutes; root)
+	$(PY) bench/stack.py $(ARGS)
 
 screenshot: setup-test ## take the README's pictures of the web inbox
 	$(PY) bench/screenshot.py $(ARGS)

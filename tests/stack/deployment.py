@@ -66,15 +66,18 @@ class Deployment(Services):
 
     def _say(self, *command: str, **settings: str) -> str:
         machine = self.lab.machines[self.manager]
-        settings = {"MAILFARM_PRIVATE": str(self.private), "PYTHONUNBUFFERED": "1", **names(), **settings}
+        settings = {"MAILFARM_PRIVATE": str(self.private), "PYTHONUNBUFFERED": "1", **self._images(), **settings}
         code, said = machine.follow(*command, tell=self.tell, folder=ROOT, **settings)
         if code:
             raise LabError(f"{' '.join(command)} ended with {code}:\n{said[-4000:]}\n{self.picture()}")
         return said
 
+    def _images(self) -> dict[str, str]:
+        return names(self.lab.folder / "1" / "disk")
+
     def image(self) -> str:
         """The name of mailfarm's image."""
-        return names()["MAILFARM_IMAGE"]
+        return self._images()["MAILFARM_IMAGE"]
 
     def build(self, tag: str, *lines: str, context: Path | None = None) -> str:
         """Another version of mailfarm's image on each machine: the same, with these lines of a Dockerfile; its name.

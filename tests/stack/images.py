@@ -22,6 +22,8 @@ from leftovers import remove_cgroups
 
 FOLDER = ROOT / ".make" / "images"
 RECIPE = ("stack/build", "--bare")
+NAMES = "image/names.env"
+"""Where on a disk they are named; it is copied with the disk."""
 _STAMP = FOLDER / "stamp"
 _NAME = "mailfarm-images"
 _INPUTS = ("mailfarm", "stack", "setup.cfg", "pyproject.toml", "requirements.lock", ".dockerignore")
@@ -32,9 +34,9 @@ def disk() -> Path | None:
     return FOLDER / "disk" if _STAMP.exists() else None
 
 
-def names() -> dict[str, str]:
-    """The variables of the stack's file that name the images on the disk."""
-    return dict(line.split("=", 1) for line in (FOLDER / "image.env").read_text().split())
+def names(disk: Path) -> dict[str, str]:
+    """The variables of the stack's file that name the images on a disk."""
+    return dict(line.split("=", 1) for line in (disk / NAMES).read_text().split())
 
 
 def build(tell: Callable[[str], None]) -> Path:
@@ -68,7 +70,7 @@ def _recipe(engine: Engine, tell: Callable[[str], None]) -> None:
     code, said = engine.follow(*RECIPE, tell=tell, folder=ROOT)
     if code:
         raise LabError(f"{' '.join(RECIPE)} ended with {code}:\n{said[-3000:]}")
-    shutil.copyfile(ROOT / ".make" / "stack" / "image.env", FOLDER / "image.env")
+    shutil.copyfile(ROOT / ".make" / "stack" / "image.env", engine.disk / NAMES)
 
 
 def _digest() -> str:

@@ -84,7 +84,7 @@ class Lab:
         self.tell(f"{self.nodes} machines, {self.managers} of them managers, in {time.monotonic() - began:.1f} s")
 
     def _join(self) -> None:
-        self.docker(1, "swarm", "init", "--advertise-addr", address(1), "--task-history-limit", "2")
+        self.docker(1, "swarm", "init", "--advertise-addr", address(1))
         tokens = {role: self.docker(1, "swarm", "join-token", "-q", role) for role in ("manager", "worker")}
         for number in range(2, self.nodes + 1):
             token = tokens["manager" if number <= self.managers else "worker"]

@@ -16,7 +16,7 @@ from trial import trial
 
 pytestmark = pytest.mark.stack
 
-IMPATIENT = ("--health-start-period", "4s", "--health-interval", "1s", "--health-retries", "2")
+IMPATIENT = ("--health-start-period", "15s", "--health-interval", "2s", "--health-retries", "3")
 """A version that waits is given up sooner than in earnest."""
 
 
