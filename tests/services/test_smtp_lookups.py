@@ -9,13 +9,17 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from loopback import wait_until
 from prometheus_client import CollectorRegistry
 from smtp_house import FREE, House, house
 from test_mx import begun
 from test_submission import GOOD, greeted, plain, send
+from twisted.internet import reactor
 
 from mailfarm.accounts.store import credentials, revoke_credential
 from mailfarm.backends.memory import MemoryBus
+from mailfarm.backends.redis_bus import RedisBus
+from mailfarm.backends.redis_link import RedisLink
 from mailfarm.config import SubmissionSettings
 from mailfarm.errors import DatabaseUnavailable
 from mailfarm.events import LOOKUP, MailboxChanged, Revoked
@@ -253,3 +257,46 @@ async def test_a_service_that_stops_hears_no_more(tmp_path: Path) -> None:
         await mx.stop(0)
         await service.stop(0)
         assert LOOKUP not in h.bus._topics
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_another_process_closes_is_refused_here_by_way_of_redis(tmp_path: Path, redis: Any) -> None:
+    async with house(tmp_path) as h:
+        started: list[Any] = []
+        buses = []
+        try:
+            for _ in range(2):
+                link = RedisLink(redis.url, reactor)
+                await link.start()
+                started.append(link)
+                assert await link.ready(10)
+                bus = RedisBus(link, reactor, CollectorRegistry())
+                await bus.start()
+                started.append(bus)
+                buses.append(bus)
+            mx, service = await h.mx(bus=buses[0]), await h.submission(bus=buses[0])
+            Hand(mx.directory.mailboxes, service.login.credentials)  # five seconds never pass
+            box, secret = await h.mailbox("box@mailfarm.test"), await h.credential("known")
+            client = await begun(mx.listening["mx"].port)
+            sender, _ = await greeted(service.listening["capture"].port)
+            assert (await client.say("RCPT TO:<box@mailfarm.test>")).startswith("250")
+            assert (await sender.say(plain("known", secret))).startswith("235 ")
+            await sender.close()
+            assert (len(mx.directory.mailboxes), len(service.login.credentials)) == (1, 1)
+            (credential,) = await h.database.read(lambda tx: credentials(tx, h.account.id))
+            await h.database.unit(lambda tx: revoke_credential(tx, h.account.id, credential.id))
+            closed = await h.database.unit(lambda tx: store.delete(tx, h.ids, h.account.id, box.id))
+            announce(buses[1], [closed])
+            buses[1].publish(LOOKUP, Revoked(h.ids.new(), h.account.id, h.clock(), "credential", credential.id))
+            await wait_until(lambda: len(mx.directory.mailboxes) + len(service.login.credentials) == 0)
+            assert (await client.say("RCPT TO:<box@mailfarm.test>")).startswith("550 5.1.1")
+            sender, _ = await greeted(service.listening["capture"].port)
+            assert (await sender.say(plain("known", secret))).startswith("535 ")
+            await sender.close()
+            await client.close()
+        finally:
+            for each in h.running:
+                await each.stop(0)
+            h.running.clear()
+            for each in reversed(started):
+                await each.stop()
