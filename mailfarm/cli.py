@@ -30,6 +30,7 @@ CLIENT_SETTINGS = (
     ("MAILFARM_URL=http://127.0.0.1:8025", "the mailfarm to talk to"),
     ("MAILFARM_SMTP=", "where send sends to; empty: where MAILFARM_URL says it captures"),
     ("MAILFARM_TOKEN=", "the token, where one is asked for; also as MAILFARM_TOKEN_FILE"),
+    ("MAILFARM_CA=", "PEM file with the authority of its certificate, where the system does not know it"),
 )
 
 DEV = """\

@@ -12,7 +12,7 @@ from mailfarm.errors import ConfigurationError
 from .contradictions import ALL, contradictions
 from .settings import GROUPS, Settings
 
-CLIENT_VARIABLES = frozenset({"MAILFARM_URL", "MAILFARM_SMTP", "MAILFARM_TOKEN", "MAILFARM_TOKEN_FILE"})
+CLIENT_VARIABLES = frozenset({"MAILFARM_URL", "MAILFARM_SMTP", "MAILFARM_TOKEN", "MAILFARM_TOKEN_FILE", "MAILFARM_CA"})
 """What the SDK and the client commands read; no service does."""
 
 

@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 import httpx
 
-from . import checks
+from . import checks, trust
 from .aio_inbox import AsyncInbox, AsyncMessage
 from .client import CLOSED, STALE, TIMEOUT, failure_of, http_timeout, is_local
 from .events import Following, SseParser
@@ -34,7 +35,13 @@ class AsyncFarm:
     """A mailfarm at a URL; see ``Farm``. Belongs to the event loop it is first used in."""
 
     def __init__(
-        self, url: str, token: str | None = None, *, timeout: float = TIMEOUT, smtp: Smtp | None = None
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        timeout: float = TIMEOUT,
+        smtp: Smtp | None = None,
+        ca: str | Path | None = None,
     ) -> None:
         self.url = base_url(url)
         checks.token(token)
@@ -46,6 +53,7 @@ class AsyncFarm:
             timeout=timeout,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
             trust_env=not is_local(self.url),
+            verify=True if ca is None else trust.context(ca),
         )
 
     async def create_mailbox(

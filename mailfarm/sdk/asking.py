@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from . import checks, sending
+from . import checks, sending, trust
 from .errors import ApiError, CannotConnect
 from .telling import MAILBOX
 
@@ -20,7 +20,7 @@ SOON: Final = 3.0
 
 
 def open_farm(timeout: float | None = None) -> Farm:
-    """The farm that MAILFARM_URL and MAILFARM_TOKEN or MAILFARM_TOKEN_FILE name. Raises Unusable."""
+    """The farm that MAILFARM_URL, MAILFARM_TOKEN or MAILFARM_TOKEN_FILE, and MAILFARM_CA name. Raises Unusable."""
     from .client import TIMEOUT, Farm  # late: --help needs no HTTP
 
     name, token = "MAILFARM_TOKEN", os.environ.get("MAILFARM_TOKEN")
@@ -30,10 +30,21 @@ def open_farm(timeout: float | None = None) -> Farm:
         checks.token(token)
     except ValueError as error:
         raise sending.Unusable(f"{name}: {error}") from None
+    authority = authorities()
     try:
-        return Farm(os.environ.get("MAILFARM_URL") or URL, token, timeout=timeout or TIMEOUT)
+        return Farm(os.environ.get("MAILFARM_URL") or URL, token, timeout=timeout or TIMEOUT, ca=authority)
     except ValueError as error:
         raise sending.Unusable(f"MAILFARM_URL: {error}") from None
+
+
+def authorities() -> str | None:
+    """The file that MAILFARM_CA names, if it does. Raises Unusable."""
+    path = os.environ.get("MAILFARM_CA") or None
+    try:
+        trust.context(path)
+    except ValueError as error:
+        raise sending.Unusable(f"MAILFARM_CA: {error}") from None
+    return path
 
 
 def default_mailbox(farm: Farm) -> str:
@@ -57,8 +68,9 @@ def where_to_send() -> tuple[str, str]:
             return sending.CAPTURE, MAILBOX
         except ApiError:  # it may take mail all the same
             pass
-    host = urlsplit(farm.url).hostname or "127.0.0.1"
+    url = urlsplit(farm.url)
     said, inbox = version.get("smtp"), version.get("inbox")
-    places = smtp_places(said if isinstance(said, dict) else {}, host)
+    listeners = said if isinstance(said, dict) else {}
+    places = smtp_places(listeners, url.hostname or "127.0.0.1", public=url.scheme == "https")
     shown = f"[{places.host}]" if ":" in places.host else places.host
     return f"smtp://{shown}:{places.port}", inbox if isinstance(inbox, str) and inbox else MAILBOX

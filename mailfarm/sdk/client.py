@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 
-from . import checks
+from . import checks, trust
 from .events import Following, SseParser
 from .inbox import Inbox, Message
 from .values import Event, Refusal, Smtp, Summary
@@ -37,12 +38,20 @@ class Farm:
     """A mailfarm at a URL.
 
     ``token`` is needed where the server asks for one. ``timeout`` is the seconds any single answer may take; waits
-    have their own. ``smtp`` says where the server takes mail, if it does not say so itself. Raises ValueError for what
-    is no URL, and for a token a header cannot hold; every method may raise CannotConnect, NotAllowed and ApiError.
+    have their own. ``smtp`` says where the server takes mail, if it does not say so itself. ``ca`` is a PEM file with
+    the authority that signed the server's certificate, where the system does not know it. Raises ValueError for what is
+    no URL or no such file, and for a token a header cannot hold; every method may raise CannotConnect, NotAllowed and
+    ApiError.
     """
 
     def __init__(
-        self, url: str, token: str | None = None, *, timeout: float = TIMEOUT, smtp: Smtp | None = None
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        timeout: float = TIMEOUT,
+        smtp: Smtp | None = None,
+        ca: str | Path | None = None,
     ) -> None:
         self.url = base_url(url)
         checks.token(token)
@@ -55,6 +64,7 @@ class Farm:
             timeout=timeout,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
             trust_env=not is_local(self.url),
+            verify=True if ca is None else trust.context(ca),
         )
 
     def create_mailbox(

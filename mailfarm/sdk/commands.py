@@ -1,10 +1,10 @@
 """The client's verbs on the command line: ``send``, ``wait``, ``list`` and ``show``.
 
-They read MAILFARM_URL (default http://127.0.0.1:8025), MAILFARM_TOKEN or MAILFARM_TOKEN_FILE, and MAILFARM_SMTP. Where
-these do not say, the server at MAILFARM_URL is asked where it takes mail and which its default mailbox is. Exit codes:
-0 done, 1 refused, failed or not found, 2 wrong usage, 3 cannot connect, 4 a wait timed out. What goes wrong is said in
-one line on standard error; an SMTP refusal and a wait in vain take a few. What strangers wrote is shown with its
-control characters escaped; octets go out as they are only where the output is no terminal.
+They read MAILFARM_URL (default http://127.0.0.1:8025), MAILFARM_TOKEN or MAILFARM_TOKEN_FILE, MAILFARM_CA and
+MAILFARM_SMTP. Where these do not say, the server at MAILFARM_URL is asked where it takes mail and which its default
+mailbox is. Exit codes: 0 done, 1 refused, failed or not found, 2 wrong usage, 3 cannot connect, 4 a wait timed out.
+What goes wrong is said in one line on standard error; an SMTP refusal and a wait in vain take a few. What strangers
+wrote is shown with its control characters escaped; octets go out as they are only where the output is no terminal.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ ENVIRONMENT: Final = """\
 environment:
   MAILFARM_URL         the server (http://127.0.0.1:8025)
   MAILFARM_TOKEN       its token, where it asks for one; MAILFARM_TOKEN_FILE names a file that holds it
+  MAILFARM_CA          a PEM file with the authority of its certificate, where the system does not know it
 exit codes:
   0 done, 1 failed, refused or not found, 2 wrong usage, 3 cannot connect, 4 timed out
 """

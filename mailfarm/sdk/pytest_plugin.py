@@ -12,9 +12,10 @@
 ============  =======  =============================================================================================
 
 Which server: ``--mailfarm-url``, else the variable MAILFARM_URL, else the ini value ``mailfarm_url``; MAILFARM_TOKEN or
-MAILFARM_TOKEN_FILE gives its token, if it asks for one. Where none is given, the first test that wants one starts a
-``mailfarm dev --ephemeral`` on free ports, which ends with the session, however that ends; with pytest-xdist all
-workers share it. ``inbox.smtp`` says where and as whom to send.
+MAILFARM_TOKEN_FILE gives its token, if it asks for one, and MAILFARM_CA a file with the authority of its certificate,
+if the system does not know it. Where none is given, the first test that wants one starts a ``mailfarm dev --ephemeral``
+on free ports, which ends with the session, however that ends; with pytest-xdist all workers share it. ``inbox.smtp``
+says where and as whom to send.
 
 When a test fails, the messages of the mailboxes it made are shown in its report. On a server that was there before,
 the ``inbox`` of a failed test is kept for a day, so that it can be looked at in the browser.
@@ -64,7 +65,7 @@ def farm(pytestconfig: pytest.Config, mailfarm_url: str) -> Iterator[Farm]:
     from .verbs import smtp_places
 
     smtp = None if _given(pytestconfig) else smtp_places(_server(pytestconfig)["smtp"], "127.0.0.1")
-    with Farm(mailfarm_url, _token(), smtp=smtp) as farm:
+    with Farm(mailfarm_url, _token(), smtp=smtp, ca=os.environ.get("MAILFARM_CA") or None) as farm:
         farm._on_made = lambda inbox: pytestconfig.stash[_ITEM].stash[_MADE].append(inbox)
         yield farm
 

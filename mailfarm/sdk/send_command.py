@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from . import sending
-from .asking import where_to_send
+from .asking import authorities, where_to_send
 from .plain import line, quoted
 from .telling import DONE, FAILED, port, positive, tell
 
@@ -31,10 +31,12 @@ examples:
   mailfarm send --html page.html --attach report.pdf
   mailfarm send --eml saved.eml --to alice@mailfarm.test
   mailfarm send --smtp smtps://127.0.0.1:1465 --insecure --user 01k... --password-file secret
+  mailfarm send --smtp smtp+starttls://mail.example.org:587 --user 01k... --password-file secret
 
 environment:
   MAILFARM_SMTP        where to send to; without it the server at MAILFARM_URL is asked, and if none answers there
                        it is smtp://127.0.0.1:1025
+  MAILFARM_CA          the authority of its certificate, as for the other commands
   MAILFARM_URL, MAILFARM_TOKEN, MAILFARM_TOKEN_FILE   as for the other commands
 exit codes:
   0 accepted, 1 refused by the server, in whole or in part, 2 wrong usage, 3 cannot connect
@@ -81,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     except smtplib.SMTPException as error:
         return tell("send", f"{where} refuses: {'; '.join(map(line, sending.refusal_lines(error)))}", FAILED)
     except ssl.SSLCertVerificationError as error:
-        text = f"the certificate of {where} is not trusted ({error.verify_message}); --insecure trusts any"
+        text = f"the certificate of {where} is not trusted ({error.verify_message}); set MAILFARM_CA, or --insecure"
         return tell("send", text, FAILED)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -157,7 +159,7 @@ def _where(args: argparse.Namespace, url: str) -> sending.Server:
         where = replace(where, password=sending.read_text(args.password_file).rstrip("\r\n"))
     if where.user and not where.password:
         raise sending.Unusable("--user needs --password-file")
-    return replace(where, verify=not args.insecure)
+    return replace(where, verify=not args.insecure, ca=authorities())
 
 
 def _text(given: str | None) -> str | None:

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from . import trust
+
 CAPTURE: Final = "smtp://127.0.0.1:1025"
 TIMEOUT: Final = 60.0
 OURSELVES: Final = "localhost"  # for EHLO: smtplib would ask the DNS, which may take long
@@ -62,7 +64,8 @@ class Unusable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where to send to. ``tls`` is none, starttls or implicit; ``verify`` whether its certificate must be trusted."""
+    """Where to send to. ``tls`` is none, starttls or implicit; ``verify`` whether its certificate must be trusted, and
+    ``ca`` the file of the authority that signed it, if the system does not know that one."""
 
     host: str
     port: int
@@ -70,6 +73,7 @@ class Server:
     user: str = ""
     password: str = ""
     verify: bool = True
+    ca: str | None = None
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -160,7 +164,7 @@ def with_crlf(content: bytes) -> bytes:
 
 def connect(where: Server) -> smtplib.SMTP:
     """A session that has said EHLO, turned on TLS and signed in, as ``where`` says. Raises what smtplib raises."""
-    context = ssl.create_default_context()
+    context = trust.context(where.ca)
     if not where.verify:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     smtp: smtplib.SMTP

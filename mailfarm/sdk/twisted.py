@@ -15,6 +15,7 @@ Deferred ends what it waits for, at the server too. HTTP is treq's, the WebSocke
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -32,7 +33,7 @@ from twisted.web import client as web
 from twisted.web._newclient import ParseError, RequestNotSent, RequestTransmissionFailed, ResponseFailed
 from twisted.web.http_headers import Headers as Fields
 
-from . import checks
+from . import checks, trust
 from .client import CLOSED, TIMEOUT
 from .twisted_inbox import TwistedInbox, TwistedMessage
 from .values import Refusal, Smtp
@@ -40,7 +41,8 @@ from .verbs import Verbs
 from .wire import Failure, Pause, Request, Response, Server, Steps, base_url
 
 T = TypeVar("T")
-Agent: Any = web.Agent  # these two are not typed
+Agent: Any = web.Agent  # these three are not typed
+Policy: Any = web.BrowserLikePolicyForHTTPS
 HTTPConnectionPool: Any = web.HTTPConnectionPool
 NOT_SENT = (ConnectError, DNSLookupError, UnsupportedAddressFamily, RequestNotSent)
 NO_ANSWER = (
@@ -63,6 +65,7 @@ class TwistedFarm:
         *,
         timeout: float = TIMEOUT,
         smtp: Smtp | None = None,
+        ca: str | Path | None = None,
         reactor: Any = None,
     ) -> None:
         if reactor is None:
@@ -77,7 +80,8 @@ class TwistedFarm:
         self._verbs = Verbs(Server(self.url), reactor.seconds, smtp)
         self._pool: Any = HTTPConnectionPool(reactor)
         self._pool.maxPersistentPerHost = 20
-        self._http = HTTPClient(Agent(reactor, connectTimeout=timeout, pool=self._pool))
+        self._roots = None if ca is None else trust.roots(ca)
+        self._http = HTTPClient(Agent(reactor, Policy(self._roots), connectTimeout=timeout, pool=self._pool))
 
     def create_mailbox(
         self,

@@ -89,10 +89,12 @@ class TwistedEvents(Generic[M]):
         following: Following,
         wrap: Callable[[Summary], M],
         timeout: float | None,
+        roots: Any = None,
     ) -> None:
         self._reactor = reactor
         self._server = server
         self._token = token
+        self._roots = roots
         self._following = following
         self._wrap = wrap
         self._deadline = None if timeout is None else reactor.seconds() + timeout
@@ -172,7 +174,7 @@ class TwistedEvents(Generic[M]):
         factory = _Factory(url, self._token, self._following, self._hear, self._reactor)
         endpoint: Any = HostnameEndpoint(self._reactor, host, port, timeout=CONNECTING)
         if tls:
-            endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
+            endpoint = wrapClientTLS(optionsForClientTLS(host, trustRoot=self._roots), endpoint)
         try:
             self._socket = await endpoint.connect(factory)
         except CancelledError:

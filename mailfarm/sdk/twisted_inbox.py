@@ -218,6 +218,7 @@ class TwistedInbox:
             Following(self.id, criteria, self.state.cursor if after is None else after),
             lambda summary: TwistedMessage(farm, Loaded(summary)),
             timeout,
+            farm._roots,
         )
 
     def refusals(self) -> Deferred[list[Refusal]]:

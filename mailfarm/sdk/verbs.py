@@ -80,7 +80,8 @@ class Verbs:
                 said = (yield from self.version()).get("smtp") or {}
             except ApiError:  # an older server, or a proxy that lets only /v1/mailboxes through
                 said = {}
-            self.smtp = smtp_places(said, urlsplit(self.server.url).hostname or "127.0.0.1")
+            url = urlsplit(self.server.url)
+            self.smtp = smtp_places(said, url.hostname or "127.0.0.1", public=url.scheme == "https")
         return self.smtp
 
     def create_mailbox(
@@ -249,9 +250,12 @@ class Verbs:
         yield from self.server.ask(Request("DELETE", f"/v1/messages/{segment(id)}"), NoSuchMessage)
 
 
-def smtp_places(said: dict[str, Any], host: str) -> Smtp:
+def smtp_places(said: dict[str, Any], host: str, public: bool = False) -> Smtp:
     """The listeners as the version tells them, ``{"capture": "127.0.0.1:1025"}``. An address that means "every
-    address" is reached by the name in the server's URL."""
+    address" is reached by the name in the server's URL. A ``public`` server that tells nothing has proxies before it,
+    and listens on the ports of the RFCs."""
+    if public and not said:
+        return Smtp(host, 25, starttls_port=587, tls_port=465)
     places = {name: _place(str(where), host) for name, where in said.items() if str(where)[-1:].isdigit()}
     here, port = places.get("capture", (host, CAPTURE_PORT))
     starttls, tls = places.get("starttls"), places.get("tls")

@@ -137,6 +137,11 @@ class Server:
         """The error that says what to do."""
         if self.reached:
             return CannotConnect(f"the mailfarm at {self.url} went away: {failure}")
+        if "certificate verify failed" in str(failure):
+            return CannotConnect(
+                f"the certificate of {self.url} is not trusted ({failure}): give the file of its authority, as ca= or "
+                "in MAILFARM_CA."
+            )
         return CannotConnect(f"no mailfarm answers at {self.url} ({failure}): is `mailfarm dev` running?")
 
     def ask(self, request: Request, missing: type[ApiError] = ApiError) -> Steps[Response]:
