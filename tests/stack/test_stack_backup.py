@@ -3,6 +3,8 @@ byte, what came in meanwhile is filed, and everything goes on."""
 
 from __future__ import annotations
 
+import base64
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +30,9 @@ def contents(farm: Farm, inbox: Inbox) -> dict[str, bytes]:
 
 
 def large(number: int) -> bytes:
-    """A message in more than one row."""
-    return b"Subject: large %d\r\n\r\n" % number + b"0123456789abcdef" * 4 * 40_000 + b"\r\n"
+    """A message whose content is more than one row, packed as it may be."""
+    lines = (base64.b64encode(os.urandom(57)) for _ in range(40_000))
+    return b"Subject: large %d\r\n\r\n" % number + b"\r\n".join(lines) + b"\r\n"
 
 
 def test_backup_and_restore(stack: Deployment, table: Table, tmp_path: Path) -> None:
