@@ -31,13 +31,16 @@ LIMITS = Path(__file__).with_name("limits.toml")
 @pytest.fixture(scope="session")
 def tell(request: pytest.FixtureRequest) -> Tell:
     """Say a line to whoever waits, with the time since the beginning."""
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    plugins = request.config.pluginmanager
+    reporter, capture = plugins.get_plugin("terminalreporter"), plugins.get_plugin("capturemanager")
     began = time.monotonic()
 
     def say(line: str) -> None:
         if reporter is not None:
-            reporter.ensure_newline()
-            reporter.write_line(f"{time.monotonic() - began:7.1f} s  {line}")
+            with capture.global_and_fixture_disabled():
+                reporter.ensure_newline()
+                reporter.write_line(f"{time.monotonic() - began:7.1f} s  {line}")
+                reporter.flush()
 
     return say
 
@@ -87,7 +90,7 @@ def stack(deployed: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dep
         yield deployed
 
 
-ORDER = ("readme", "lab", "journey", "clients", "updates", "failures", "bad_start")
+ORDER = ("readme", "lab", "journey", "clients", "backup", "updates", "failures", "bad_start")
 """The README's commands want a fresh lab, and there is only one at a time; the rest goes from quiet to loud."""
 
 
