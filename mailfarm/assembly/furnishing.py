@@ -9,9 +9,12 @@ from twisted.logger import Logger
 
 from mailfarm.accounts.first_token import ensure_first_token
 from mailfarm.accounts.store import ensure_account
+from mailfarm.events import LOOKUP, Revoked
 from mailfarm.ids import Ids
 from mailfarm.inbound.capture import DefaultMailbox, ensure_default
 from mailfarm.ports import Bus, Database
+
+from .background import clock
 
 _log = Logger()
 
@@ -26,8 +29,9 @@ async def furnish(
         first = await database.unit(lambda tx: ensure_first_token(tx, ids, owner, first_token))
         if not first.live:
             _log.warn("MAILFARM_API_FIRST_TOKEN was revoked, or is another account's: it opens nothing; set a new one")
-        if first.ended:
-            _log.info("the first token is another one now; the one before it has ended")
+        for id in first.ended:
+            _log.info("the first token is another one now; the one before it, {id}, has ended", id=id)
+            bus.publish(LOOKUP, Revoked(ids.new(), owner, clock(), "token", id))
     default = DefaultMailbox(owner, inbox)
     await ensure_default(database, bus, ids, default)
     return default

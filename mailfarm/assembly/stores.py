@@ -21,11 +21,12 @@ from shutil import rmtree
 from typing import Any
 
 from prometheus_client import CollectorRegistry
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from mailfarm.backends.memory import MemoryBus, MemoryLimiter
 from mailfarm.config import Settings
-from mailfarm.errors import ConfigurationError, QueueFull, QueueUnavailable, Temporary
+from mailfarm.errors import ConfigurationError, DatabaseUnavailable, QueueFull, QueueUnavailable, Temporary
 from mailfarm.ids import Ids
 from mailfarm.net.http import Check
 from mailfarm.ports import Bus, Database, Limiter, Tx
@@ -212,6 +213,13 @@ class Stores:
         self.steps += [Step("limiter", limiter.start, limiter.stop), Step("bus", bus.start, bus.stop)]
 
     async def _database_answers(self) -> None:
+        reading = Deferred.fromCoroutine(self._read())
+        if self._postgres is not None and self._postgres.away:
+            reading.addErrback(lambda failure: None)  # it asks all the same: that is how the pool finds it back
+            raise DatabaseUnavailable(self._postgres.away)
+        await reading
+
+    async def _read(self) -> None:
         await self.database.read(_select_one)
 
 
