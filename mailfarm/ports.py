@@ -150,7 +150,10 @@ class Queue(Protocol):
 
 
 class Tx(Protocol):
-    """An open unit. SQL is the subset SQLite and PostgreSQL share, with ``?`` for each parameter."""
+    """An open unit. SQL is the subset SQLite and PostgreSQL share, with ``?`` for each parameter.
+
+    A statement that fails may doom the unit, whatever ``work`` makes of the error.
+    """
 
     @property
     def now(self) -> int:

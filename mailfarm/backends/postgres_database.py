@@ -34,7 +34,7 @@ from mailfarm.errors import DatabaseUnavailable
 
 from . import postgres_sql
 from .postgres_address import Server
-from .postgres_errors import Again
+from .postgres_errors import Again, ReadOnly
 from .postgres_link import Link
 from .postgres_metrics import Metrics
 from .postgres_partitions import Partitions
@@ -83,6 +83,9 @@ class Tx:
             return await self._again([postgres_sql.clean(value) for value in params], text)
         except (psycopg2.Error, DatabaseUnavailable) as error:
             self.problem = error
+            if isinstance(error, ReadOnly) and self._begin != _READ:
+                # a server that was the primary: who connects anew finds the one that is
+                self._link.end(str(error))
             raise
 
     async def _again(self, params: Sequence[Any], text: str) -> Any:

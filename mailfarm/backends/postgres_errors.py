@@ -23,7 +23,7 @@ from mailfarm.errors import DatabaseUnavailable
 
 CONFLICTS = {"40001": "conflict", "40P01": "deadlock"}
 _LOST = ("08", "57P0")
-_AWAY = ("53", "55", "57014", "58", "XX001", "XX002", "25006", "3D000", "28")
+_AWAY = ("53", "55", "57014", "58", "XX001", "XX002", "3D000", "28")
 _OLD_SCHEMA = ("42P01", "42703", "3F000")
 
 
@@ -33,6 +33,10 @@ class Again(DatabaseUnavailable):
     def __init__(self, why: str, text: str) -> None:
         super().__init__(text)
         self.why = why
+
+
+class ReadOnly(DatabaseUnavailable):
+    """The server, or this transaction, cannot be written."""
 
 
 def first_line(error: BaseException) -> str:
@@ -53,6 +57,8 @@ def meaning(error: psycopg2.Error, lost: bool) -> Exception:
         return Again("conflict", text)
     if lost or code.startswith(_LOST):
         return Again("lost", f"the connection to PostgreSQL was lost ({text})")
+    if code == "25006":
+        return ReadOnly(f"PostgreSQL cannot be written ({text})")
     if code.startswith(_AWAY):
         return DatabaseUnavailable(f"PostgreSQL cannot do this now ({text}, SQLSTATE {code})")
     if code.startswith(_OLD_SCHEMA):

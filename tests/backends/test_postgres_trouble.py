@@ -202,3 +202,35 @@ async def test_a_wrong_password_is_said_and_neither_is_repeated(own, url, made, 
     finally:
         hba.write_text(before)
         own.signal(signal.SIGHUP)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_has_become_a_standby_is_left_and_found_again_when_it_is_primary(own, url, made):
+    database = made(url, wait=0.5)
+    assert await database.unit(file("a")) == 1
+    signal_file = own.data / "standby.signal"
+    await deferToThread(own.stop)
+    signal_file.touch()
+    await deferToThread(own.start)
+    try:
+        with pytest.raises(DatabaseUnavailable, match="standby"):
+            await database.unit(file("b"))
+    finally:
+        connection = psycopg2.connect(own.dsn("postgres"))
+        connection.cursor().execute("select pg_promote()")
+        connection.close()
+    await until(lambda: not database.away)
+    assert await database.unit(file("b")) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_cannot_be_written_any_more_is_not_used_again(own, url, made):
+    database = made(url, pool=1)
+
+    async def demote(tx):
+        await tx.row("select set_config('default_transaction_read_only', 'on', false)")
+
+    await database.unit(demote)  # as on a primary that lost its place with its connections open
+    with pytest.raises(DatabaseUnavailable, match="cannot be written"):
+        await database.unit(file("a"))
+    assert await database.unit(file("a")) == 1
