@@ -221,9 +221,15 @@ class Pipeline:
         self._host.count("failed", 1)
         self.held.discard(attempt.fence)
         try:
-            await self._queue.fail(attempt.fence, f"{what}: {error!r}", retry_after=2.0 ** min(attempt.tries, 6))
+            await self._queue.fail(attempt.fence, f"{what}: {said(error)}", retry_after=2.0 ** min(attempt.tries, 6))
         except Temporary as lost:
             self._host.trouble(f"message {attempt.spooled.id}: its turn could not be given back", lost)
+
+
+def said(error: BaseException) -> str:
+    """What may be kept and logged of an error. Only its first line: a database's next ones can hold mail."""
+    first = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first[:300]}" if first else type(error).__name__
 
 
 def groups(attempts: Sequence[Attempt]) -> Iterator[list[Attempt]]:

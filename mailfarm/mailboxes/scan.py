@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mailfarm.errors import Damaged
 from mailfarm.events import Summary
 from mailfarm.ports import Tx
 
@@ -131,7 +132,7 @@ def _next(rows: deque[tuple[Any, ...]], most: int) -> list[tuple[Any, ...]]:
 
 
 async def text(tx: Tx, id: str) -> str:
-    """What ``contains`` looks in besides the subject; empty if the message is gone. Raises Damaged."""
+    """What ``contains`` looks in besides the subject; empty if the message is gone."""
     row = await tx.row("select content, until from message where id = ?", (id,))
     return "" if row is None else (await _words(tx, {row[0]: row[1]})).get(row[0], "")
 
@@ -145,4 +146,11 @@ async def _words(tx: Tx, contents: dict[str, int]) -> dict[str, str]:
         f"select id, detail, data from content where id in ({marks(list(contents))}) and until in ({marks(moments)})",
         (*contents, *moments),
     )
-    return {id: load_words(unpack_detail(detail, bytes(data))) for id, detail, data in rows}
+    return {id: _said(detail, bytes(data)) for id, detail, data in rows}
+
+
+def _said(detail: int, data: bytes) -> str:
+    try:
+        return load_words(unpack_detail(detail, data))
+    except Damaged:
+        return ""  # who reads it is told; who searches is not kept from all the others

@@ -55,7 +55,7 @@ from twisted.logger import Logger
 from mailfarm.config import InboundSettings
 from mailfarm.errors import LeaseLost
 from mailfarm.ids import Ids
-from mailfarm.inbound.pipeline import Pipeline
+from mailfarm.inbound.pipeline import Pipeline, said
 from mailfarm.ports import Bus, Database, Queue
 
 T = TypeVar("T")
@@ -199,7 +199,7 @@ class Inbound:
 
     def trouble(self, what: str, error: BaseException) -> None:
         """Log what went wrong."""
-        self.log.error("{what}: {error!r}", what=what, error=error)
+        self.log.error("{what}: {error}", what=what, error=said(error))
 
 
 class _Room:

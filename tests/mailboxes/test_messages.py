@@ -7,7 +7,7 @@ import random
 import pytest
 import pytest_twisted
 
-from mailfarm.errors import CursorTooOld, Invalid, NotFound
+from mailfarm.errors import CursorTooOld, Damaged, Invalid, NotFound
 from mailfarm.events import Deleted, Expired, Filed, Person, Seen
 from mailfarm.mailboxes import events, messages, scan
 from mailfarm.mailboxes.match import Criteria
@@ -307,3 +307,37 @@ async def test_change_numbers_have_no_gaps_whatever_happens_at_once(house, seed)
         there = (await house.list(box, limit=1000)).messages
         assert {message.id: message.seen for message in there} == state
         assert (found.messages, found.unseen) == (len(state), list(state.values()).count(False))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_message_that_is_damaged_in_the_store_is_in_nobody_elses_way(house):
+    mailbox = await house.mailbox()
+    items = [house.item(mailbox, subject=f"{n}", text="find me") for n in range(3)]
+    damaged = (await house.file(*items)).filed[1].message
+
+    async def change(tx):
+        (data,) = await tx.row("select data from content where id = ?", (items[1].spooled.id,))
+        await tx.execute(
+            "update content set data = ? where id = ?", (data[:-9] + b"#" + data[-8:], items[1].spooled.id)
+        )
+
+    await house.database.unit(change)
+    with pytest.raises(Damaged, match="frame"):
+        await house.read(messages.find, house.account, damaged.id)
+    found = await house.list(mailbox, Criteria(contains="find me"))
+    assert [message.subject for message in found.messages] == ["0", "2"]
+    assert len((await house.list(mailbox)).messages) == 3
+    assert len(await house.delete(mailbox, None)) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_search_of_many_texts_finds_each_in_order(house):
+    mailbox = await house.mailbox()
+    texts = [f"text of {n} {'even' if n % 2 == 0 else 'odd'}" for n in range(300)]
+    await house.file(*[house.item(mailbox, subject=f"{n}", text=text) for n, text in enumerate(texts)])
+    found = await house.list(mailbox, Criteria(contains="even"), limit=1000)
+    assert [int(message.subject) for message in found.messages] == list(range(0, 300, 2))
+    first = await house.list(mailbox, Criteria(contains="even"), order="desc", limit=7)
+    assert [int(message.subject) for message in first.messages] == list(range(298, 284, -2))
+    rest = await house.list(mailbox, Criteria(contains="odd"), order="desc", before=first.next, limit=2)
+    assert [int(message.subject) for message in rest.messages] == [283, 281]
