@@ -96,8 +96,11 @@ class Farm:
 
     def cpu(self) -> tuple[float, float, float]:
         """Seconds used so far by us, by PostgreSQL and by Redis."""
-        theirs = [0.0 if each is None else tree_cpu(each.process.pid) for each in (self.postgres, self.redis)]
-        return (time.process_time(), *theirs)
+        return (
+            time.process_time(),
+            tree_cpu(self.postgres.process.pid) if self.postgres and self.postgres.process else 0.0,
+            tree_cpu(self.redis.process.pid) if self.redis and self.redis.process else 0.0,
+        )
 
 
 def tree_cpu(pid: int) -> float:
@@ -143,7 +146,8 @@ async def on_servers(where: str | None) -> AsyncIterator[Farm]:
             await link.ready(20.0)
         queue = RedisQueue(links[0], "inbound", IDS, clock, reactor, CollectorRegistry())
         buses = [RedisBus(link, reactor, CollectorRegistry()) for link in links[1:]]
-        for each in (queue, *buses):
+        running: list[Any] = [queue, *buses]
+        for each in running:
             await each.start()
         connection = psycopg2.connect(url)
         connection.autocommit = True
@@ -154,7 +158,7 @@ async def on_servers(where: str | None) -> AsyncIterator[Farm]:
             return int(cursor.fetchone()[0])
 
         yield Farm("PostgreSQL + Redis", queue, database, buses[0], buses[1], size, postgres, redis)
-        for each in (queue, *buses, *links, database):
+        for each in [*running, *links, database]:
             await each.stop()
         connection.close()
     for folder in folders:
