@@ -15,7 +15,7 @@ DESCRIPTION
 
     Where nobody has to sign in (auth none) everything belongs to one account. With auth token each request below /v1
     needs `Authorization: Bearer <token>`, and each route a scope; what belongs to another account is not found. The
-    first token is a setting; tokens beyond it cannot be made through the API yet.
+    first token is a setting; it makes others at /v1/tokens, and browsers exchange one for a session at /v1/session.
 
     A token that was found is remembered: for five seconds, or until it is revoked, whichever comes first; never past
     its end. While the database is away, tokens used within the last hour are known; what needs the database, and other
