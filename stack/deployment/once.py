@@ -113,8 +113,11 @@ class Once:
     def remove(self) -> None:
         """End what runs, and wait until its container is gone."""
         container = ((self._task() or {}).get("Status", {}).get("ContainerStatus") or {}).get("ContainerID", "")
-        self.docker.run("service", "rm", self.name)
         deadline = time.monotonic() + 30
+        while self.docker.run("service", "rm", self.name).returncode and time.monotonic() < deadline:
+            if self.docker.run("service", "inspect", self.name).returncode:
+                break  # it has gone
+            time.sleep(0.5)
         while container and time.monotonic() < deadline and not self.docker.run("inspect", container).returncode:
             time.sleep(0.2)
 

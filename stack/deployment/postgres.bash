@@ -5,7 +5,7 @@ set -euo pipefail
 umask 077
 exec 2>&1
 PGPASSWORD=$(cat "${PASSWORD_FILE:-/run/secrets/database_password}")
-export PGPASSWORD
+export PGPASSWORD PGOPTIONS='-c client_min_messages=warning'
 fresh=${DATABASE}_restored before=${DATABASE}_before here=${HERE:-/here}
 
 ask() { psql -XAqt -F ' ' -v ON_ERROR_STOP=1 -d "$1" -c "$2"; } # DATABASE SQL

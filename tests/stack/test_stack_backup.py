@@ -97,6 +97,7 @@ def test_backup_and_restore(stack: Deployment, table: Table, tmp_path: Path) -> 
             smtp.login(inbox.smtp.user, inbox.smtp.password)
             send(smtp, inbox.address, b"Subject: and on\r\n\r\nx\r\n")
         farm.mailbox(inbox.id).wait_for(subject="and on", timeout=60)
+    stack.run(stack.replicas("inbound")[0], "mailfarm", "queue", "list")  # as operating says; it would raise
     command(stack, "stack/restore", "--forget")
     left = stack.docker("service", "ls", "--format", "{{.Name}}").split()
     assert not [name for name in left if name.startswith("mailfarm-")]
@@ -108,6 +109,42 @@ def send_while(stack: Deployment, inbox: Inbox, taken: list[bytes]) -> None:
     with stack.smtp(MX, timeout=10) as smtp:
         send(smtp, inbox.address, content)
     taken.append(content)
+
+
+def test_postgres_loses_its_disk(stack: Deployment, table: Table, tmp_path: Path) -> None:
+    """What was taken after that, for mailboxes that are known, is filed into what the dump brings back."""
+    dump = tmp_path / "farm.dump"
+    with stack.farm(timeout=60) as farm:
+        inbox = farm.create_mailbox()
+        with stack.smtp(MX) as smtp:
+            for number in range(5):
+                send(smtp, inbox.address, ODD % number)
+        inbox.wait_for_all(5, timeout=60)
+        before = contents(farm, inbox)
+        command(stack, "stack/backup", str(dump))
+        for number in (1, 2, 3):  # both replicas of mx know the mailbox
+            for _ in range(4):
+                with stack.smtp(MX, number) as smtp:
+                    smtp.ehlo()
+                    smtp.mail("a@shop.example")
+                    assert smtp.rcpt(inbox.address)[0] == 250
+        (postgres,) = stack.replicas("postgres")
+        stack.scale("postgres", 0)
+        gone = lambda: not stack.lab.docker(postgres.machine, "ps", "-aq", "--filter", "name=mailfarm_postgres")  # noqa: E731
+        stack.until(gone, 60, "the end of Postgres' container")
+        stack.lab.docker(postgres.machine, "volume", "rm", "mailfarm_postgres")
+        stack.scale("postgres", 1)
+        with stack.smtp(MX) as smtp:
+            send(smtp, inbox.address, b"Subject: after the loss\r\n\r\nx\r\n")
+        took = command(stack, "stack/restore", str(dump), "--yes")
+        stack.deploy()
+        stack.tell(table.fact("stack/restore on an empty disk", f"{took:.0f} s"))
+        inbox = farm.mailbox(inbox.id)
+        assert inbox.wait_for(subject="after the loss", timeout=90).raw.endswith(b"\r\n\r\nx\r\n")
+        after = contents(farm, inbox)
+        assert {id: after.get(id) for id in before} == before
+        assert len(after) == 6
+    command(stack, "stack/restore", "--forget")
 
 
 def test_a_dump_of_a_newer_mailfarm_is_refused(stack: Deployment, tmp_path: Path) -> None:
