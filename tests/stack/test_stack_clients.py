@@ -113,7 +113,6 @@ def test_limits_count_a_client_across_replicas_and_machines(stack: Deployment, t
     assert all(re.match(r"421 4\.7\.0 .*\d+ s\b", text) for text in refused), refused[:3]
     assert banner(stack.addresses[0], other).startswith("220")
     assert stack.lab.far.call(banner, stack.addresses[0]).startswith("220")
-    assert banner(stack.addresses[1], greedy).startswith("421")
 
 
 def banner(server: str, source: str = "") -> str:

@@ -30,6 +30,9 @@ from urllib.parse import urlsplit
 
 from mailfarm.sdk import Farm, FarmError, WaitTimeout
 
+_SILENCE = 15.0
+"""Seconds without a frame, though we asked for one, after which a WebSocket counts as cut."""
+
 
 class WebSocket:
     """Text frames there and back, as JSON (RFC 6455, no extensions). ``server`` is (address, port)."""
@@ -150,12 +153,20 @@ async def _websocket(plan: dict[str, Any], seen: Seen) -> None:
             socket_ = await asyncio.wait_for(WebSocket.open(url, server, headers, plan["cafile"]), 5)
             await socket_.hear()  # hello
             socket_.say({"op": "subscribe", "mailbox": plan["mailbox"], "after": cursor})
+            last = asked = time.monotonic()
             while not seen.done():
+                now = time.monotonic()
+                if now - last > _SILENCE:  # a machine without power says nothing
+                    raise TimeoutError
+                if now - asked > _SILENCE / 3:
+                    socket_.say({"op": "ping"})
+                    asked = now
                 try:
                     async with asyncio.timeout(0.5):
                         heard = await socket_.hear()
                 except TimeoutError:
                     continue
+                last = time.monotonic()
                 if heard["type"] == "subscribed":
                     seen.there()
                     if not told:
