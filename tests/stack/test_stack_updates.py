@@ -30,8 +30,9 @@ def test_an_update_of_a_service_is_not_noticed(stack: Deployment, table: Table, 
 
 
 def test_traefik_goes_node_by_node(stack: Deployment, table: Table, tmp_path: Path) -> None:
-    """A host port has one owner: connects to that machine are lost, and a client that tries the next address sends."""
-    with trial(stack, table, tmp_path, "update of traefik", watch=("websocket",), kept=0, rate=10.0) as run:
+    """A host port has one owner: connects to that machine are lost, and a client that tries the next address sends.
+    (An open WebSocket would keep each of them for the 30 s it may take to say goodbye.)"""
+    with trial(stack, table, tmp_path, "update of traefik", watch=("wait",), kept=0, rate=10.0) as run:
         updated = stack.update("traefik", "--force")
         run.took = updated.seconds
     assert updated.state == "completed"
