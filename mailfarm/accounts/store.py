@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mailfarm.errors import Conflict, Invalid, NotFound
@@ -106,10 +106,17 @@ async def find_token(tx: Tx, text: str) -> Token | None:
 
 
 async def tokens_of(tx: Tx, digests: Sequence[bytes]) -> dict[bytes, Token]:
-    """The same for many at once, by the digests of their texts; those that are not there are left out."""
+    """The same for many at once, by the digests of their texts; those that are not there are left out. A session is
+    shown with its parent's end where that is earlier: it never outlives it, whatever its own row says."""
     marks = ", ".join("?" * len(digests))
-    rows = await tx.rows(f"select {_TOKEN} from token where secret_sha256 in ({marks})", digests)
-    return {token.secret_sha256: token for token in map(_token, rows)}
+    columns = ", ".join(f"t.{column}" for column in _TOKEN.split(", "))
+    rows = await tx.rows(
+        f"select {columns}, p.expires_at, p.revoked_at from token t left join token p on p.id = t.parent"
+        f" where t.secret_sha256 in ({marks})",
+        digests,
+    )
+    found = (_within(_token(row[:-2]), *row[-2:]) for row in rows)
+    return {token.secret_sha256: token for token in found}
 
 
 async def tokens(tx: Tx, account: str, *, after: str = "", limit: int = 100) -> Sequence[Token]:
@@ -119,7 +126,11 @@ async def tokens(tx: Tx, account: str, *, after: str = "", limit: int = 100) -> 
 
 
 async def revoke_token(tx: Tx, account: str, id: str) -> None:
-    """End a token now, and every session begun with it; a second time changes nothing. Raises NotFound."""
+    """End a token now, and every session begun with it; a second time changes nothing. Raises NotFound.
+
+    For a unit that begins with this: then it sees the sessions that were begun while it waited for the token's row.
+    """
+    await tx.lock("token", [id])
     await _revoke(tx, "token", account, id)
     await tx.execute("delete from token where parent = ?", (id,))
 
@@ -133,6 +144,12 @@ async def _revoke(tx: Tx, table: str, account: str, id: str) -> None:
 def _credential(row: tuple[Any, ...]) -> Credential:
     id, account, name, purpose, mailbox, sha256, scram, created, expires, revoked = row
     return Credential(id, account, name, purpose, mailbox, Verifier(bytes(sha256), scram), created, expires, revoked)
+
+
+def _within(session: Token, expires_at: int | None, revoked_at: int | None) -> Token:
+    ends = [end for end in (session.expires_at, expires_at) if end is not None]
+    ended = session.revoked_at if session.revoked_at is not None else revoked_at
+    return replace(session, expires_at=min(ends, default=None), revoked_at=ended)
 
 
 def _token(row: tuple[Any, ...]) -> Token:
