@@ -56,7 +56,7 @@ class WebSocket:
         while (await reader.readline()).strip():
             pass
         if b" 101 " not in status:
-            writer.close()
+            writer.transport.abort()
             raise ConnectionRefusedError(f"the WebSocket was answered {status.decode().strip() or 'nothing'}")
         return cls(reader, writer)
 
@@ -83,8 +83,8 @@ class WebSocket:
                 self._frame(0xA, data)
 
     def close(self) -> None:
-        """Hang up."""
-        self._writer.close()
+        """Hang up, without a goodbye that somebody would have to wait for."""
+        self._writer.transport.abort()
 
     def _frame(self, kind: int, data: bytes) -> None:
         size = len(data)
