@@ -12,9 +12,10 @@ a second choice (``keep="away"``)      served only while the database is away: t
 nothing (``keep="no"``)                not at all: what was made a moment ago is found
 =====================================  ================================================================
 
-The database is away when a look failed in the last ``FRESH`` seconds, or has taken ``SLOW`` seconds and goes on. Then
-what is known serves on, for ``AWAY`` seconds after it was last looked up, and nobody waits: one look at a time finds
-out in the background whether the database is back. What is not known fails as the look does.
+The database is away when a look failed in the last ``FRESH`` seconds, while a look goes on that began within them, or
+when one has taken ``SLOW`` seconds and goes on. Then what is known serves on, for ``AWAY`` seconds after it was last
+looked up, and nobody waits: one look at a time finds out in the background whether the database is back. What is not
+known fails as the look does.
 
 Nothing outlives its end: an answer with ``ends_at`` is served before that only, by the database's clock as it was at
 the look and the time that has passed since, or by our own, whichever is later. What seems to have ended is asked for.
@@ -127,6 +128,7 @@ class Lookups(Generic[K, V]):
         self._by_name: dict[str, set[K]] = {}
         self._renewing: set[K] = set()
         self._looking: float | None = None
+        self._trying = False
         self._failed: float | None = None
         self._doubted = -inf
         self._forgotten: set[str] = set()
@@ -191,9 +193,9 @@ class Lookups(Generic[K, V]):
     def away(self) -> bool:
         """Whether the database does not answer."""
         now = self._seconds()
-        return (self._failed is not None and now - self._failed <= FRESH) or (
-            self._looking is not None and now - self._looking > SLOW
-        )
+        if self._failed is not None and now - self._failed <= FRESH:
+            return True
+        return self._looking is not None and (self._trying or now - self._looking > SLOW)
 
     def forget(self, *names: str) -> None:
         """Something has changed: forget every answer that is about one of these."""
@@ -225,6 +227,7 @@ class Lookups(Generic[K, V]):
         self._gather.get(key).addBoth(done)  # a failure has been noted where it happened
 
     async def _ask(self, keys: Sequence[K]) -> dict[K, V]:
+        self._trying = self.away  # until this look has told otherwise
         began = self._looking = self._seconds()
         self._forgotten.clear()
         self._all_forgotten = False
@@ -239,7 +242,7 @@ class Lookups(Generic[K, V]):
                     error=str(error) or type(error).__name__,
                     of=self._of,
                 )
-            self._failed = began
+            self._failed = self._seconds()  # its end: one that hung has told of the database as it is now
             raise
         finally:
             self._looking = None

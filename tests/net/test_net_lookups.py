@@ -256,6 +256,36 @@ def test_a_database_that_hangs_is_away_too() -> None:
     assert books.get() == "one"
 
 
+@pytest.mark.parametrize("takes", [0.2, 2.4, 4.9, 12.0, LONGEST - 0.1])
+def test_while_looks_hang_and_then_fail_nobody_who_is_known_is_refused(takes: float) -> None:
+    books = Books()
+    books.put("a", "one")
+    books.get()
+    books.slow = []
+    began: list[float] = []
+    failures: list[Failure] = []
+    waits: list[tuple[float, Deferred[str]]] = []
+    waited: list[float] = []
+    for step in range(1, 1200):
+        books.reactor.advance(0.1)
+        now = books.reactor.seconds()
+        if len(began) < len(books.asked) - 1:
+            began.append(now)
+        if books.slow and now - began[-1] >= takes:
+            books.slow.pop(0)[1].errback(DatabaseUnavailable("no answer in time"))
+        asked: Deferred[str] = ensureDeferred(books.lookups.get("a"))
+        waits.append((now, asked))
+        if step % 7 == 0:  # strangers keep the looks going
+            ensureDeferred(books.lookups.get(f"stranger {step}")).addErrback(lambda failure: None)
+        for entry in tuple(waits):
+            if entry[1].called:
+                waits.remove(entry)
+                waited.append(books.reactor.seconds() - entry[0])
+                entry[1].addErrback(failures.append)
+    assert not failures
+    assert max(waited) <= SLOW + 0.2
+
+
 def test_it_keeps_no_more_than_it_may_and_forgets_what_was_longest_not_asked_for() -> None:
     books = Books(most=3)
     for key in "abc":
