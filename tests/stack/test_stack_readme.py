@@ -55,4 +55,4 @@ def copy_of_the_project(to: Path) -> None:
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, to / name, follow_symlinks=False)
     (to / ".make").mkdir()
-    (to / ".make" / "stack").symlink_to(ROOT / ".make" / "stack")
+    subprocess.run(["cp", "-a", "--reflink=auto", ROOT / ".make" / "stack", to / ".make"], check=True)
