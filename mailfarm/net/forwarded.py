@@ -36,10 +36,11 @@ class Forwarded:
             client = address
         return client
 
-    def https(self, peer: str, fields: Sequence[str]) -> bool:
-        """Whether the proxy was asked over HTTPS; ``fields`` are the X-Forwarded-Proto lines."""
+    def https(self, peer: str, fields: Sequence[str]) -> bool | None:
+        """Whether the proxy was asked over HTTPS; ``fields`` are the X-Forwarded-Proto lines. None if it does not say,
+        or is not believed."""
         entries = [entry.strip().lower() for entry in ",".join(fields).split(",") if entry.strip()]
-        return bool(entries) and self._believes(_plain(peer)) and entries[-1] in ("https", "wss")
+        return entries[-1] in ("https", "wss") if entries and self._believes(_plain(peer)) else None
 
     def _believes(self, address: str) -> bool:
         try:

@@ -58,10 +58,10 @@ def test_nobody_is_believed_unless_it_is_set() -> None:
         (PROXY, ["http, HTTPS "], True),
         (PROXY, ["wss"], True),
         (PROXY, ["https", "http"], False),
-        (PROXY, [], False),
-        (PROXY, [""], False),
-        ("203.0.113.1", ["https"], False),
+        (PROXY, [], None),
+        (PROXY, [""], None),
+        ("203.0.113.1", ["https"], None),
     ],
 )
-def test_https_is_what_the_nearest_proxy_says(peer: str, fields: list[str], https: bool) -> None:
+def test_https_is_what_the_nearest_proxy_says(peer: str, fields: list[str], https: bool | None) -> None:
     assert OURS.https(peer, fields) is https

@@ -2,7 +2,9 @@
 
 import os
 import re
+from ipaddress import ip_network
 
+import pytest
 import pytest_twisted
 from farm_api import Browser
 from farm_live import connect, listen
@@ -47,6 +49,32 @@ async def test_over_https_the_cookie_is_secure_and_bound_to_the_host(farm):
         assert re.match(r"__Host-mailfarm-session=ms_.*; Secure; Max-Age=", answer.header("set-cookie"))
     pair = answer.header("set-cookie").partition(";")[0]
     assert (await browser("GET", "/v1/mailboxes", cookie=f"mailfarm-session=ms_0; {pair}", **HTTPS)).status == 200
+
+
+@ensure
+async def test_a_neighbouring_host_cannot_give_a_visitor_a_session_of_its_own(farm):
+    """A page of attacker.example.org can set a cookie for all of example.org, but none named __Host-."""
+    proxy = ip_network("127.0.0.1")
+    browser = Browser(farm.api(account=None, hosts=HOSTS, forwarded_from=(proxy,)))
+    planted = await signed_in(farm, browser)
+    assert planted.startswith(f"{cookies.PLAIN}=")
+    for over_https in ({"x_forwarded_proto": "https"}, {"sec_fetch_site": "none"}, {"origin": HTTPS["origin"]}):
+        headers = {"host": HTTPS["host"], "cookie": planted} | over_https
+        assert not (await browser("GET", "/v1/session", **headers)).json["signed_in"], over_https
+        assert (await browser("GET", "/v1/mailboxes", **headers)).status == 401, over_https
+    ending = {"host": HTTPS["host"], "cookie": planted, "origin": HTTPS["origin"]}
+    assert (await browser("DELETE", "/v1/session", **ending)).status == 204
+    assert (await browser("GET", "/v1/session", cookie=planted)).json["signed_in"], "nor is it ended from there"
+
+
+@ensure
+async def test_where_there_is_no_https_the_cookie_given_is_the_cookie_read(farm):
+    """On a network of one's own: browsers send Sec-Fetch-Site only where a page can be trusted."""
+    browser = Browser(farm.api(account=None, hosts=HOSTS))
+    plain = {"host": "mail.example.org:8025"}
+    pair = await signed_in(farm, browser, origin="http://mail.example.org:8025", **plain)
+    assert pair.startswith(f"{cookies.PLAIN}=")
+    assert (await browser("GET", "/v1/session", cookie=pair, **plain)).json["signed_in"]
 
 
 @ensure
@@ -186,6 +214,18 @@ async def test_a_websocket_is_admitted_by_cookie_and_origin(farm):
 
 
 @ensure
+async def test_a_websocket_over_https_is_admitted_by_the_secure_cookie_alone(farm):
+    live = await listen(farm, account=None)
+    port = live.listening[0].port
+    planted = await signed_in(farm, Browser(farm.api(account=None)))
+    session_ = planted.partition("=")[2]
+    for pair, signed_in_ in ((planted, False), (f"{cookies.SECURE}={session_}", True)):
+        client = await connect(port, hello=False, cookie=pair, origin=f"https://127.0.0.1:{port}")
+        assert (await client.next("hello"))["auth"] is not signed_in_
+        client.dropConnection(abort=True)
+
+
+@ensure
 async def test_a_websocket_without_origin_is_not_admitted_by_its_cookie(farm):
     pair = await signed_in(farm, Browser(farm.api(account=None)))
     live = await listen(farm, account=None)
@@ -264,8 +304,33 @@ async def test_sessions_are_not_listed_as_tokens(farm):
 
 
 def test_cookies_are_read_as_they_are_sent():
-    assert cookies.session_of(None) == ""
-    assert cookies.session_of("a=b; mailfarm-session=ms_1;c") == "ms_1"
-    assert cookies.session_of("mailfarm-session=ms_1; __Host-mailfarm-session=ms_2") == "ms_2"
-    assert cookies.session_of('mailfarm-session="ms_1"; mailfarm-session=; mailfarm-session=a b') == ""
-    assert cookies.session_of("mailfarm-session=ms_1; mailfarm-session=ms_2") == "ms_1"
+    def read(header, https=False):
+        return cookies.session_of(header, https=https)
+
+    assert read(None) == ""
+    assert read("a=b; mailfarm-session=ms_1;c") == "ms_1"
+    assert read("mailfarm-session=ms_1; __Host-mailfarm-session=ms_2") == "ms_2"
+    assert read('mailfarm-session="ms_1"; mailfarm-session=; mailfarm-session=a b') == ""
+    assert read("mailfarm-session=ms_1; mailfarm-session=ms_2") == "ms_1"
+    assert read("mailfarm-session=ms_1", https=True) == ""
+    assert read("mailfarm-session=ms_1; __Host-mailfarm-session=ms_2", https=True) == "ms_2"
+    assert read("mailfarm-session=ms_1", https=None) == "ms_1"
+
+
+@pytest.mark.parametrize(
+    ("known", "https"),
+    [
+        ({"origin": "https://mail.example.org", "proxied": False}, True),
+        ({"origin": "http://mail.example.org", "proxied": True}, False),
+        ({"proxied": True, "host": "localhost"}, True),
+        ({"proxied": False, "fetch": True, "host": "mail.example.org"}, False),
+        ({"tls": True, "host": "localhost"}, True),
+        ({"fetch": True, "host": "localhost:8025"}, False),  # a browser's own machine is trusted without TLS
+        ({"fetch": True, "host": "[::1]:8025"}, False),
+        ({"fetch": True, "host": "mail.example.org"}, True),
+        ({"host": "mail.example.org"}, None),
+        ({}, None),
+    ],
+)
+def test_whether_a_browser_speaks_https(known, https):
+    assert cookies.over_https(**({"origin": None} | known)) is https

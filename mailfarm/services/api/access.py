@@ -12,7 +12,8 @@ from mailfarm.accounts.bearer import Caller, everyone, holders
 from mailfarm.accounts.secret import digest
 from mailfarm.accounts.session import is_session
 from mailfarm.events import LOOKUP, Event, Revoked
-from mailfarm.net.cookies import session_of
+from mailfarm.net import cookies
+from mailfarm.net.forwarded import Forwarded
 from mailfarm.net.lookups import Lookups, lookup_counter
 from mailfarm.net.problems import Problem
 from mailfarm.ports import Bus, Database, Subscription
@@ -32,11 +33,13 @@ class Access:
         bus: Bus,
         account: str | None,
         rates: Rates,
+        forwarded: Forwarded,
         reactor: Any,
         registry: CollectorRegistry,
     ) -> None:
         self._bus = bus
         self._rates = rates
+        self._forwarded = forwarded
         self._everyone = None if account is None else everyone(account)
         self.tokens: Lookups[bytes, Caller | None] = Lookups(
             "token",
@@ -83,7 +86,7 @@ class Access:
         return caller
 
     async def _signed_in(self, request: Request) -> Caller:
-        caller = await self.tokens.get(digest(_secret(request)))
+        caller = await self.tokens.get(digest(self._secret(request)))
         if caller is None:
             # one answer for unknown, expired and revoked (RFC 6750 §3.1)
             raise Problem(
@@ -93,19 +96,37 @@ class Access:
             )
         return caller
 
+    def https(self, request: Request) -> bool | None:
+        """Whether the browser speaks HTTPS with us or with the proxy in front; None if that cannot be told."""
+        peer: Any = request.getClientAddress()
+        proto = request.requestHeaders.getRawHeaders("x-forwarded-proto") or []
+        return cookies.over_https(
+            origin=request.getHeader("origin"),
+            proxied=self._forwarded.https(getattr(peer, "host", ""), proto),
+            tls=request.isSecure(),
+            host=request.getHeader("host"),
+            fetch=request.getHeader("sec-fetch-site") is not None,
+        )
 
-def _secret(request: Request) -> str:
-    """The text of the token or session that came with a request. Raises Problem: unauthenticated, foreign-origin."""
-    headers = request.requestHeaders.getRawHeaders("authorization") or []
-    session = "" if headers else session_of(request.getHeader("cookie"))
-    if is_session(session):
-        # The guard has compared the Origin where there is one. Every browser sends one with what changes something: who
-        # shows a cookie without it is no browser of ours.
-        if request.method not in (b"GET", b"HEAD") and request.getHeader("origin") is None:
-            raise Problem("foreign-origin", "with the session cookie this request needs an Origin header")
-        return session
-    kind, _, secret = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
-    secret = secret.strip()
-    if kind.lower() != "bearer" or not secret or is_session(secret):
-        raise Problem("unauthenticated", "send Authorization: Bearer <token>", headers={"WWW-Authenticate": "Bearer"})
-    return secret
+    def session_of(self, request: Request) -> str:
+        """The session in the cookie that came with a request; empty if there is none."""
+        return cookies.session_of(request.getHeader("cookie"), https=self.https(request))
+
+    def _secret(self, request: Request) -> str:
+        """The text of the token or session that came with a request. Raises Problem: unauthenticated,
+        foreign-origin."""
+        headers = request.requestHeaders.getRawHeaders("authorization") or []
+        session = "" if headers else self.session_of(request)
+        if is_session(session):
+            # The guard has compared the Origin where there is one. Every browser sends one with what changes
+            # something: who shows a cookie without it is no browser of ours.
+            if request.method not in (b"GET", b"HEAD") and request.getHeader("origin") is None:
+                raise Problem("foreign-origin", "with the session cookie this request needs an Origin header")
+            return session
+        kind, _, secret = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
+        secret = secret.strip()
+        if kind.lower() != "bearer" or not secret or is_session(secret):
+            raise Problem(
+                "unauthenticated", "send Authorization: Bearer <token>", headers={"WWW-Authenticate": "Bearer"}
+            )
+        return secret

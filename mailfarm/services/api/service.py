@@ -101,7 +101,7 @@ class Api:
         counts = Counts(registry)
         forwarded = Forwarded(forwarded_from)
         rates = Rates(limiter, limits, SetOf(limits, database), forwarded)
-        self.access = access = Access(database, bus, account, rates, reactor, registry)
+        self.access = access = Access(database, bus, account, rates, forwarded, reactor, registry)
         about = About(access, version, lambda: self._slots.stopping, smtp, inbox)
         resources = (
             about,
@@ -111,7 +111,7 @@ class Api:
             Events(access, database, Streams(feeds, self._slots, counts, reactor)),
             Waits(access, database, feeds, spawn, self._refusals, self._slots, counts, reactor),
             Refusals(access, database, self._refusals),
-            Sessions(access, database, bus, ids, random, forwarded),
+            Sessions(access, database, bus, ids, random),
             Tokens(access, database, bus, ids, random),
         )
         pages = {} if status is None else {b"/" + name: page for name, page in status.children.items()}

@@ -10,15 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from klein import Klein
-from twisted.web.server import Request
 
 from mailfarm.accounts import session
 from mailfarm.accounts.token import Token
 from mailfarm.events import LOOKUP, Revoked, rfc3339
 from mailfarm.ids import Ids
 from mailfarm.net import cookies
-from mailfarm.net.forwarded import Forwarded
-from mailfarm.net.hosts import Hosts, split_host
 from mailfarm.net.problems import Problem
 from mailfarm.ports import Bus, Database, Tx
 
@@ -42,10 +39,8 @@ class Sessions(Resource):
         bus: Bus,
         ids: Ids,
         random: Callable[[int], bytes],
-        forwarded: Forwarded,
     ) -> None:
         super().__init__(access)
-        self._forwarded = forwarded
         self._database = database
         self._bus = bus
         self._ids = ids
@@ -55,7 +50,7 @@ class Sessions(Resource):
     async def read(self, ask: Ask) -> Answer:
         """Needs no token. `auth` says whether this farm asks for one at all; `signed_in`, whether the cookie that came
         with this request is good."""
-        text = cookies.session_of(ask.request.getHeader("cookie"))
+        text = self._access.session_of(ask.request)
         if self._access.open or not text:
             return Answer(_form(self._access.open, None))
         return Answer(_form(False, await self._database.read(lambda tx: session.find(tx, text))))
@@ -82,7 +77,7 @@ class Sessions(Resource):
             raise Problem("unauthenticated", "the token is unknown or has ended")
         assert made.expires_at is not None
         seconds = (made.expires_at - made.created_at) // 1_000_000
-        cookie = cookies.given(text, seconds, secure=secure(ask.request, self._forwarded))
+        cookie = cookies.given(text, seconds, secure=self._secure(ask))
         return Answer(_form(False, made), 201, headers={"Set-Cookie": cookie, "Location": "/v1/session"})
 
     @route(
@@ -96,29 +91,20 @@ class Sessions(Resource):
     )
     async def end(self, ask: Ask) -> Answer:
         """The session ends and the cookie is taken back. Good also for who is not signed in."""
-        text = cookies.session_of(ask.request.getHeader("cookie"))
+        text = self._access.session_of(ask.request)
         if text:
             ended, now = await self._database.unit(lambda tx: _end(tx, text))
             if ended is not None:
                 self._bus.publish(LOOKUP, Revoked(self._ids.new(), ended.account, now, "token", ended.id))
-        return Answer(status=204, headers={"Set-Cookie": cookies.taken(secure=secure(ask.request, self._forwarded))})
+        return Answer(status=204, headers={"Set-Cookie": cookies.taken(secure=self._secure(ask))})
+
+    def _secure(self, ask: Ask) -> bool:
+        # who is no browser does not say; a browser keeps the plain name over plain HTTP alone
+        return self._access.https(ask.request) is not False
 
 
 async def _end(tx: Tx, text: str) -> tuple[Token | None, int]:
     return await session.end(tx, text), tx.now
-
-
-def secure(request: Request, forwarded: Forwarded) -> bool:
-    """Whether the browser speaks HTTPS with us or with the proxy in front: its Origin header says so, which a page
-    cannot forge, or a proxy that is believed. Without either, everything but this machine itself is taken for HTTPS."""
-    origin = request.getHeader("origin")
-    if origin is not None:
-        return origin.startswith("https://")
-    peer: Any = request.getClientAddress()
-    if forwarded.https(getattr(peer, "host", ""), request.requestHeaders.getRawHeaders("x-forwarded-proto") or []):
-        return True
-    host = split_host(request.getHeader("host") or "")
-    return request.isSecure() or host is None or not Hosts().ours(host[0])
 
 
 def _form(open_: bool, token: Token | None) -> dict[str, Any]:

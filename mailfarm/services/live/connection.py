@@ -18,7 +18,7 @@ from mailfarm.accounts.session import is_session
 from mailfarm.errors import Conflict, CursorTooOld, Invalid, NotFound, Temporary
 from mailfarm.events import MailboxClosed
 from mailfarm.mailboxes.feed import Feed, Told
-from mailfarm.net.cookies import session_of
+from mailfarm.net.cookies import over_https, session_of
 from mailfarm.net.problems import MEDIA_TYPE, RETRY_AFTER, Problem
 
 from .asked import Asked, glimpse, read
@@ -110,11 +110,12 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
         """By bearer token, or by the session cookie of a browser, which always names its Origin (RFC 6455 §10.2).
         Without either, the client has ``AUTH_SECONDS`` to say who it is."""
         kind, _, secret = request.headers.get("authorization", "").partition(" ")
-        session = session_of(request.headers.get("cookie"))
+        origin = request.headers.get("origin")
+        session = session_of(request.headers.get("cookie"), https=over_https(origin=origin))
         if secret:
             self.token = secret.strip()
             good = kind.lower() == "bearer" and not is_session(self.token)
-        elif is_session(session) and "origin" in request.headers:
+        elif is_session(session) and origin is not None:
             self.token = session
             good = True
         else:
