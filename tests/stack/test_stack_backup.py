@@ -80,7 +80,7 @@ def test_backup_and_restore(stack: Deployment, table: Table, tmp_path: Path) -> 
         stack.until(stack.converged, 60, "the stack after the restore")
         assert taken
 
-        # what was taken while the API was away is filed, what there was before is there again
+        # what was taken while nothing was filed is there now, what there was before is there again
         for content in taken:
             subject = content.partition(b"\r\n")[0].removeprefix(b"Subject: ").decode()
             assert farm.mailbox(inbox.id).wait_for(subject=subject, timeout=60).raw.endswith(content)
@@ -104,11 +104,13 @@ def test_backup_and_restore(stack: Deployment, table: Table, tmp_path: Path) -> 
 
 
 def send_while(stack: Deployment, inbox: Inbox, taken: list[bytes]) -> None:
-    """A mail while nothing is filed and nothing can be read."""
+    """A mail while nothing is filed."""
     content = b"Subject: meanwhile %d\r\n\r\nx\r\n" % len(taken)
     with stack.smtp(MX, timeout=10) as smtp:
         send(smtp, inbox.address, content)
     taken.append(content)
+    with stack.farm() as farm:
+        assert farm.mailbox(inbox.id).messages()  # what there is can be read
 
 
 def test_postgres_loses_its_disk(stack: Deployment, table: Table, tmp_path: Path) -> None:
