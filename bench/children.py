@@ -102,6 +102,17 @@ class Child:
         return int(peak.split()[1]) / 1024
 
 
+def tree_cpu(process: int) -> float:
+    """Seconds of CPU of a process and of all its children, those too that it has waited for."""
+    try:
+        words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        children = [task.read_text() for task in Path(f"/proc/{process}/task").glob("*/children")]
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    used = sum(int(word) for word in words[11:15]) / _TICKS
+    return used + sum(tree_cpu(int(child)) for line in children for child in line.split())
+
+
 def free_port() -> int:
     """A loopback port that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

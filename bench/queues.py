@@ -1,127 +1,78 @@
 #!/usr/bin/env python3
 """How much mail a second the queue takes and gives: on Redis that syncs always, 1 and 2 shards, and on SQLite.
 
-    .venv/bin/python bench/queues.py [--quick] [--folder /where/the/disk/is]
+    .venv/bin/python bench/queues.py [--quick] [--only redis] [--folder /where/the/disk/is]
 
 Through the Queue port in one process, nothing else in it: no SMTP, no parsing, no filing. Content is random, so nothing
 compresses. A *putter* puts, waits for the answer, and puts again, as a session does. *Taking* is one worker that takes
 batches of 100 and ends them. CPU is per message, ours and that of all the servers; they share the machine with us.
 Entries a call are those that one server call put, and so one fsync; *hand over* is from the answer to a put until a
-worker that was waiting holds the entry, one at a time.
+worker that was waiting holds the entry, one at a time. ``others`` is how many cores other programs used meanwhile: a
+row in which that is more than 0.3 is measured again, up to --turns times, and the one least disturbed is kept.
+
+The name has an s because Python puts this folder before its own library: ``import queue`` would find this file, and
+Twisted's thread pool imports that.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import socket
-import subprocess
-import tempfile
+import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from hashlib import sha256
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import chart
 import report
-from children import WORK
+from children import ROOT, tree_cpu
 from prometheus_client import CollectorRegistry
+from stores import IDS, clock, folder, redis_link, redis_queue, spooled
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import react
 
-from mailfarm.backends.queue_content import Stored, Whole
-from mailfarm.backends.redis_link import RedisLink
-from mailfarm.backends.redis_queue import RedisQueue
 from mailfarm.backends.redis_shards import ShardedQueue
 from mailfarm.backends.sqlite_engine import Engine
 from mailfarm.backends.sqlite_queue import Queue
-from mailfarm.ids import Ids
-from mailfarm.mail.envelope import Envelope, Recipient
-from mailfarm.ports import CHUNK, Origin, Spooled
+from mailfarm.ports import Spooled
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+from servers import Redis
 
 LEASE = 60.0
-HEAD = (
-    "queue",
-    "size",
-    "putters",
-    "puts/s",
-    "p50 ms",
-    "p99 ms",
-    "entries a call",
-    "put CPU µs",
-    "servers' CPU µs",
-    "taken and ended/s",
-    "hand over p50 ms",
-    "p99 ms",
+KB, MB = 1024, 1024 * 1024
+CASES = (
+    (4 * KB, 50, 1, 20_000),
+    (4 * KB, 50, 1000, 20_000),
+    (4 * KB, 1, 1, 2_000),
+    (4 * KB, 400, 1, 20_000),
+    (1 * MB, 10, 1, 200),
 )
-
-
-def clock() -> int:
-    return time.time_ns() // 1000
-
-
-IDS = Ids(clock, os.urandom)
-
-
-def mail(content: bytes) -> Spooled:
-    """Spooled mail; large content is read in chunks."""
-
-    async def load(number: int) -> bytes:
-        return content[number * CHUNK : (number + 1) * CHUNK]
-
-    return Spooled(
-        IDS.new(),
-        IDS.new(),
-        clock(),
-        Envelope("sender@example.com", (Recipient("inbox@mailfarm.test"),)),
-        Origin("mx", "192.0.2.1", 40000, "client.example.com", "ESMTP"),
-        (IDS.new(),),
-        b"Received: from client.example.com\r\n",
-        sha256(content).digest(),
-        Whole(content) if len(content) <= CHUNK else Stored(len(content), load),
-    )
-
-
-class Server:
-    """A redis-server that syncs before it answers."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command = f"redis-server --bind 127.0.0.1 --port {port} --appendonly yes --appendfsync always".split()
-        command += ["--dir", str(folder), "--save", "", "--maxmemory-policy", "noeviction"]
-        self.url = f"redis://127.0.0.1:{port}"
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-
-    def cpu(self) -> float:
-        """Seconds of CPU it has used, its threads too."""
-        words = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
-
-    def end(self) -> None:
-        self._process.terminate()
-        self._process.wait()
+QUICK = ((4 * KB, 50, 1, 3_000), (1 * MB, 10, 1, 30))
+HEAD = (
+    "queue", "size", "putters", "mailboxes", "puts/s", "p50 ms", "p99 ms", "entries a call", "put CPU µs",
+    "servers' CPU µs", "taken and ended/s", "taking CPU µs", "handed over p50 ms", "handed over p99 ms",
+    report.OTHERS,
+)  # fmt: skip
 
 
 class Measured:
     """A queue under measurement."""
 
-    def __init__(self, name: str, queue: Any, servers: Sequence[Server], registry: CollectorRegistry | None) -> None:
+    def __init__(self, name: str, queue: Any, servers: Sequence[Redis], registry: CollectorRegistry) -> None:
         self.name, self.queue = name, queue
         self._servers, self._registry = servers, registry
 
     def servers_cpu(self) -> float:
-        return sum(server.cpu() for server in self._servers)
+        """Seconds of CPU they have used."""
+        return sum(tree_cpu(server.process.pid) for server in self._servers if server.process)
 
     def put_calls(self) -> tuple[float, float]:
         """Calls that put, and the entries in them, so far."""
-        if self._registry is None:
-            return 0.0, 0.0
         samples = [sample for metric in self._registry.collect() for sample in metric.samples]
         return (
             sum(s.value for s in samples if s.name == "mailfarm_queue_put_entries_count"),
@@ -129,76 +80,52 @@ class Measured:
         )
 
 
-@contextmanager
-def folder(where: str | None) -> Iterator[Path]:
-    WORK.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(prefix="queues-", dir=where or WORK))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path)
-
-
-async def on_redis(shards: int, where: Path, work: Callable[[Measured], Awaitable[None]]) -> None:
+@asynccontextmanager
+async def on_redis(shards: int, where: Path) -> AsyncIterator[Measured]:
     registry = CollectorRegistry()
     with ExitStack() as ending:
-        servers = [Server(where / f"redis-{number}") for number in range(shards)]
-        for server in servers:
-            ending.callback(server.end)
-        links = [RedisLink(server.url, reactor, connections=3) for server in servers]
-        for link in links:
-            await link.start()
-            if not await link.ready(20.0):
-                raise SystemExit(f"{link} does not answer: {link.why}")
-        queues = [RedisQueue(link, "inbound", IDS, clock, reactor, registry) for link in links]
-        queue = ShardedQueue(queues) if shards > 1 else queues[0]
-        await queue.start()
-        name = "Redis" if shards == 1 else f"Redis, {shards} shards"
-        await work(Measured(name, queue, servers, registry))
-        await queue.stop()
-        for link in links:
-            await link.stop()
+        servers = []
+        for number in range(shards):
+            (where / f"redis-{number}").mkdir()
+            servers.append(ending.enter_context(Redis(where / f"redis-{number}")))
+        async with AsyncExitStack() as links:
+            made = [await links.enter_async_context(redis_link(server.url, reactor)) for server in servers]
+            queues = [redis_queue(link, reactor, registry) for link in made]
+            queue = ShardedQueue(queues) if shards > 1 else queues[0]
+            await queue.start()
+            yield Measured("Redis" if shards == 1 else f"Redis, {shards} shards", queue, servers, registry)
+            await queue.stop()
 
 
-async def on_sqlite(where: Path, work: Callable[[Measured], Awaitable[None]]) -> None:
-    engine = Engine(where / "bench.sqlite", clock=clock, deliver=reactor.callFromThread)
-    await work(Measured("SQLite", Queue(engine, "inbound", IDS, clock, reactor=reactor), (), None))
+@asynccontextmanager
+async def on_sqlite(_: int, where: Path) -> AsyncIterator[Measured]:
+    engine = Engine(where / "bench.sqlite", clock=clock, deliver=reactor.callFromThread)  # type: ignore[attr-defined]
+    yield Measured("SQLite", Queue(engine, "inbound", IDS, clock, reactor=reactor), (), CollectorRegistry())
     await engine.close()
 
 
-async def row(under: Measured, size: int, putters: int, count: int) -> tuple[object, ...]:
+async def row(
+    under: Measured, size: int, putters: int, mailboxes: int, count: int, seconds: float
+) -> tuple[object, ...]:
     """A row of the table."""
-    mails = [mail(os.urandom(size)) for _ in range(count)]
-    left = iter(mails)
-    waits: list[float] = []
-
-    async def putter() -> None:
-        for spooled in left:
-            began = time.monotonic()
-            await under.queue.put(spooled)
-            waits.append(time.monotonic() - began)
-
-    calls, entries = under.put_calls()
-    began, ours, theirs = time.monotonic(), time.process_time(), under.servers_cpu()
-    await gatherResults([Deferred.fromCoroutine(putter()) for _ in range(putters)])
-    put_took, ours, theirs = time.monotonic() - began, time.process_time() - ours, under.servers_cpu() - theirs
-    calls, entries = under.put_calls()[0] - calls, under.put_calls()[1] - entries
-    began = time.monotonic()
-    ended = 0
-    while ended < count:
-        attempts = await under.queue.take(100, LEASE, 5.0)
-        for attempt in attempts:
-            async for _ in attempt.spooled.content.chunks():
-                pass
-        await under.queue.done([attempt.fence for attempt in attempts])
-        ended += len(attempts)
-    take_took = time.monotonic() - began
+    account, boxes = IDS.new(), [IDS.new() for _ in range(mailboxes)]
+    mails = iter([spooled(os.urandom(size), account, boxes[number % mailboxes]) for number in range(count)])
+    others, before = report.Others(), under.put_calls()
+    ours, theirs = time.process_time(), under.servers_cpu()
+    waits, put_took = await put_all(under, mails, putters, seconds)
+    ours, theirs = time.process_time() - ours, under.servers_cpu() - theirs
+    calls, entries = (now - then for now, then in zip(under.put_calls(), before, strict=True))
+    count = len(waits)
+    taking = time.process_time()
+    take_took = await take_all(under, count)
+    taking = time.process_time() - taking
+    cores = others.cores()
     handed = sorted([await hand_over(under, size) for _ in range(min(count, 200))])
-    waits.sort()
     return (
         under.name,
-        f"{size // 1024:,} KB",
+        f"{size // KB:,} KB",
         putters,
+        mailboxes,
         count / put_took,
         waits[count // 2] * 1e3,
         waits[count * 99 // 100] * 1e3,
@@ -206,15 +133,52 @@ async def row(under: Measured, size: int, putters: int, count: int) -> tuple[obj
         ours / count * 1e6,
         theirs / count * 1e6 if theirs else None,
         count / take_took,
+        taking / count * 1e6,
         handed[len(handed) // 2] * 1e3,
         handed[len(handed) * 99 // 100] * 1e3,
+        cores,
     )
+
+
+async def put_all(under: Measured, mails: Any, putters: int, seconds: float) -> tuple[list[float], float]:
+    """Put until nothing is left or the time is over: what each waited, sorted, and how long all took."""
+    waits: list[float] = []
+    start = time.monotonic()
+
+    async def putter() -> None:
+        for mail in mails:
+            began = time.monotonic()
+            await under.queue.put(mail)
+            waits.append(time.monotonic() - began)
+            if time.monotonic() > start + seconds:
+                break
+
+    await gatherResults([Deferred.fromCoroutine(putter()) for _ in range(putters)])
+    took = time.monotonic() - start
+    waits.sort()
+    return waits, took
+
+
+async def take_all(under: Measured, count: int) -> float:
+    """Take and end so many; how long it took."""
+    began, ended = time.monotonic(), 0
+    while ended < count:
+        attempts = await under.queue.take(100, LEASE, 5.0)
+        if not attempts:
+            raise SystemExit(f"{under.name}: {count} were put, and only {ended} can be taken")
+        for attempt in attempts:
+            async for _ in attempt.spooled.content.chunks():
+                pass
+        await under.queue.done([attempt.fence for attempt in attempts])
+        ended += len(attempts)
+    return time.monotonic() - began
 
 
 async def hand_over(under: Measured, size: int) -> float:
     """Seconds from the answer to a put until a waiting worker holds the entry."""
     taking = Deferred.fromCoroutine(taken(under))
-    await under.queue.put(mail(os.urandom(size)))
+    mail: Spooled = spooled(os.urandom(size), IDS.new(), IDS.new())
+    await under.queue.put(mail)
     answered = time.monotonic()
     attempts, at = await taking
     await under.queue.done([attempt.fence for attempt in attempts])
@@ -226,32 +190,34 @@ async def taken(under: Measured) -> tuple[Any, float]:
     return attempts, time.monotonic()
 
 
-async def main(options: argparse.Namespace) -> None:
-    facts = report.machine()
-    cases = [(4096, 50, 20_000), (4096, 1, 1_000), (4096, 400, 20_000), (1024 * 1024, 10, 200)]
-    if options.quick:
-        cases = [(4096, 50, 3_000), (1024 * 1024, 10, 30)]
-    rows: list[tuple[object, ...]] = []
-
-    async def work(under: Measured) -> None:
-        for size, putters, count in cases:
-            rows.append(await row(under, size, putters, count))
-            print("  ".join(str(round(v, 2) if isinstance(v, float) else v) for v in rows[-1]), flush=True)
-
-    for shards in (1, 2):
-        with folder(options.folder) as where:
-            await on_redis(shards, where, work)
-    with folder(options.folder) as where:
-        await on_sqlite(where, work)
-    text = f"{report.about(facts)}\n\n{report.table(HEAD, rows)}"
-    form = {"machine": facts, "rows": [list(row) for row in rows], "head": HEAD}
-    print(report.save("queues", options.quick, form, text))
-    print(text)
+async def main(given: argparse.Namespace) -> None:
+    facts = report.machine(given.folder)
+    seconds, turns = given.seconds or (2.0 if given.quick else 15.0), given.turns or (1 if given.quick else 3)
+    stores: list[tuple[Callable[..., Any], int]] = [(on_redis, 1), (on_redis, 2), (on_sqlite, 1)]
+    rows: list[Sequence[Any]] = []
+    for store, shards in stores:
+        if given.only not in store.__name__:
+            continue
+        for case in QUICK if given.quick else CASES:
+            kept = report.Calmest(HEAD, turns)
+            while kept.wanted:
+                with folder(given.folder) as where:
+                    async with store(shards, where) as under:
+                        kept.add(await row(under, *case, seconds))
+            rows.append(kept.row)
+    rates = [
+        (f"{name}, {size}, {putters} putters", rate) for name, size, putters, boxes, rate, *_ in rows if boxes == 1
+    ]
+    picture = chart.bars("Mail put into the queue, durable", "a second", rates)
+    report.save_rows("queues", given.quick or bool(given.only), facts, HEAD, rows, picture)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer messages")
-    parser.add_argument("--folder", default=None, help="where the stores are kept (default: .make/bench)")
+    parser.add_argument("--quick", action="store_true", help="fewer messages; kept in .make/bench")
+    parser.add_argument("--only", default="", choices=("", "redis", "sqlite"), help="one of them; kept in .make/bench")
+    parser.add_argument("--seconds", type=float, default=0.0, help="a row puts no longer (15; quick: 2)")
+    parser.add_argument("--turns", type=int, default=0, help="how often a disturbed row is measured (3; quick: 1)")
+    parser.add_argument("--folder", default=None, help="where the stores are kept (default: the system's place)")
     arguments = parser.parse_args()
     react(lambda _: Deferred.fromCoroutine(main(arguments)))

@@ -1,4 +1,8 @@
-"""What a measurement leaves behind: JSON, a Markdown table, and the machine it was made on."""
+"""What a measurement leaves behind: JSON, a Markdown table, a chart, and the machine it was made on.
+
+A machine that others use gives other numbers. ``machine`` says how many cores they use before a measurement, and
+warns; ``Others`` says how many they used during it.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,64 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from children import WORK
+from children import WORK, tree_cpu
 
 RESULTS = Path(__file__).resolve().parent / "results"
+BUSY = 0.3
+"""Cores that others may use while something is measured, before its numbers mean less."""
+OTHERS = "others, cores"
+"""The column that says how many they used."""
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers depend on."""
+class Others:
+    """How many cores were kept busy by other processes than this one and its children, since this was made."""
+
+    def __init__(self) -> None:
+        self._began, self._used = time.monotonic(), _used_by_others()
+
+    def cores(self) -> float:
+        """The mean until now. Children must be running still, or have been waited for."""
+        took = max(time.monotonic() - self._began, 0.01)
+        return max(0.0, (_used_by_others() - self._used) / took)
+
+
+class Calmest:
+    """A row that is measured again while others use the machine: ``while kept.wanted: kept.add(row)``.
+
+    At most ``turns`` rows are wanted, none after one that was calm, and ``row`` is the one that was least disturbed.
+    The rows have ``Others.cores`` in the column ``OTHERS``."""
+
+    def __init__(self, head: Sequence[str], turns: int) -> None:
+        self._head, self._turns, self._at = head, turns, list(head).index(OTHERS)
+        self._rows: list[Sequence[Any]] = []
+
+    @property
+    def wanted(self) -> bool:
+        """Whether another row is."""
+        return not self._rows or (len(self._rows) < self._turns and self.row[self._at] > BUSY)
+
+    def add(self, row: Sequence[Any]) -> None:
+        """Take a row, and say it."""
+        self._rows.append(row)
+        told = zip(self._head, row, strict=True)
+        tell("  ".join(value if isinstance(value, str) else f"{name} {_cell(value)}" for name, value in told))
+
+    @property
+    def row(self) -> Sequence[Any]:
+        """The best so far."""
+        return min(self._rows, key=lambda row: float(row[self._at]))
+
+
+def machine(where: str | Path | None = None) -> dict[str, Any]:
+    """What the numbers depend on; ``where`` is a folder on the disk of the stores. Says so on standard error when
+    others use the machine."""
     cpu = next(
         (
             line.partition(":")[2].strip()
@@ -27,6 +76,11 @@ def machine() -> dict[str, Any]:
         ),
         platform.processor(),
     )
+    others = Others()
+    time.sleep(0.5)
+    busy = others.cores()
+    if busy > BUSY:
+        tell(f"the machine is busy: others use {busy:.1f} of its {os.cpu_count()} cores; rates will be lower")
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": cpu,
@@ -34,14 +88,15 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "load_average": round(os.getloadavg()[0], 2),
-        "fdatasync_per_second": round(syncs_a_second()),
+        "cores_others_use": round(busy, 2),
+        "fdatasync_per_second": round(syncs_a_second(Path(where or WORK))),
     }
 
 
-def syncs_a_second(seconds: float = 0.3) -> float:
-    """How often the disk under the results can make 4 KB durable, one after another: the floor of every store."""
-    WORK.mkdir(parents=True, exist_ok=True)
-    path = WORK / "fdatasync"
+def syncs_a_second(folder: Path, seconds: float = 0.3) -> float:
+    """How often the disk under a folder can make 4 KB durable, one after another: the floor of every store."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"fdatasync-{os.getpid()}"
     block, count = os.urandom(4096), 0
     with path.open("wb", buffering=0) as file:
         end = time.monotonic() + seconds
@@ -72,13 +127,32 @@ def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
-def save(name: str, quick: bool, form: dict[str, Any], text: str) -> Path:
-    """Keep both: a full run in ``bench/results/``, a quick one in ``.make/bench/``. Returns the table's path."""
+def tell(line: str) -> None:
+    """Say how it goes, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def save(name: str, quick: bool, form: dict[str, Any], text: str, picture: str = "") -> Path:
+    """Keep all: a full run in ``bench/results/``, a quick one in ``.make/bench/``. Returns the table's path."""
     folder = WORK if quick else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(form, indent=1) + "\n")
     path = folder / f"{name}.md"
     path.write_text(text + "\n")
+    if picture:
+        path.with_suffix(".svg").write_text(picture)
+    return path
+
+
+def save_rows(
+    name: str, quick: bool, facts: dict[str, Any], head: Sequence[str], rows: Sequence[Sequence[object]], picture: str
+) -> Path:
+    """Keep a table whose JSON is its rows, and print it."""
+    text = f"{about(facts)}\n\n{table(head, rows)}"
+    form = {"machine": facts, "rows": [dict(zip(head, row, strict=True)) for row in rows]}
+    path = save(name, quick, form, text, picture)
+    print(text)
+    tell(f"\nkept in {path.parent}")
     return path
 
 
@@ -86,7 +160,8 @@ def about(facts: dict[str, Any]) -> str:
     """One line about the machine."""
     return (
         f"{facts['cores']} cores of {facts['cpu']}, Linux {facts['kernel']}, Python {facts['python']}, "
-        f"{facts['fdatasync_per_second']} fdatasync a second, load {facts['load_average']} before; {facts['at']}"
+        f"{facts['fdatasync_per_second']} fdatasync a second, load {facts['load_average']} and "
+        f"{facts['cores_others_use']} cores used by others before; {facts['at']}"
     )
 
 
@@ -96,6 +171,14 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _used_by_others() -> float:
+    """Seconds of CPU since the machine started, without those of this process and its children. Interrupts are left
+    out: our own packets are in them."""
+    user, nice, system, _idle, _wait, _irq, _softirq, steal, *_ = _read("/proc/stat").split(maxsplit=11)[1:]
+    all_of_it = (int(user) + int(nice) + int(system) + int(steal)) / os.sysconf("SC_CLK_TCK")
+    return all_of_it - tree_cpu(os.getpid())
 
 
 def _read(path: str) -> str:
