@@ -1,7 +1,7 @@
 """The Queue port over several Redis servers: availability by more of them, with no cluster and no failover.
 
-A put goes to the next healthy shard, turn by turn; workers drain all of them. While one is away, what was put there
-waits for it, and everything else goes on.
+A put goes to the next healthy shard, turn by turn; workers drain all of them, the slow ones too
+(``redis_shard_looks``). While one is away, what was put there waits for it, and everything else goes on.
 
 When a put fails on a shard, whatever the reason, it is tried on the next one, under the same id. If the first had
 taken it after all, two shards hold the same mail: filing knows its id and files it once. To answer 451 instead would
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import replace
 from operator import attrgetter
 from typing import Any, Literal, TypeVar
 
@@ -24,11 +23,9 @@ from twisted.internet.defer import Deferred, DeferredList
 from mailfarm.errors import LeaseLost, NotFound, QueueFull, QueueUnavailable, Temporary
 from mailfarm.ports import Attempt, Depth, Entry, Spooled
 
-from .queue_taking import Taking, Turn
+from .queue_taking import Taking
 from .redis_queue import RedisQueue
-
-PATIENCE = 0.25
-"""Seconds for which a take that has something waits for the other shards; what comes later is given back."""
+from .redis_shard_looks import ShardLooks
 
 REMEMBERED = 10_000
 """Ids of which it is remembered where they were put, so that the same one goes there again: about 2 MB."""
@@ -46,17 +43,20 @@ class ShardedQueue:
         self._reactor = shards[0].reactor
         self._next = 0
         self._put_where: OrderedDict[str, int] = OrderedDict()
-        self._taking = Taking(self._reactor, shards[0].clock, self._look, self._give_back)
+        self._looks = ShardLooks(self.shards, self._in_turn, self._give_back, lambda: self._taking.wake(1))
+        self._taking = Taking(self._reactor, shards[0].clock, self._looks.look, self._give_back)
         for shard in shards:
             shard.heard = lambda: self._taking.wake(1)
 
     async def start(self) -> None:
         """Begin to listen to all shards; returns at once."""
+        self._looks.start()
         for shard in self.shards:
             await shard.start()
 
     async def stop(self) -> None:
-        """Listen no more."""
+        """Listen no more; what a shard has handed out late is given back."""
+        await self._looks.stop()
         for shard in self.shards:
             await shard.stop()
 
@@ -119,93 +119,6 @@ class ShardedQueue:
         """At most ``limit`` entries for ``lease`` seconds, waiting ``wait`` seconds for the first. May be cancelled.
         Fails with QueueUnavailable when no shard answers."""
         return self._taking.take(limit, lease, wait)
-
-    async def _look(self, limit: int, lease: float) -> Turn:
-        """Each shard gives its share of ``limit``; what one has too little, the others may give."""
-        asking = [number for number in self._in_turn() if self.shards[number].link.connected]
-        if not asking:
-            raise self._all_away()
-        if limit < len(asking):
-            asking = await self._by_age(asking)
-        attempts: list[Attempt] = []
-        errors: list[BaseException] = []
-        due: int | None = None
-        more = answered = False
-        while asking and len(attempts) < limit:
-            left = limit - len(attempts)
-            asked, rest = asking[:left], asking[left:]
-            each, over = divmod(left, len(asked))
-            shares = {number: each + (place < over) for place, number in enumerate(asked)}
-            turns = await self._patiently(shares, lease, errors)
-            answered = answered or bool(turns)
-            guilty = next((number for number, turn in turns.items() if turn.alone), None)
-            if guilty is not None:  # whoever is in the same hands would be lost with it
-                others = [attempt for number, turn in turns.items() if number != guilty for attempt in turn.attempts]
-                await self._give_back([*attempts, *others])
-                return Turn(turns[guilty].attempts, alone=True, more=True)
-            for turn in turns.values():
-                attempts += turn.attempts
-                more = more or turn.more
-                if turn.due is not None:
-                    due = turn.due if due is None else min(due, turn.due)
-            # One that gave all it was asked for may have what another could not give.
-            asking = [number for number, turn in turns.items() if len(turn.attempts) == shares[number]] + rest
-        if not answered and errors:
-            raise errors[0]
-        attempts.sort(key=attrgetter("spooled.accepted_at"))
-        return Turn(attempts, due, more=more)
-
-    async def _patiently(self, shares: dict[int, int], lease: float, errors: list[BaseException]) -> dict[int, Turn]:
-        """What each shard gives of its share. Once one has answered, the others have ``PATIENCE`` left."""
-        turns: dict[int, Turn] = {}
-        waiting = set(shares)
-        over: Deferred[None] = Deferred()
-        timer: Any = None
-
-        def answered(number: int) -> None:
-            nonlocal timer
-            waiting.discard(number)
-            if over.called:
-                return
-            if not waiting:
-                over.callback(None)
-            elif timer is None:
-                timer = self._reactor.callLater(PATIENCE, over.callback, None)
-
-        async def look(number: int, share: int) -> None:
-            try:
-                turn = await self.shards[number].look(share, lease)
-            except Exception as error:
-                errors.append(error)
-                answered(number)
-                return
-            attempts = [replace(attempt, fence=f"{number}~{attempt.fence}") for attempt in turn.attempts]
-            if over.called:
-                await self._give_back(attempts)
-                return
-            turns[number] = turn._replace(attempts=attempts)
-            answered(number)
-
-        for number, share in shares.items():
-            Deferred.fromCoroutine(look(number, share))
-        await over
-        if timer is not None and timer.active():
-            timer.cancel()
-        return turns
-
-    async def _by_age(self, numbers: Sequence[int]) -> list[int]:
-        """These shards, the one with the oldest entry first."""
-        oldest: dict[int, int] = {}
-
-        async def look(number: int) -> None:
-            depth = await self.shards[number].depth()
-            if depth.oldest is not None:
-                oldest[number] = depth.oldest
-
-        looks = DeferredList([Deferred.fromCoroutine(look(number)) for number in numbers], consumeErrors=True)
-        looks.addTimeout(PATIENCE, self._reactor, lambda *_: None)
-        await looks
-        return sorted(numbers, key=lambda number: (number not in oldest, oldest.get(number, 0)))
 
     async def _give_back(self, attempts: Sequence[Attempt]) -> None:
         for number, fences in self._by_shard([attempt.fence for attempt in attempts]).items():
@@ -303,6 +216,3 @@ class ShardedQueue:
         for good, outcome in outcomes:
             if not good:
                 outcome.raiseException()
-
-    def _all_away(self) -> QueueUnavailable:
-        return QueueUnavailable("; ".join(f"{shard.link} is away: {shard.link.why}" for shard in self.shards))

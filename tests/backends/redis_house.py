@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, contextmanager
 from prometheus_client import CollectorRegistry
 from servers import Redis, server_folder
 from spooled_samples import DEADLINE, IDS, clock
-from twisted.internet import reactor
+from twisted.internet import endpoints, protocol, reactor
 from twisted.internet.defer import Deferred
 
 from mailfarm.backends.redis_link import RedisLink
@@ -73,3 +73,57 @@ def calls(redis):
         line.partition(":")[0].removeprefix("cmdstat_"): int(line.partition("calls=")[2].partition(",")[0])
         for line in stats
     }
+
+
+class Late:
+    """A line to ``redis`` on which every answer arrives ``seconds`` late, for the length of an ``async with``."""
+
+    def __init__(self, redis):
+        self.seconds = 0.0
+        self._redis = redis
+
+    @property
+    def url(self):
+        return f"redis://127.0.0.1:{self._port.getHost().port}"
+
+    async def __aenter__(self):
+        late = self
+
+        class Answers(protocol.Protocol):
+            def dataReceived(self, data):
+                reactor.callLater(late.seconds, self.asker.transport.write, data)
+
+            def connectionLost(self, reason):
+                self.asker.transport.loseConnection()
+
+        class Asks(protocol.Protocol):
+            answers = None
+
+            def connectionMade(self):
+                self.before = []
+                where = endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", late._redis.port)
+                endpoints.connectProtocol(where, Answers()).addCallbacks(self.join, lambda _: None)
+
+            def join(self, answers):
+                answers.asker, self.answers = self, answers
+                answers.transport.write(b"".join(self.before))
+                if not self.transport.connected:
+                    answers.transport.loseConnection()
+
+            def dataReceived(self, data):
+                if self.answers is None:
+                    self.before.append(data)
+                else:
+                    self.answers.transport.write(data)
+
+            def connectionLost(self, reason):
+                if self.answers is not None:
+                    self.answers.transport.loseConnection()
+
+        factory = protocol.Factory.forProtocol(Asks)
+        factory.noisy = False
+        self._port = await endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+        return self
+
+    async def __aexit__(self, *_):
+        await self._port.stopListening()

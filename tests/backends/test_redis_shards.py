@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 import pytest_twisted
-from redis_house import Working, server, start
+from redis_house import Late, Working, server, start
 from spooled_samples import DEADLINE, octets, soon, spooled, until
 from twisted.internet.defer import gatherResults
 
@@ -125,9 +125,72 @@ async def test_a_stalled_shard_does_not_hold_up_the_workers(two):
         assert time.monotonic() - began < 3
         one.signal(signal.SIGCONT)
         rest = []
-        while len(rest) < 3:  # what it had handed out late was given back, its tries too
+        while len(rest) < 3:  # what it has handed out late is kept for the next one
             rest += await soon(start(queue.take(10, LONG, DEADLINE)))
         assert [attempt.tries for attempt in rest] == [1, 1, 1]
+
+
+async def take_slowly(queue, late, count):
+    """As workers do; what they got."""
+    late.seconds = 0.6
+    taken = []
+    while len(taken) < count:
+        attempts = await soon(start(queue.take(10, LONG, DEADLINE)))
+        taken += attempts
+        await queue.done([attempt.fence for attempt in attempts])
+    return taken
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_slow_shard_is_drained_while_another_has_nothing(two):
+    one, other = two
+    async with Late(other) as late, Working(one.url, late.url) as queue:
+        mails = [spooled() for _ in range(5)]
+        for mail in mails:
+            await queue.shards[1].put(mail)
+        began = time.monotonic()
+        taken = await take_slowly(queue, late, 5)
+        assert time.monotonic() - began < 5
+        assert sorted(attempt.spooled.id for attempt in taken) == sorted(mail.id for mail in mails)
+        assert {attempt.tries for attempt in taken} == {1}, "nothing was handed out twice"
+        assert entries(other) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_slow_shard_is_drained_while_another_is_busy_and_holds_nobody_up(two):
+    one, other = two
+    async with Late(other) as late, Working(one.url, late.url) as queue:
+        mails = [spooled() for _ in range(20)]
+        for number, mail in enumerate(mails):
+            await queue.shards[number % 2].put(mail)
+        taken = await take_slowly(queue, late, 20)
+        assert Counter(attempt.tries for attempt in taken) == {1: 20}
+        mail = spooled()
+        taking = start(queue.take(10, LONG, DEADLINE))
+        await queue.shards[0].put(mail)
+        began = time.monotonic()
+        (attempt,) = await soon(taking)
+        assert attempt.spooled.id == mail.id
+        assert time.monotonic() - began < 0.55, "the other one is not waited for"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_comes_late_to_nobody_is_given_back_its_try_too(two):
+    one, other = two
+    async with Late(other) as late:
+        working = Working(one.url, late.url)
+        async with working as queue:
+            await queue.shards[1].put(spooled())
+            late.seconds = 0.4
+            assert list(await queue.take(10, 3.0)) == []
+            await until(lambda: other.ask("zcard", "mailfarm:{inbound}:leased") == "1")
+            await until(lambda: other.ask("zcard", "mailfarm:{inbound}:ready") == "1")  # half of its lease is over
+            assert list(await queue.take(10, LONG)) == []
+            await until(lambda: other.ask("zcard", "mailfarm:{inbound}:leased") == "1")
+        assert other.ask("zcard", "mailfarm:{inbound}:ready") == "1", "the end of the process gives it back"
+        async with Working(other.url) as queue:
+            (attempt,) = await queue.take(10, LONG)
+            assert attempt.tries == 1
 
 
 @pytest_twisted.ensureDeferred
