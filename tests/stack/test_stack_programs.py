@@ -33,6 +33,18 @@ def token(stack: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         assert http.delete(f"/v1/tokens/{made['id']}").status_code == 204
 
 
+def test_with_no_api_left_the_answer_is_503(stack: Deployment) -> None:
+    """And not a 404 of Traefik's, which would say that there is no such mailbox."""
+    with httpx.Client(base_url=stack.url, verify=stack.tls(), timeout=30) as http:
+        for word, path in (("api", "/v1/mailboxes"), ("live", "/v1/events")):
+            stack.scale(word, 0)
+            try:
+                stack.until(lambda path=path: http.get(path).status_code == 503, 15, f"503 without {word}")
+            finally:
+                stack.scale(word, 2)
+        stack.until(lambda: http.get("/v1/mailboxes").status_code == 401, 30, "the API")
+
+
 def test_the_commands(stack: Deployment, token: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Farm(stack.url, token, ca=stack.authority, timeout=30) as farm:
         inbox = farm.create_mailbox()
