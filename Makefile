@@ -4,13 +4,13 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help dev setup-dev setup-test setup-bench test stack-test stack-images image check format bench bench-quick \
-	bench-stack screenshot lock clean
+	bench-cluster bench-stack screenshot lock clean
 
 PY := .venv/bin/python
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2); echo $$((n < 2 ? 2 : n > 8 ? 8 : n)))
 
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  make dev ARGS="--ephemeral"            options of "mailfarm dev" (.venv/bin/mailfarm help dev)'
 	@echo '  make test ARGS="tests/smtp -k bdat"    options of pytest'
@@ -42,11 +42,14 @@ format: setup-test ## let ruff lay out the code
 bench: setup-bench ## measure: accepting beside smtp-sink, waiting beside MailDev (five minutes)
 	$(PY) bench/accept.py $(ARGS)
 	$(PY) bench/wait.py $(ARGS)
-	$(PY) bench/parse.py
+	$(PY) bench/parse.py $(ARGS)
 
 bench-quick: setup-bench ## the same in less than a minute, and less exactly
 	$(PY) bench/accept.py --quick $(ARGS)
 	$(PY) bench/wait.py --quick $(ARGS)
+
+bench-cluster: setup-test ## measure the pieces of a cluster: services, queue, filing, cache, look-ups (ten minutes)
+	for each in cluster queues file cache recipients; do $(PY) bench/$$each.py $(ARGS) || exit; done
 
 bench-stack: setup-bench stack-images ## mail through the load balancer of a deployed stack (ten minutes; root)
 	$(PY) bench/stack.py $(ARGS)

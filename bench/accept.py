@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import chart
 import report
 from children import Child, Farm, edge, end_on_sigterm, smtp_sink
 
@@ -167,7 +168,7 @@ def rows(results: dict[str, dict[str, dict[str, Any]]]) -> list[tuple[object, ..
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer cases, one turn each, half a minute")
     parser.add_argument("--only", default=",".join(SYSTEMS), help="which servers, parted by commas")
     parser.add_argument("--cases", default="", help="which cases, parted by commas: " + " ".join(c.name for c in CASES))
@@ -205,7 +206,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for case, systems_ in runs.items()
     }
     text = f"{report.about(facts)}\n\n{report.table(HEAD, rows(results))}"
-    path = report.save("accept", given.quick, {"machine": facts, "results": results, "runs": runs}, text)
+    rates = [(case, one["mailfarm"]["messages_per_second"]) for case, one in results.items() if "mailfarm" in one]
+    picture = chart.bars("Mail accepted, parsed and filed by mailfarm dev", "a second", rates)
+    path = report.save("accept", given.quick, {"machine": facts, "results": results, "runs": runs}, text, picture)
     print(text)
     print(f"\nkept in {path.parent}", file=sys.stderr)
     return 1 if any(one["errors"] for systems_ in results.values() for one in systems_.values()) else 0

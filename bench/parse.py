@@ -7,11 +7,13 @@ a message; the corpus is that of the load generator.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import chart
 import fast_mail_parser
 import report
 from corpus import corpus
@@ -36,10 +38,18 @@ def cost(work: Callable[[Any], object], items: Sequence[Any], seconds: float = 0
     return best
 
 
+HEAD = ("octets", "parse µs", "MIME tree µs", "visible text µs", "codes µs", report.OTHERS)
+
+
 def main() -> int:
     """Print the table."""
-    rows = []
-    for kind in ("1500", "4000", "20000", "mixed", "1000000"):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small mail only; kept in .make/bench")
+    given = parser.parse_args()
+    facts = report.machine()
+    rows: list[tuple[str, float, float, float, float, float]] = []
+    for kind in ("1500", "4000") if given.quick else ("1500", "4000", "20000", "mixed", "1000000"):
+        others = report.Others()
         mails = [mail.content for mail in corpus(kind, 20)]
         parsed = [parse(content) for content in mails]
         rows.append(
@@ -49,11 +59,12 @@ def main() -> int:
                 cost(lambda content: fast_mail_parser.parse_email_tree(content, mode="lazy"), mails),
                 cost(lambda one: visible(one.html), parsed),
                 cost(lambda one: codes((one.text, one.visible)), parsed),
+                others.cores(),
             )
         )
-    text = report.table(("octets", "parse µs", "MIME tree µs", "visible text µs", "codes µs"), rows)
-    report.save("parse", False, {"machine": report.machine(), "rows": rows}, text)
-    print(text)
+        report.tell(f"{kind}: {rows[-1][1]:.0f} µs")
+    picture = chart.bars("Parsing a message", "µs", [(f"{row[0]} octets", row[1]) for row in rows])
+    report.save_rows("parse", given.quick, facts, HEAD, rows, picture)
     return 0
 
 

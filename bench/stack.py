@@ -114,7 +114,7 @@ def deployed(kept: ExitStack, folder: Path) -> Deployment:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three seconds of each case, once")
     parser.add_argument("--turns", type=int, default=0, help="how often each is measured (3; quick: 1)")
     parser.add_argument("--seconds", type=float, default=0.0, help="of load in each turn (10; quick: 3)")
@@ -140,9 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = {title: summary(found) for title, found in runs.items()}
     rows = [(title, *one.values()) for title, one in results.items()]
     text = f"{report.about(facts)}\n\n{report.table(HEAD, rows)}"
-    path = report.save("stack", given.quick, {"machine": facts, "results": results, "runs": runs}, text)
     accepted = [(title, one["accepted_per_second"]) for title, one in results.items()]
-    path.with_suffix(".svg").write_text(chart.bars("Mail accepted through Traefik", "a second", accepted))
+    picture = chart.bars("Mail accepted through Traefik", "a second", accepted)
+    report.save("stack", given.quick, {"machine": facts, "results": results, "runs": runs}, text, picture)
     print(text)
     return 1 if any(one["errors"] for one in results.values()) else 0
 

@@ -26,6 +26,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import chart
 import report
 from children import Child, Farm, end_on_sigterm, maildev
 from corpus import Mail, dot_stuffed, make
@@ -232,7 +233,7 @@ _POLLED = 20.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one turn, twenty seconds")
     parser.add_argument("--only", default="mailfarm,maildev", help="which servers, parted by commas")
     parser.add_argument("--turns", type=int, default=0, help="how often each is measured (2; quick: 1)")
@@ -286,7 +287,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     text = f"{report.about(facts)}\n\n{report.table(HEAD, rows)}"
     form = [dict(zip(HEAD, row, strict=True)) for row in rows]
-    path = report.save("wait", given.quick, {"machine": facts, "results": form}, text)
+    bars = [(f"{name}, {rate:.0f}/s, {way}", percentiles(times)["p50"]) for (name, rate, way), times in found.items()]
+    picture = chart.bars("From 250 until it is known, median", "ms", bars)
+    path = report.save("wait", given.quick, {"machine": facts, "results": form}, text, picture)
     print(text)
     print(f"\nkept in {path.parent}", file=sys.stderr)
     return 1 if any(missed.values()) else 0
