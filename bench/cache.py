@@ -11,7 +11,6 @@ many cores other programs used meanwhile: a row in which that is more than 0.3 i
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 import time
@@ -57,13 +56,14 @@ class Effort:
 
     seconds: float
     turns: int
+    patience: report.Patience
 
 
 async def measure(
     link: RedisLink, what: str, callers: int, effort: Effort, call: Callable[[], Awaitable[Any]], rest: float = 0.0
 ) -> Sequence[Any]:
     """A row of the table. ``rest`` is how long each call rests, in seconds: it is no part of what it took."""
-    kept = report.Calmest(HEAD, effort.turns)
+    kept = report.Calmest(HEAD, effort.turns, effort.patience)
     while kept.wanted:
         kept.add(await once(link, what, callers, effort.seconds, call, rest))
     return kept.row
@@ -176,13 +176,12 @@ async def run(loop: Any, url: str, effort: Effort, quick: bool) -> None:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.options(__doc__)
     parser.add_argument("--url", default="", help="a Redis to measure; one of its own otherwise")
     parser.add_argument("--seconds", type=float, default=0.0, help="how long each row is measured (2; quick: 0.3)")
-    parser.add_argument("--turns", type=int, default=0, help="how often a disturbed row is measured (3; quick: 1)")
-    parser.add_argument("--quick", action="store_true", help="shorter; kept in .make/bench")
     given = parser.parse_args()
-    effort = Effort(given.seconds or (0.3 if given.quick else 2.0), given.turns or (1 if given.quick else 3))
+    seconds, turns = given.seconds or (0.3 if given.quick else 2.0), given.turns or (1 if given.quick else 3)
+    effort = Effort(seconds, turns, report.Patience(given.patience))
 
     def begin(loop: Any, url: str) -> Deferred[None]:
         return Deferred.fromCoroutine(run(loop, url, effort, given.quick))

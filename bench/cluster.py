@@ -16,7 +16,6 @@ again, up to --turns times, and the one least disturbed is kept.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -166,12 +165,10 @@ def send(under: Stores, case: Case, addresses: Sequence[str], seconds: float) ->
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.options(__doc__)
     names = ", ".join(case.name for case in CASES)
-    parser.add_argument("--quick", action="store_true", help="two cases, two seconds each; kept in .make/bench")
     parser.add_argument("--only", default="", help=f"which cases, parted by commas: {names}; kept in .make/bench")
     parser.add_argument("--seconds", type=float, default=0.0, help="of load in each case (10; quick: 2)")
-    parser.add_argument("--turns", type=int, default=0, help="how often a disturbed case is measured (3; quick: 1)")
     given = parser.parse_args(argv)
     seconds, turns = given.seconds or (2.0 if given.quick else 10.0), given.turns or (1 if given.quick else 3)
     wanted = given.only.split(",") if given.only else _QUICK if given.quick else [case.name for case in CASES]
@@ -179,9 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"the cases are {names}")
     end_on_sigterm()
     facts = report.machine()
-    rows = []
+    rows, patience = [], report.Patience(given.patience)
     for case in [case for case in CASES if case.name in wanted]:
-        kept = report.Calmest(HEAD, turns)
+        kept = report.Calmest(HEAD, turns, patience)
         while kept.wanted:
             report.tell(f"{case.title}, {case.mailboxes:,} mailboxes: {seconds:g} s of load …")
             kept.add(measure(case, seconds))

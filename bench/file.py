@@ -265,11 +265,12 @@ async def main(given: argparse.Namespace) -> None:
     facts = report.machine(given.folder)
     turns = given.turns or (1 if given.quick or given.profile else 3)
     rows: list[Sequence[Any]] = []
+    patience = report.Patience(given.patience)
     for stores in (on_sqlite, on_servers):
         if given.only not in stores.__name__:
             continue
         for kind, mailboxes, count in QUICK if given.quick else CASES:
-            kept = report.Calmest(HEAD, turns)
+            kept = report.Calmest(HEAD, turns, patience)
             while kept.wanted:
                 with folder(given.folder) as where:
                     async with stores(where) as farm:
@@ -281,14 +282,12 @@ async def main(given: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer messages; kept in .make/bench")
+    parser = report.options(__doc__)
     parser.add_argument(
         "--profile", action="store_true", help="show where the worker's time goes; rates are lower then"
     )
     parser.add_argument("--only", default="", choices=("", "sqlite", "servers"), help="one; kept in .make/bench")
     parser.add_argument("--messages", type=int, default=0, help="in each row (200 to 20,000; quick: 2,000)")
-    parser.add_argument("--turns", type=int, default=0, help="how often a disturbed row is measured (3; quick: 1)")
     parser.add_argument("--folder", default=None, help="where the stores are kept (default: the system's place)")
     arguments = parser.parse_args()
     react(lambda _: Deferred.fromCoroutine(main(arguments)))

@@ -195,11 +195,12 @@ async def main(given: argparse.Namespace) -> None:
     seconds, turns = given.seconds or (2.0 if given.quick else 15.0), given.turns or (1 if given.quick else 3)
     stores: list[tuple[Callable[..., Any], int]] = [(on_redis, 1), (on_redis, 2), (on_sqlite, 1)]
     rows: list[Sequence[Any]] = []
+    patience = report.Patience(given.patience)
     for store, shards in stores:
         if given.only not in store.__name__:
             continue
         for case in QUICK if given.quick else CASES:
-            kept = report.Calmest(HEAD, turns)
+            kept = report.Calmest(HEAD, turns, patience)
             while kept.wanted:
                 with folder(given.folder) as where:
                     async with store(shards, where) as under:
@@ -213,11 +214,9 @@ async def main(given: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer messages; kept in .make/bench")
+    parser = report.options(__doc__)
     parser.add_argument("--only", default="", choices=("", "redis", "sqlite"), help="one of them; kept in .make/bench")
     parser.add_argument("--seconds", type=float, default=0.0, help="a row puts no longer (15; quick: 2)")
-    parser.add_argument("--turns", type=int, default=0, help="how often a disturbed row is measured (3; quick: 1)")
     parser.add_argument("--folder", default=None, help="where the stores are kept (default: the system's place)")
     arguments = parser.parse_args()
     react(lambda _: Deferred.fromCoroutine(main(arguments)))

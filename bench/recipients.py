@@ -14,7 +14,6 @@ default      open capture for addresses without a mailbox: looked up together ea
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -105,7 +104,7 @@ async def transactions(port: int, name: str, seconds: float, before: Callable[[]
     return len(took), statistics.median(took), took[len(took) * 99 // 100], cpu, cores
 
 
-async def run(loop: Any, seconds: float, turns: int, quick: bool) -> None:
+async def run(loop: Any, seconds: float, turns: int, patience: report.Patience, quick: bool) -> None:
     """Measure, print the table, and keep it."""
     facts = report.machine()
     ids = Ids(clock, os.urandom)
@@ -147,7 +146,7 @@ async def run(loop: Any, seconds: float, turns: int, quick: bool) -> None:
                 *([("default", "any", _nothing, RECIPIENTS)] if service is capture else []),
             ):
                 smtp_protocol.MOST = ahead  # type: ignore[attr-defined, misc]
-                kept = report.Calmest(HEAD, turns)
+                kept = report.Calmest(HEAD, turns, patience)
                 while kept.wanted:
                     kept.add((word, how, *await transactions(port, name, seconds, before)))
                 rows.append(kept.row)
@@ -164,13 +163,12 @@ def _nothing() -> None:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.options(__doc__)
     parser.add_argument("--seconds", type=float, default=0.0, help="how long each row is measured (2; quick: 0.3)")
-    parser.add_argument("--turns", type=int, default=0, help="how often a disturbed row is measured (3; quick: 1)")
-    parser.add_argument("--quick", action="store_true", help="shorter; kept in .make/bench")
     given = parser.parse_args()
     seconds, turns = given.seconds or (0.3 if given.quick else 2.0), given.turns or (1 if given.quick else 3)
-    react(lambda loop: Deferred.fromCoroutine(run(loop, seconds, turns, given.quick)))
+    patience = report.Patience(given.patience)
+    react(lambda loop: Deferred.fromCoroutine(run(loop, seconds, turns, patience, given.quick)))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ warns; ``Others`` says how many they used during it.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -42,16 +43,20 @@ class Calmest:
     """A row that is measured again while others use the machine: ``while kept.wanted: kept.add(row)``.
 
     At most ``turns`` rows are wanted, none after one that was calm, and ``row`` is the one that was least disturbed.
-    The rows have ``Others.cores`` in the column ``OTHERS``."""
+    The rows have ``Others.cores`` in the column ``OTHERS``. With ``patience`` it waits for a calm machine first."""
 
-    def __init__(self, head: Sequence[str], turns: int) -> None:
+    def __init__(self, head: Sequence[str], turns: int, patience: Patience | None = None) -> None:
         self._head, self._turns, self._at = head, turns, list(head).index(OTHERS)
+        self._patience = patience or Patience(0.0)
         self._rows: list[Sequence[Any]] = []
 
     @property
     def wanted(self) -> bool:
         """Whether another row is."""
-        return not self._rows or (len(self._rows) < self._turns and self.row[self._at] > BUSY)
+        if self._rows and (len(self._rows) >= self._turns or self.row[self._at] <= BUSY):
+            return False
+        self._patience.wait()
+        return True
 
     def add(self, row: Sequence[Any]) -> None:
         """Take a row, and say it."""
@@ -63,6 +68,36 @@ class Calmest:
     def row(self) -> Sequence[Any]:
         """The best so far."""
         return min(self._rows, key=lambda row: float(row[self._at]))
+
+
+class Patience:
+    """Waits until others leave the machine alone, for so many seconds all in all."""
+
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds
+
+    def wait(self) -> None:
+        """Return when the machine was calm for two seconds, or when there is no patience left."""
+        began = time.monotonic()
+        while (waited := time.monotonic() - began) < self._left:
+            others = Others()
+            time.sleep(2)
+            if others.cores() <= BUSY:
+                break
+        self._left -= waited
+
+
+def options(doc: str | None, turns: int = 3) -> argparse.ArgumentParser:
+    """The command line that the scripts have in common: --quick, --turns, --patience. ``doc`` is the script's."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="less of it, in seconds; kept in .make/bench")
+    parser.add_argument(
+        "--turns", type=int, default=0, help=f"how often a disturbed row is measured ({turns}; quick: 1)"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=0.0, help="seconds to wait, in all, for a machine that is idle"
+    )
+    return parser
 
 
 def machine(where: str | Path | None = None) -> dict[str, Any]:
