@@ -137,6 +137,12 @@ class Queue(Protocol):
         """Give up this turn; the entry comes again after ``retry_after`` seconds, or is set aside when it has had its
         tries. Raises LeaseLost."""
 
+    def give_back(self, fences: Sequence[str], reason: str = "", after: float = 0.0) -> Awaitable[None]:
+        """Undo the taking of these entries: they wait again, from ``after`` seconds on, and this turn does not count
+        among their tries. For a worker that stops, and for what stands in the way of an entry and is not its fault;
+        then ``reason`` says what. An old fence is passed over. Raises nothing: what the queue cannot be told comes
+        again when its lease ends."""
+
     def depth(self) -> Awaitable[Depth]: ...
     def inspect(self, state: Literal["waiting", "leased", "aside"], limit: int = 100) -> Awaitable[Sequence[Entry]]: ...
     def read(self, id: str) -> Awaitable[Spooled]:

@@ -1,8 +1,11 @@
-"""Content as a queue hands it out: whole in memory when small, read piece by piece when not."""
+"""Content as a queue hands it out: whole in memory when small, read piece by piece when not. And what every queue holds
+its callers to."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+
+from mailfarm.ports import Spooled
 
 
 class Whole:
@@ -44,3 +47,14 @@ class Stored:
             number += 1
 
     def close(self) -> None: ...
+
+
+def check_size(spooled: Spooled, octets: int) -> None:
+    """Raises ValueError when content is not as long as it says."""
+    if octets != spooled.content.size:
+        raise ValueError(f"content of {spooled.id} says {spooled.content.size} octets and gives {octets}")
+
+
+def kept_reason(reason: str) -> str:
+    """What is kept of the reason why an entry waits: 1,000 characters that can be stored."""
+    return reason[:1000].encode("utf-8", "replace").decode()

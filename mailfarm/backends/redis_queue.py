@@ -24,7 +24,7 @@ from mailfarm.errors import LeaseLost, MailfarmError, NotFound, QueueFull, Queue
 from mailfarm.ids import Ids
 from mailfarm.ports import CHUNK, Attempt, Content, Depth, Entry, Spooled
 
-from .queue_content import Stored, Whole
+from .queue_content import Stored, Whole, check_size, kept_reason
 from .queue_taking import Taking, Turn
 from .redis_link import RedisLink
 from .redis_queue_calls import Calls, Found, Put, Taken, certainly_not
@@ -35,7 +35,6 @@ from .redis_subscriber import RedisSubscriber
 from .spool_form import envelope_of, from_form, to_form
 
 _SECOND = 1_000_000
-_REASON = 1000  # characters kept of a failure
 _EVERY = 1.0  # seconds between two looks at the figures
 _CHECK = 10.0  # seconds between two looks at the server's settings
 
@@ -135,7 +134,7 @@ class RedisQueue:
                 stored = await self._put_large(spooled, form)
             else:
                 data = b"".join([piece async for piece in spooled.content.chunks()])
-                _check_size(spooled, len(data))
+                check_size(spooled, len(data))
                 stored = await self._answer(Put(spooled.id, size, form, data))
         except QueueFull:
             self._metrics.full.inc()
@@ -153,7 +152,7 @@ class RedisQueue:
         kept = False
         try:
             size, count = await self._pieces.store(key, spooled.content)
-            _check_size(spooled, size)
+            check_size(spooled, size)
             kept = True  # unless the answer says otherwise: an entry may have been made that we were not told of
             kept = await self._answer(Put(spooled.id, size, form, b"", key, count))
         except Exception as error:
@@ -207,14 +206,6 @@ class RedisQueue:
             self._metrics.take_entries.observe(len(attempts))
         return Turn(attempts, batch.due, batch.alone, batch.more or len(attempts) < len(batch.taken))
 
-    async def give_back(self, fences: Sequence[str]) -> None:
-        """Undo a ``look`` whose result nobody will work on. Never raises: if it cannot be said, the leases end."""
-        try:
-            await self._calls.give_back(fences)
-        except MailfarmError as error:
-            _log.warn("entries of {name} come again when their lease ends: {error}", name=self.name, error=error)
-        self._wake(1)
-
     async def _give_back(self, attempts: Sequence[Attempt]) -> None:
         await self.give_back([attempt.fence for attempt in attempts])
 
@@ -252,12 +243,24 @@ class RedisQueue:
 
         return Deferred.fromCoroutine(done())
 
+    async def give_back(self, fences: Sequence[str], reason: str = "", after: float = 0.0) -> None:
+        """Undo the taking of these entries; the turn does not count. Never raises."""
+        if not fences:
+            return
+        try:
+            await self._calls.give_back(fences, kept_reason(reason), int(max(0.0, after) * _SECOND))
+        except MailfarmError as error:
+            _log.warn("entries of {name} come again when their lease ends: {error}", name=self.name, error=error)
+        if after > 0:
+            self._taking.ends(after)
+        else:
+            self._wake(1)
+
     def fail(self, fence: str, reason: str, retry_after: float = 0.0) -> Deferred[None]:
         """Give up this turn. Fails with LeaseLost, QueueUnavailable."""
-        text = reason[:_REASON].encode("utf-8", "replace").decode()
 
         async def fail() -> None:
-            await self._calls.fail(fence, text, int(max(0.0, retry_after) * _SECOND), self._max_tries)
+            await self._calls.fail(fence, kept_reason(reason), int(max(0.0, retry_after) * _SECOND), self._max_tries)
             self._metrics.given_up.inc()
             if retry_after > 0:
                 self._taking.ends(retry_after)
@@ -371,8 +374,3 @@ class RedisQueue:
                 _log.warn("left for later in the queue {name}: {error}", name=self.name, error=failure.value)
 
         Deferred.fromCoroutine(work).addErrback(failed)
-
-
-def _check_size(spooled: Spooled, octets: int) -> None:
-    if octets != spooled.content.size:
-        raise ValueError(f"content of {spooled.id} says {spooled.content.size} octets and gives {octets}")

@@ -137,8 +137,11 @@ class Calls:
         ]
         return Batch(taken, None if due < 0 else due, bool(alone), bool(more))
 
-    async def give_back(self, fences: Sequence[str]) -> None:
-        await self._call("give_back", self._give_back, _parted(fences))
+    async def give_back(self, fences: Sequence[str], reason: str, pause: int) -> None:
+        for start in range(0, len(fences), _MOST_FENCES):
+            args = _parted(fences[start : start + _MOST_FENCES])
+            if args:
+                await self._call("give_back", self._give_back, (pause, reason, *args))
 
     async def done(self, fences: Sequence[str]) -> tuple[int, int]:
         """How many were ended, and how much content that was."""

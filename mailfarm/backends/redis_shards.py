@@ -121,8 +121,7 @@ class ShardedQueue:
         return self._taking.take(limit, lease, wait)
 
     async def _give_back(self, attempts: Sequence[Attempt]) -> None:
-        for number, fences in self._by_shard([attempt.fence for attempt in attempts]).items():
-            await self.shards[number].give_back(fences)
+        await self.give_back([attempt.fence for attempt in attempts])
 
     # Ending a turn
 
@@ -143,6 +142,18 @@ class ShardedQueue:
         await shard.fail(inner, reason, retry_after)
         if retry_after > 0:
             self._taking.ends(retry_after)
+
+    async def give_back(self, fences: Sequence[str], reason: str = "", after: float = 0.0) -> None:
+        """Undo the taking of these entries; the turn does not count. Never raises."""
+        if by_shard := self._by_shard(fences):
+            await self._all(
+                [
+                    Deferred.fromCoroutine(self.shards[number].give_back(inner, reason, after))
+                    for number, inner in by_shard.items()
+                ]
+            )
+        if after > 0:
+            self._taking.ends(after)
 
     def _by_shard(self, fences: Sequence[str]) -> dict[int, list[str]]:
         found: dict[int, list[str]] = {}

@@ -23,7 +23,7 @@ from mailfarm.errors import DatabaseUnavailable, NotFound, QueueFull, QueueUnava
 from mailfarm.ids import Ids
 from mailfarm.ports import CHUNK, Attempt, Content, Depth, Entry, Spooled
 
-from .queue_content import Stored, Whole
+from .queue_content import Stored, Whole, check_size, kept_reason
 from .queue_room import Room
 from .queue_takers import Takers
 from .spool_form import envelope_of, from_form, to_form
@@ -39,7 +39,6 @@ TAKE_OCTETS = 4 * 1024 * 1024
 
 _SECOND = 1_000_000
 _TAKE_MOST = 1000
-_REASON = 1000  # characters kept of a failure
 
 _log = Logger()
 
@@ -117,7 +116,7 @@ class Queue:
             await self._put_large(spooled, form)
             return
         data = b"".join([piece async for piece in spooled.content.chunks()])
-        _check_size(spooled, len(data))
+        check_size(spooled, len(data))
         await self._put_entry(Put(spooled.id, self._clock(), size, form, data, None))
 
     async def _put_large(self, spooled: Spooled, form: bytes) -> None:
@@ -125,7 +124,7 @@ class Queue:
         kept = False
         try:
             size = await self._pieces.store(key, spooled.content)
-            _check_size(spooled, size)
+            check_size(spooled, size)
             kept = await self._put_entry(Put(spooled.id, self._clock(), size, form, None, key))
         finally:
             self._pieces.end(key, kept)
@@ -198,8 +197,8 @@ class Queue:
             if gone and not taken:
                 self._takers.wake(1)  # it may have been woken for an entry that another can take
             elif gone:
-                numbers = [entry.number for entry in taken]
-                giving = self._write(lambda db: self._rows.give_back(db, numbers, nonce))
+                fences = [f"{entry.number}.{nonce}" for entry in taken]
+                giving = self._write(lambda db: self._rows.give_back(db, fences))
                 self._background(giving, wake=True)
                 giving.addCallback(over.callback)
                 return result
@@ -258,7 +257,7 @@ class Queue:
 
     def fail(self, fence: str, reason: str, retry_after: float = 0.0) -> Deferred[None]:
         """Give up this turn. Fails with LeaseLost, QueueUnavailable."""
-        text = reason[:_REASON].encode("utf-8", "replace").decode()
+        text = kept_reason(reason)
         due = self._clock() + int(retry_after * _SECOND) if retry_after > 0 else 0
         inner = self._engine.write(lambda db: self._rows.fail(db, fence, text, due))
 
@@ -269,6 +268,18 @@ class Queue:
                 self._takers.wake(1)
 
         return self._apart(inner.addCallback(failed))
+
+    def give_back(self, fences: Sequence[str], reason: str = "", after: float = 0.0) -> Deferred[None]:
+        """Undo the taking of these entries; the turn does not count. Never fails."""
+        if not fences:
+            return succeed(None)
+        due = self._clock() + int(after * _SECOND) if after > 0 else 0
+        giving = self._write(lambda db: self._rows.give_back(db, tuple(fences), kept_reason(reason), due))
+        self._background(giving, wake=not due)
+        done: Deferred[None] = Deferred()
+        giving.addBoth(lambda _: self._takers.look_at(due) if due else None)
+        giving.addBoth(lambda _: done.callback(None))
+        return done
 
     def _ended(self, ended: Ended) -> None:
         self._room.add(-ended.entries, -ended.octets)
@@ -385,8 +396,3 @@ class Queue:
 
         inner.addCallbacks(told, failed)
         return outer
-
-
-def _check_size(spooled: Spooled, octets: int) -> None:
-    if octets != spooled.content.size:
-        raise ValueError(f"content of {spooled.id} says {spooled.content.size} octets and gives {octets}")

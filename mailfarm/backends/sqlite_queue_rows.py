@@ -194,11 +194,12 @@ class Rows:
         ).fetchone()
         return at
 
-    def give_back(self, db: sqlite3.Connection, numbers: Sequence[int], nonce: str) -> None:
-        """Undo a take whose taker had gone before it was told."""
+    def give_back(self, db: sqlite3.Connection, fences: Sequence[str], reason: str = "", due: int = 0) -> None:
+        """Undo takes: they do not count as tries. An empty ``reason`` leaves what there is."""
         db.executemany(
-            "UPDATE queue_entry SET state = 'waiting', due_at = 0, tries = tries - 1 WHERE number = ? AND fence = ?",
-            [(number, f"{number}.{nonce}") for number in numbers],
+            "UPDATE queue_entry SET state = 'waiting', due_at = ?, tries = tries - 1, fence = NULL,"
+            " reason = coalesce(?, reason) WHERE number = ? AND fence = ? AND queue = ? AND state <> 'aside'",
+            [(due, reason or None, number_of(fence), fence, self._name) for fence in fences],
         )
 
     def extend(self, db: sqlite3.Connection, fence: str, ends: int) -> None:

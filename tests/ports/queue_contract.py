@@ -425,6 +425,51 @@ class QueueContract:
         (entry,) = await queue.inspect("waiting")
         assert len(entry.reason) <= 10_000
 
+    # Giving back
+
+    @pytest_twisted.ensureDeferred
+    async def test_what_is_given_back_waits_again_and_its_turn_does_not_count(self, queue):
+        mails = [spooled(), spooled()]
+        for mail in mails:
+            await queue.put(mail)
+        for _ in range(2 * MAX_TRIES):
+            attempts = await queue.take(2, LONG)
+            assert [(attempt.spooled.id, attempt.tries) for attempt in attempts] == [(mail.id, 1) for mail in mails]
+            await queue.give_back([attempt.fence for attempt in attempts])
+            assert (await queue.depth()).leased == 0
+        for attempt in attempts:
+            with pytest.raises(LeaseLost):
+                await queue.extend(attempt.fence, LONG)
+
+    @pytest_twisted.ensureDeferred
+    async def test_what_is_given_back_may_wait_and_says_why(self, queue):
+        mail = spooled()
+        await queue.put(mail)
+        await queue.give_back([(await self.take_one(queue)).fence], "a row is locked \ud800" + "x" * 100_000, LONG)
+        assert list(await queue.take(1, LONG, 0.1)) == []
+        (entry,) = await queue.inspect("waiting")
+        assert (entry.id, entry.tries, entry.reason[:15]) == (mail.id, 0, "a row is locked")
+        assert len(entry.reason) <= 10_000
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_pause_after_giving_back_wakes_a_waiting_taker(self, queue):
+        mail = spooled()
+        await queue.put(mail)
+        await queue.give_back([(await self.take_one(queue)).fence], "not now", 0.2)
+        attempt = await self.take_one(queue)
+        assert (attempt.spooled.id, attempt.tries) == (mail.id, 1)
+
+    @pytest_twisted.ensureDeferred
+    async def test_an_old_fence_gives_nothing_back(self, queue):
+        await queue.put(spooled())
+        old = await self.take_one(queue, SHORT)
+        new = await self.take_one(queue)
+        await queue.give_back([old.fence, "", "1", "1.x", "x.1", "9~1.x", old.fence])
+        await queue.extend(new.fence, LONG)
+        await queue.fail(new.fence, "no")
+        await queue.give_back([new.fence])
+        assert (await self.take_one(queue)).tries == 3
+
     @pytest_twisted.ensureDeferred
     async def test_what_fails_too_often_is_set_aside_and_kept(self, queue):
         bad, good = spooled(b"bad"), spooled()
