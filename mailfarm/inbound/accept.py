@@ -8,14 +8,20 @@ if it had been stored all the same it comes twice (RFC 1047), which the spool id
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from mailfarm.errors import QueueFull
 from mailfarm.ids import Ids
 from mailfarm.mail.envelope import Envelope
 from mailfarm.mail.received import received
 from mailfarm.mail.reply import Reply
-from mailfarm.ports import Content, Origin, Queue, Spooled
+from mailfarm.ports import CHUNK, Content, Origin, Queue, Spooled
+
+PUTTING: Final = 128 * 1024 * 1024
+"""Octets of content in memory for the queue, of all messages that it is asked to keep at the same time. While a queue
+is slow they gather; past this, mail is refused."""
+AT_ONCE: Final = 5 * CHUNK
+"""Octets of one message that are in memory for the queue at most: it takes large content in pieces."""
 
 NO_ROOM = Reply(452, "4.3.1", "There is no room for this message now; try again later")
 UNCONFIRMED = Reply(451, "4.3.0", "The message could not be stored safely; send it again later")
@@ -33,7 +39,8 @@ class Accept:
     """The last step of a transaction, for one service.
 
     ``hostname`` is ours, for the trace header; ``clock`` gives microseconds; ``trouble`` is told what the client is
-    not: which error stood behind a 4yz. Raises ValueError for a host name that cannot stand in a header.
+    not: which error stood behind a 4yz. ``incoming`` raises QueueFull when content of so many octets (0: unknown) could
+    not be kept while it comes in. Raises ValueError for a host name that cannot stand in a header.
     """
 
     def __init__(
@@ -43,18 +50,23 @@ class Accept:
         clock: Callable[[], int],
         hostname: str,
         trouble: Callable[[str, Exception], None],
+        incoming: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._queue = queue
         self._ids = ids
         self._clock = clock
         self._hostname = hostname
         self._trouble = trouble
+        self._incoming = incoming
+        self._putting = 0
         # a name that cannot stand in a header is found now, not with the first mail
         received(helo="", client="", by=hostname, protocol="ESMTP", id="0", now=0)
 
     async def room(self, size: int) -> Reply | None:
         """Before content comes: None if ``size`` octets (0: unknown) would find room, else what to say."""
         try:
+            self._incoming(size)
+            self._check_putting(min(size, AT_ONCE))
             await self._queue.admit(size)
         except QueueFull as error:
             self._trouble("mail is refused before its content", error)
@@ -73,7 +85,10 @@ class Accept:
         """
         id = self._ids.new()
         now = self._clock()
+        held = min(content.size, AT_ONCE)
+        self._putting += held
         try:
+            self._check_putting(0)
             trace = received(
                 helo=origin.helo,
                 client=origin.client,
@@ -94,4 +109,9 @@ class Accept:
             return UNCONFIRMED
         finally:
             content.close()
+            self._putting -= held
         return Reply(250, "2.0.0", f"spooled as {id}")
+
+    def _check_putting(self, octets: int) -> None:
+        if self._putting + octets > PUTTING:
+            raise QueueFull(f"{self._putting} octets of content wait for the queue to confirm them")

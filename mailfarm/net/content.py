@@ -14,18 +14,22 @@ from pathlib import Path
 
 from mailfarm.ports import CHUNK
 
+from .incoming_room import IncomingRoom
+
 
 class SpillContent:
     """``ports.Content`` that grows by ``write`` until it is read.
 
-    ``folder`` takes the file (None: the system's temporary folder, which may itself be memory). Reading leaves no
-    position behind: several readers, also in other threads, do not disturb one another.
+    ``folder`` takes the file (None: the system's temporary folder, which may itself be memory); with ``room``, its
+    folder does, and content is in memory only as far as that has room. Reading leaves no position behind: several
+    readers, also in other threads, do not disturb one another.
     """
 
-    __slots__ = ("_file", "_folder", "_memory", "_sha256", "closed", "size", "threshold")
+    __slots__ = ("_file", "_folder", "_memory", "_room", "_sha256", "closed", "size", "threshold")
 
-    def __init__(self, folder: Path | None = None, threshold: int = CHUNK) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | None = None, threshold: int = CHUNK, room: IncomingRoom | None = None) -> None:
+        self._room = room
+        self._folder = folder if room is None else room.folder
         self._memory: bytes | bytearray = b""
         self._file: int | None = None
         self._sha256 = sha256()
@@ -51,7 +55,7 @@ class SpillContent:
         if self.closed:
             raise ValueError("the content is closed")
         self._sha256.update(data)
-        if self._file is None and self.size + len(data) <= self.threshold:
+        if self._file is None and self.size + len(data) <= self.threshold and self._may_hold(len(data)):
             # The usual mail comes in one piece: keep that piece, copy only when there is a second.
             if not self.size:
                 self._memory = data
@@ -63,7 +67,7 @@ class SpillContent:
             if self._file is None:
                 self._file = _nameless(self._folder)
                 _write_all(self._file, self._memory)
-                self._memory = b""
+                self._forget()
             _write_all(self._file, data)
         self.size += len(data)
 
@@ -82,14 +86,22 @@ class SpillContent:
     def close(self) -> None:
         """Free memory and file. Idempotent."""
         self.closed = True
-        self._memory = b""
+        self._forget()
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
+    def _may_hold(self, octets: int) -> bool:
+        return self._room is None or self._room.hold(octets)
+
+    def _forget(self) -> None:
+        if self._room is not None:
+            self._room.give_back(len(self._memory))
+        self._memory = b""
+
     def __del__(self) -> None:
-        # a content nobody closed must not keep its file until the process ends
-        if getattr(self, "_file", None) is not None:
+        # a content nobody closed must not keep its file and its room until the process ends
+        if not getattr(self, "closed", True):
             self.close()
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from twisted.logger import Logger
 
 from .content import SpillContent
+from .incoming_room import IncomingRoom
 
 
 class Incoming:
     """Takes octets until the transaction ends. Once one is not taken the rest is dropped too: the client goes on until
     its dot, and hears of it there."""
 
-    __slots__ = ("_client", "_folder", "_log", "content", "error")
+    __slots__ = ("_client", "_log", "_room", "content", "error")
 
-    def __init__(self, folder: Path | None, client: str, log: Logger) -> None:
-        self._folder = folder
+    def __init__(self, room: IncomingRoom, client: str, log: Logger) -> None:
+        self._room = room
         self._client = client
         self._log = log
         self.content: SpillContent | None = None
@@ -27,7 +26,7 @@ class Incoming:
         if self.error is not None:
             return
         if self.content is None:
-            self.content = SpillContent(self._folder)
+            self.content = SpillContent(room=self._room)
         try:
             self.content.write(data)
         except OSError as error:
@@ -36,7 +35,7 @@ class Incoming:
             self._log.error(
                 "Content from {client} cannot be kept in {folder}: {why}. Make room there, or name another folder.",
                 client=self._client,
-                folder=str(self._folder or "the temporary folder"),
+                folder=str(self._room.folder or "the temporary folder"),
                 why=error.strerror or str(error),
             )
 
@@ -46,7 +45,7 @@ class Incoming:
             error, self.error = self.error, None
             raise error
         content, self.content = self.content, None
-        return content if content is not None else SpillContent(self._folder)  # empty content is content
+        return content if content is not None else SpillContent(room=self._room)  # empty content is content
 
     def drop(self) -> None:
         """Forget it."""

@@ -275,7 +275,7 @@ class SMTPProtocol:
         content: SpillContent | None = None
         if isinstance(question, End):
             try:
-                content = self._incoming.take() if self._incoming is not None else SpillContent(factory.folder)
+                content = self._incoming.take() if self._incoming is not None else SpillContent(room=factory.room)
             except OSError as error:
                 refusal = refusal_for(error)
                 factory.metrics.message(refusal, 0)
@@ -307,7 +307,7 @@ class SMTPProtocol:
 
     def _chunk(self, data: bytes) -> None:
         if self._incoming is None:
-            self._incoming = Incoming(self.factory.folder, self.client, self.factory.log)
+            self._incoming = Incoming(self.factory.room, self.client, self.factory.log)
         self._incoming.add(data)
 
     def _drop_content(self) -> None:

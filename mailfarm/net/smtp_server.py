@@ -12,6 +12,7 @@ a client does not read its replies           above 64 KiB of them nothing more i
 a decision takes for ever                    after ``decision`` seconds 451 4.3.0; it may still come true
 a client does not go when told to            after ``leave`` seconds: cut
 a client is not let in, with implicit TLS    its connection is cut while it shakes hands
+all clients together send much content       above ``IN_MEMORY`` octets in memory what comes goes to files
 too many sessions                            421 4.3.2 above ``max_sessions``; far above it, closed without a word
 the disk is full while content is coming     452 4.3.1 for that transaction; the session goes on
 ===========================================  =======================================================================
@@ -24,7 +25,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, succeed
@@ -35,6 +35,7 @@ from twisted.python.failure import Failure
 
 from mailfarm.smtp.server import ServerConfig
 
+from .incoming_room import IncomingRoom
 from .smtp_decisions import Asking
 from .smtp_metrics import SMTPMetrics
 from .smtp_protocol import READ_AHEAD, SMTPProtocol
@@ -67,8 +68,8 @@ class Caps:
 class SMTPFactory(ServerFactory):
     """The sessions of one listener.
 
-    ``session`` makes the deciding half of each. ``folder`` takes content above 256 KiB while it comes in. ``tls`` is
-    for STARTTLS (implicit TLS is a layer below: see ``smtp_listener``).
+    ``session`` makes the deciding half of each. ``room`` says where content is while it comes in; listeners may share
+    it. ``tls`` is for STARTTLS (implicit TLS is a layer below: see ``smtp_listener``).
     """
 
     noisy = False
@@ -84,7 +85,7 @@ class SMTPFactory(ServerFactory):
         caps: Caps = Caps(),
         tls: ServerTls | None = None,
         implicit_tls: bool = False,
-        folder: Path | None = None,
+        room: IncomingRoom | None = None,
     ) -> None:
         self.config = config
         self.session = session
@@ -95,7 +96,7 @@ class SMTPFactory(ServerFactory):
         self.caps = caps
         self.tls = tls
         self.implicit_tls = implicit_tls
-        self.folder = folder
+        self.room = room or IncomingRoom()
         self.open: set[SMTPProtocol] = set()
         self.draining = False
         self._sweep = LoopingCall(self._look)

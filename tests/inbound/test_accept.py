@@ -11,7 +11,7 @@ import pytest
 
 from mailfarm.errors import QueueFull, QueueUnavailable
 from mailfarm.ids import Ids, is_id
-from mailfarm.inbound.accept import Accept
+from mailfarm.inbound.accept import AT_ONCE, NO_ROOM, PUTTING, Accept
 from mailfarm.mail.envelope import Envelope, Recipient
 from mailfarm.mail.reply import Reply
 from mailfarm.ports import Origin, Spooled
@@ -103,6 +103,42 @@ def test_room_is_asked_for_before_content_comes(error: Exception | None, code: s
     accept = Accept(Seen(error), Ids(lambda: NOW, bytes), lambda: NOW, "mx.test", lambda *_: None)  # type: ignore[arg-type]
     reply = asyncio.run(accept.room(1000))
     assert (reply and str(reply)[:9]) == code
+
+
+def test_content_that_waits_for_a_slow_queue_is_bounded_and_the_rest_is_refused() -> None:
+    async def scene() -> None:
+        goes_on = asyncio.Event()
+
+        class Slow(Seen):
+            async def put(self, spooled: Spooled) -> None:
+                await goes_on.wait()
+
+        accept = Accept(Slow(), Ids(lambda: NOW, bytes), lambda: NOW, "mx.test", lambda *_: None)  # type: ignore[arg-type]
+        contents = [Kept(b"") for _ in range(PUTTING // AT_ONCE + 1)]
+        for content in contents:
+            content.size = 10 * AT_ONCE
+        assert await accept.room(0) is None
+        puts = [asyncio.ensure_future(accept.take(ENVELOPE, each, ORIGIN, "acc", [])) for each in contents]
+        await asyncio.sleep(0)
+        assert (await puts[-1]).code == 452
+        assert contents[-1].closed
+        assert await accept.room(1) is None
+        assert (await accept.room(AT_ONCE)) == NO_ROOM
+        goes_on.set()
+        assert {reply.code for reply in await asyncio.gather(*puts[:-1])} == {250}
+        assert await accept.room(AT_ONCE) is None
+
+    asyncio.run(scene())
+
+
+def test_content_that_has_nowhere_to_be_is_refused_before_it_comes() -> None:
+    def full(size: int) -> None:
+        raise QueueFull(f"no place for {size}")
+
+    told: list[tuple[str, Exception]] = []
+    accept = Accept(Seen(), Ids(lambda: NOW, bytes), lambda: NOW, "mx.test", lambda *what: told.append(what), full)  # type: ignore[arg-type]
+    assert asyncio.run(accept.room(7)) == NO_ROOM
+    assert "no place for 7" in str(told[0][1])
 
 
 def test_a_host_name_that_cannot_stand_in_a_header_is_found_at_once() -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from mailfarm.errors import QueueFull
 from mailfarm.net.content import SpillContent
+from mailfarm.net.incoming_room import IncomingRoom
 from mailfarm.ports import CHUNK
 
 
@@ -87,6 +89,62 @@ def test_many_small_pieces_cost_no_more_than_their_octets() -> None:
         content.write(b"x")
     assert len(content._memory) == 10_000
     assert isinstance(content._memory, bytearray)
+
+
+def test_with_a_room_there_is_so_much_in_memory_and_the_rest_in_files(tmp_path: Path) -> None:
+    room = IncomingRoom(tmp_path, in_memory=100)
+    first, second, third = (SpillContent(room=room) for _ in range(3))
+    first.write(b"a" * 60)
+    second.write(b"b" * 40)
+    third.write(b"c")
+    assert [first.spilled, second.spilled, third.spilled] == [False, False, True]
+    second.write(b"B")
+    assert second.spilled
+    assert room.held == 60, "what has moved to a file is in memory no more"
+    third.write(b"d")
+    assert [read(each) for each in (first, second, third)] == [b"a" * 60, b"b" * 40 + b"B", b"cd"]
+    first.close()
+    first.close()
+    assert room.held == 0
+    fourth = SpillContent(room=room)
+    fourth.write(b"e" * 100)
+    assert not fourth.spilled
+    del fourth
+    gc.collect()
+    assert room.held == 0, "also of content that nobody closed"
+    for each in (second, third):
+        each.close()
+
+
+def test_the_folder_is_asked_for_room_once_a_second(tmp_path: Path) -> None:
+    now = [0.0]
+    huge = 10**18
+    room = IncomingRoom(tmp_path, largest=huge, seconds=lambda: now[0])
+    room.check(CHUNK + 1)
+    room.check(CHUNK)
+    with pytest.raises(QueueFull, match=f"octets are free in {tmp_path}"):
+        room.check(huge)
+    with pytest.raises(QueueFull):
+        room.check(0)  # anything may come
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    room = IncomingRoom(gone, largest=CHUNK + 1, seconds=lambda: now[0])
+    room.check(0)
+    gone.rmdir()
+    now[0] = 0.9
+    room.check(0)
+    now[0] = 1.0
+    room.check(1)  # that will be in memory
+    with pytest.raises(QueueFull, match="No such file"):
+        room.check(0)
+
+
+def test_what_would_be_in_memory_needs_the_folder_once_memory_is_full(tmp_path: Path) -> None:
+    room = IncomingRoom(tmp_path / "none", in_memory=100)
+    room.check(100)
+    room.hold(1)
+    with pytest.raises(QueueFull):
+        room.check(100)
 
 
 def test_a_folder_that_is_gone_is_an_error_of_the_write(tmp_path: Path) -> None:

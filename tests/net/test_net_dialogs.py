@@ -18,6 +18,7 @@ from mailfarm.config import Address
 from mailfarm.mail.envelope import Envelope
 from mailfarm.mail.reply import Reply
 from mailfarm.net.content import SpillContent
+from mailfarm.net.incoming_room import IncomingRoom
 from mailfarm.net.smtp_listener import Listener
 from mailfarm.net.smtp_metrics import SMTPMetrics
 from mailfarm.net.smtp_server import Caps, SMTPFactory
@@ -158,7 +159,7 @@ async def test_dialog(dialog: Any, cut: int, tls: ServerTls, tmp_path: Path) -> 
         caps=Caps(sweep=0.05),
         tls=None if without else tls,
         implicit_tls=dialog.implicit_tls,
-        folder=tmp_path,
+        room=IncomingRoom(tmp_path),
     )
     listener = Listener(Address("127.0.0.1", 0), factory, setting="MAILFARM_TEST_LISTEN")
     await listener.start()

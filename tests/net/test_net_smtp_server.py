@@ -23,6 +23,7 @@ from mailfarm.mail.envelope import Envelope
 from mailfarm.mail.reply import Reply
 from mailfarm.net import content as content_module
 from mailfarm.net.content import SpillContent
+from mailfarm.net.incoming_room import IncomingRoom
 from mailfarm.net.smtp_listener import Listener
 from mailfarm.net.smtp_metrics import SMTPMetrics
 from mailfarm.net.smtp_server import READ_AHEAD, Caps, SMTPFactory
@@ -117,7 +118,11 @@ class Playing:
 
 @asynccontextmanager
 async def playing(
-    *, config: ServerConfig = CONFIG, caps: Caps = FAST, folder: Path | None = None, **answers: Callable[..., Answer]
+    *,
+    config: ServerConfig = CONFIG,
+    caps: Caps = FAST,
+    room: IncomingRoom | None = None,
+    **answers: Callable[..., Answer],
 ) -> AsyncIterator[Playing]:
     sessions: list[Deciding] = []
 
@@ -126,7 +131,7 @@ async def playing(
         return sessions[-1]
 
     registry = CollectorRegistry()
-    factory = SMTPFactory(config, session, reactor, SMTPMetrics(registry, "test"), caps=caps, folder=folder)
+    factory = SMTPFactory(config, session, reactor, SMTPMetrics(registry, "test"), caps=caps, room=room)
     factory.metrics_registry = registry  # type: ignore[attr-defined]
     listener = Listener(Address("127.0.0.1", 0), factory, setting="MAILFARM_TEST_LISTEN")
     await listener.start()
@@ -563,12 +568,13 @@ async def test_content_that_is_not_taken_is_freed(tmp_path: Path, monkeypatch: p
     made: list[SpillContent] = []
     real = content_module.SpillContent.__init__
 
-    def spied(self: SpillContent, *rest: Any) -> None:
+    def spied(self: SpillContent, *rest: Any, **more: Any) -> None:
         made.append(self)
-        real(self, *rest)
+        real(self, *rest, **more)
 
     monkeypatch.setattr(content_module.SpillContent, "__init__", spied)
-    async with playing(folder=tmp_path, config=ServerConfig(hostname="mx.test", max_size=1_000_000)) as play:
+    config = ServerConfig(hostname="mx.test", max_size=1_000_000)
+    async with playing(room=IncomingRoom(tmp_path), config=config) as play:
         client = await play.connect()
         client.send(GREETED + "DATA\r\n" + "x" * 70 + "\r\n" + ("y" * 70 + "\r\n") * 20_000 + ".\r\n")
         assert await client.codes(5) == ["250", "250", "250", "354", "552"]
@@ -589,7 +595,7 @@ async def test_a_full_disk_is_452_for_that_transaction_and_the_session_lives_on(
     def full(number: int, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    async with playing(folder=tmp_path) as play:
+    async with playing(room=IncomingRoom(tmp_path)) as play:
         client = await play.connect()
         client.send("EHLO client.test\r\n")
         assert (await client.reply()).startswith("250")
@@ -712,7 +718,7 @@ async def test_many_large_messages_at_once_cost_little_memory(tmp_path: Path) ->
     """Twenty of 8 MB in flight: each keeps 256 KiB at most in memory, counted where it is kept."""
     line = b"x" * 998 + b"\r\n"
     count, lines = 20, 8 * 1024
-    async with playing(folder=tmp_path) as play:
+    async with playing(room=IncomingRoom(tmp_path)) as play:
         clients = [await play.connect() for _ in range(count)]
         for client in clients:
             client.send(GREETED + "DATA\r\n")
@@ -729,3 +735,30 @@ async def test_many_large_messages_at_once_cost_little_memory(tmp_path: Path) ->
             client.send(b".\r\n")
             assert (await client.reply()).startswith("250 ")
         assert sum(len(data) for session in play.sessions for _, data in session.accepted) == count * lines * 1000
+
+
+@pytest_twisted.ensureDeferred
+async def test_content_of_all_sessions_together_has_so_much_memory_and_the_rest_is_in_files(tmp_path: Path) -> None:
+    """Each stays below what one session may keep in memory, and holds back its end."""
+    room = IncomingRoom(tmp_path, in_memory=1024 * 1024)
+    line = b"x" * 998 + b"\r\n"
+    async with playing(room=room) as play:
+        clients = [await play.connect() for _ in range(20)]
+        for client in clients:
+            client.send(GREETED + "DATA\r\n")
+            assert await client.codes(4) == ["250", "250", "250", "354"]
+            client.send(line * 250)
+        await wait_until(lambda: all(protocol._incoming is not None for protocol in play.factory.open))
+        await wait_until(lambda: sum(p._incoming.content.size for p in play.factory.open) >= 20 * 200_000)  # type: ignore[union-attr]
+        contents = [protocol._incoming.content for protocol in play.factory.open]  # type: ignore[union-attr]
+        kept = sum(len(content._memory) for content in contents if content is not None)
+        assert kept == room.held <= 1024 * 1024
+        assert sum(content.spilled for content in contents if content is not None) >= 15
+        for client in clients[1:]:
+            client.send(b".\r\n")
+            assert (await client.reply()).startswith("250 ")
+        await clients[0].close()
+        await wait_until(lambda: len(play.factory.open) == 19)
+        del contents
+    assert room.held == 0
+    assert all(content == line * 250 for session in play.sessions for _, content in session.accepted)

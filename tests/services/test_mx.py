@@ -306,6 +306,21 @@ async def test_no_room_is_said_before_the_content(
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_folder_without_room_for_what_may_come_is_452_before_the_content(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        mx = await h.mx(max_size=10**18)  # more than any disk has
+        client = await begun(mx.listening["mx"].port)
+        client.send("RCPT TO:<inbox@mailfarm.test>\r\nDATA\r\n")
+        assert await client.codes(2) == ["250", "452"]
+        assert h.refused[0].code == 452
+        assert (await client.say(f"MAIL FROM:<a@client.test> SIZE={10**17}")).startswith("452 4.3.1 ")
+        client.send("MAIL FROM:<a@client.test> SIZE=1000\r\nRCPT TO:<inbox@mailfarm.test>\r\nDATA\r\n")
+        assert await client.codes(3) == ["250", "250", "354"]
+        assert (await client.say("text\r\n.")).startswith("250 ")
+        await client.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_queue_that_fills_meanwhile_is_452_after_the_content(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
         mx = await h.mx(queue=Queue(h.engine, "small", h.ids, h.clock, reactor=reactor, max_entries=1))

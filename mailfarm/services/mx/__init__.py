@@ -27,9 +27,11 @@ DESCRIPTION
     first; never past its end. What was not found is not remembered. While the database is away, mailboxes that were
     asked for within the last hour are known and take mail; others are answered 451 4.3.0.
 
-    Before content is let in the queue is asked for room (452 4.3.1); after its end 250 is said when the queue has
-    confirmed, never earlier. What is refused is told to the account whose address it is ("refusals"), sampled; what
-    names no address of ours, to the account of the transaction's other recipients, if there is one.
+    Before content is let in the queue and the folder for what comes in are asked for room, for the SIZE that was
+    declared or else the largest allowed (452 4.3.1). Content is in memory up to 256 KiB, and 64 MiB for all sessions
+    together; the rest is in that folder. After its end 250 is said when the queue has confirmed, never earlier. What
+    is refused is told to the account whose address it is ("refusals"), sampled; what names no address of ours, to the
+    account of the transaction's other recipients, if there is one.
 
     By itself it needs the queue, the cache and the database: see mailfarm help process.
 
@@ -56,8 +58,8 @@ DIAGNOSTICS
                                  at the start, every five seconds until it has answered; the line has the reason
     cannot listen on ...         the port is in use or not ours to take; the line names the setting
     mail is refused before its content, message ... found no room
-                                 the disk is at its reserve or the queue at its cap: make room, or look why inbound is
-                                 behind
+                                 the disk is at its reserve, the queue at its cap or slow, or the folder for content
+                                 that comes in is full; the line says which: make room, or look why inbound is behind
     message ... was not confirmed
                                  the queue did not answer; the sender tries again
     Rcpt of ... failed           a look-up failed; the line has the reason

@@ -22,6 +22,7 @@ from mailfarm.inbound.shares import Shares
 from mailfarm.mail.address import domain_key
 from mailfarm.mailboxes.addresses import Domains
 from mailfarm.net.clients import Door
+from mailfarm.net.incoming_room import IncomingRoom
 from mailfarm.net.lookups import lookup_counter
 from mailfarm.net.smtp_listener import Listener
 from mailfarm.net.smtp_metrics import SMTPMetrics
@@ -68,8 +69,9 @@ class Mx:
         self.owner = owner
         self.domains = frozenset(domain_key(name) for name in domains.names)
         self.default_domain = domains.default
+        room = IncomingRoom(folder, largest=max_size)
         try:
-            self.accept = Accept(queue, ids, clock, hostname, self._trouble)
+            self.accept = Accept(queue, ids, clock, hostname, self._trouble, room.check)
         except ValueError as error:
             raise ConfigurationError([f"MAILFARM_HOSTNAME: {error}"]) from None
         self.refusals = Refusals(bus, ids, clock, SERVICE)
@@ -99,7 +101,7 @@ class Mx:
             log=self.log,
             caps=caps.with_sessions(settings.max_connections),
             tls=tls,
-            folder=folder,
+            room=room,
         )
         self._listener = Listener(
             settings.listen,

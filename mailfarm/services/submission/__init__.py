@@ -32,7 +32,9 @@ DESCRIPTION
     always asked. While it is away, those that were asked for within the last hour are known; with others AUTH is
     answered 454 4.7.0, and RCPT 451 4.3.0.
 
-    Before content the queue is asked for room (452 4.3.1); 250 is said when the queue has confirmed, never earlier.
+    Before content the queue and the folder for what comes in are asked for room, for the SIZE that was declared or else
+    the largest allowed (452 4.3.1). Content is in memory up to 256 KiB, and 64 MiB for all sessions together; the rest
+    is in that folder. 250 is said when the queue has confirmed, never earlier.
 
     By itself it needs the queue, the cache and the database: see mailfarm help process.
 
@@ -62,8 +64,8 @@ DIAGNOSTICS
                                  at the start, every five seconds until it has answered; the line has the reason
     cannot listen on ...         the port is in use or not ours to take; the line names the setting
     mail is refused before its content, message ... found no room
-                                 the disk is at its reserve or the queue at its cap: make room, or look why inbound is
-                                 behind
+                                 the disk is at its reserve, the queue at its cap or slow, or the folder for content
+                                 that comes in is full; the line says which: make room, or look why inbound is behind
     message ... was not confirmed
                                  the queue did not answer; the client has to send again
     The database does not answer: ... Each mailbox that is known serves on

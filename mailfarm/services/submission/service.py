@@ -20,6 +20,7 @@ from mailfarm.inbound.capture import DefaultMailbox
 from mailfarm.inbound.refusals import Refusals
 from mailfarm.inbound.shares import Shares
 from mailfarm.net.clients import Door
+from mailfarm.net.incoming_room import IncomingRoom
 from mailfarm.net.lookups import lookup_counter
 from mailfarm.net.smtp_listener import Listener
 from mailfarm.net.smtp_metrics import SMTPMetrics
@@ -65,8 +66,9 @@ class Submission:
     ) -> None:
         self.log = Logger(namespace="mailfarm.submission")
         self.default = default
+        room = IncomingRoom(folder, largest=max_size)
         try:
-            self.accept = Accept(queue, ids, clock, hostname, self.trouble)
+            self.accept = Accept(queue, ids, clock, hostname, self.trouble, room.check)
         except ValueError as error:
             raise ConfigurationError([f"MAILFARM_HOSTNAME: {error}"]) from None
         self.refusals = Refusals(bus, ids, clock, SERVICE)
@@ -114,7 +116,7 @@ class Submission:
                 caps=caps.with_sessions(settings.max_connections),
                 tls=tls if starttls or implicit else None,
                 implicit_tls=implicit,
-                folder=folder,
+                room=room,
             )
             self._listeners[name] = Listener(
                 address, factory, setting=setting, proxy_from=settings.proxy_from, proxy_v1=settings.proxy_v1
