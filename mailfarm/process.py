@@ -7,6 +7,9 @@ one of them once more   stop, and wait for nobody
 SIGHUP                  read the certificate again
 ======================  ===============================================================================
 
+At its start it takes as many open files as the system lets it (the hard limit of RLIMIT_NOFILE), since a connection is
+one and the usual soft limit is 1,024. Where the settings allow more connections than that, the log says so.
+
 Exit codes: 0 it was told to stop, 1 it could not start, 2 the settings are wrong. One line on standard output says
 where it listens once it does, as JSON with ``--json``; the log goes to standard error.
 """
@@ -14,9 +17,11 @@ where it listens once it does, as JSON with ``--json``; the log goes to standard
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +36,9 @@ from .net import log
 
 _log = Logger()
 
+_OTHER_FILES = 256
+"""Open files besides clients' connections: stores, spilled content, the program itself."""
+
 
 def run(settings: Settings, folder: Path | None, services: Collection[str], *, name: str, announce_json: bool) -> int:
     """Run ``services`` until told to stop; ``name`` is the command's. ``folder`` keeps the data; None keeps nothing.
@@ -38,6 +46,14 @@ def run(settings: Settings, folder: Path | None, services: Collection[str], *, n
     from twisted.internet import reactor  # late: importing it installs it
 
     lines = log.begin("json" if settings.farm.log == "json" else "text", settings.farm.log_level)
+    files, wanted = open_files(), connections(settings, services)
+    if wanted + _OTHER_FILES > files:
+        say = _log.info if name == "dev" else _log.warn
+        text = (
+            "the settings allow {wanted} connections, and this process may open {files} files: raise the limit "
+            "(ulimit -n, LimitNOFILE, ulimits), or lower MAILFARM_..._MAX_CONNECTIONS and MAILFARM_API_MAX_WAITS"
+        )
+        say(text, wanted=wanted, files=files)
     loop: Any = reactor
     farm: Farm | None = None
     reasons: list[str] = []
@@ -100,6 +116,27 @@ def run(settings: Settings, folder: Path | None, services: Collection[str], *, n
     except Exception as error:  # not even the loop would begin
         reasons.append(f"it could not run: {error!r}")
     return ended()
+
+
+def open_files() -> int:
+    """Allow this process as many open files as the system lets it; how many that is."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(ValueError, OSError):  # a hard limit without end, or above the kernel's own: the soft one stays
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def connections(settings: Settings, services: Collection[str]) -> int:
+    """How many clients may be connected to these services at once, by the settings."""
+    submission, live = settings.submission, settings.live
+    ports = (submission.capture, submission.starttls, submission.tls)
+    most = {
+        "mx": settings.mx.max_connections,
+        "submission": submission.max_connections * sum(port is not None for port in ports),
+        "api": settings.api.max_waits,
+        "live": live.max_connections,
+    }
+    return sum(most.get(service, 0) for service in services)
 
 
 def _of_the_system(error: OSError) -> str:

@@ -23,7 +23,7 @@ from mailfarm import cli, config
 
 ROOT = Path(__file__).resolve().parent.parent
 STACK = ROOT / "stack"
-OVERLAYS = ["one-node.yml", "shards.yml", "external.yml"]
+OVERLAYS = ["one-node.yml", "shards.yml", "external.yml", "monitoring.yml"]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -93,7 +93,14 @@ def test_what_keeps_nothing_is_there_twice(stack: dict[str, Any]) -> None:
 
 
 def test_no_service_is_more_than_it_must_be(stack: dict[str, Any]) -> None:
-    for name, service in stack["services"].items():
+    added = {
+        name: service
+        for file in OVERLAYS
+        for name, service in read(STACK / file).get("services", {}).items()
+        if "image" in service
+    }
+    assert set(added) == {"redis-queue-3", "prometheus"}
+    for name, service in {**stack["services"], **added}.items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
         assert name == "swarm-api" or not service["user"].startswith("0"), name
@@ -102,6 +109,33 @@ def test_no_service_is_more_than_it_must_be(stack: dict[str, Any]) -> None:
         assert limits["pids"], name
         assert service["deploy"]["endpoint_mode"] == "dnsrr", name
         assert service["logging"]["options"]["max-size"], name
+
+
+def test_files_are_enough_for_the_connections(stack: dict[str, Any]) -> None:
+    """Whatever an engine's default is: 1,024 on some."""
+    for name in [*ours(stack), "traefik", "redis-queue-1", "redis-queue-2", "redis-cache"]:
+        limits = stack["services"][name]["ulimits"]["nofile"]
+        assert limits["soft"] == limits["hard"] >= 2 * 10_000 + 20_000, name
+
+
+def test_a_third_shard_is_as_the_second(stack: dict[str, Any]) -> None:
+    more = read(STACK / "shards.yml")
+    second, third = stack["services"]["redis-queue-2"], more["services"]["redis-queue-3"]
+
+    def numbered(value: Any) -> Any:
+        return yaml.safe_load(yaml.safe_dump(value).replace("redis-queue-2", "redis-queue-3"))
+
+    replicas = second["deploy"].pop("replicas")
+    assert replicas == "${REDIS_QUEUE_REPLICAS:-1}"  # an external queue has no third shard of ours
+    try:
+        assert third == numbered(second)
+    finally:
+        second["deploy"]["replicas"] = replicas
+    urls = re.match(r"\$\{MAILFARM_QUEUE_URL:-(.+)\}$", stack["services"]["mx"]["environment"]["MAILFARM_QUEUE_URL"])
+    assert urls
+    for name in ("mx", "submission", "inbound"):
+        url = more["services"][name]["environment"]["MAILFARM_QUEUE_URL"]
+        assert url == f"{urls[1]},redis://mailfarm@redis-queue-3:6379/0"
 
 
 def test_only_the_way_to_the_swarm_has_the_socket(stack: dict[str, Any]) -> None:
@@ -138,7 +172,7 @@ def test_secrets_go_where_they_are_used(stack: dict[str, Any]) -> None:
 
 def test_configs_and_secrets_are_named_by_their_content(stack: dict[str, Any], deployment: Any) -> None:
     settings = deployment.settings
-    for name, config_ in stack["configs"].items():
+    for name, config_ in {**stack["configs"], **read(STACK / "monitoring.yml")["configs"]}.items():
         assert config_["name"] == f"mailfarm_{name}_${{HASH_{name}:?stack/deploy}}"
         assert name in settings.CONFIGS
         if not config_["file"].startswith("$"):

@@ -1,0 +1,69 @@
+"""The process of a service: what it takes from the system at its start."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from running import clean_environ, until
+from servers import free_port
+
+from mailfarm import config
+from mailfarm.process import connections
+
+HARD = 4096
+
+
+@contextmanager
+def limited(log: Path, *words: str, settings: Mapping[str, str]) -> Iterator[int]:
+    """A ``mailfarm`` command whose engine lets it open 256 files, and 4,096 if it asks; its process id."""
+    bash = f'ulimit -Sn 256 && ulimit -Hn {HARD} && exec "$0" -m mailfarm "$@"'
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            ["bash", "-c", bash, sys.executable, *words],
+            env=clean_environ() | dict(settings),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=file,
+        )  # fmt: skip
+    try:
+        yield process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize(("most", "warned"), [("1000", False), ("10000", True)])
+def test_it_opens_as_many_files_as_it_may_and_says_when_they_are_too_few(
+    tmp_path: Path, most: str, warned: bool
+) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    settings = {
+        "MAILFARM_DATABASE_URL": f"postgresql://mailfarm@{nobody}/mailfarm",
+        "MAILFARM_QUEUE_URL": f"redis://{nobody}",
+        "MAILFARM_CACHE_URL": f"redis://{nobody}",
+        "MAILFARM_MX_LISTEN": "127.0.0.1:0",
+        "MAILFARM_MX_STARTTLS": "no",
+        "MAILFARM_MX_MAX_CONNECTIONS": most,
+        "MAILFARM_STATUS_LISTEN": "off",
+    }
+    log = tmp_path / "log"
+    with limited(log, "mx", settings=settings) as pid:
+        until(lambda: "waiting" in log.read_text("utf-8"), 60)
+        assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (HARD, HARD)
+    said = [line for line in log.read_text("utf-8").splitlines() if "ulimit -n" in line]
+    assert len(said) == warned
+    assert all("10000 connections" in line and f"{HARD} files" in line for line in said)
+
+
+def test_the_connections_that_settings_allow() -> None:
+    values = {"MAILFARM_SUBMISSION_MAX_CONNECTIONS": "7", "MAILFARM_SUBMISSION_TLS": "off"}
+    values |= {"MAILFARM_LIVE_MAX_CONNECTIONS": "500", "MAILFARM_MX_MAX_CONNECTIONS": "30"}
+    settings = config.load(values, lambda path: "")
+    assert connections(settings, ("submission", "mx")) == 2 * 7 + 30
+    assert connections(settings, ("live",)) == 500
+    assert connections(settings, ("inbound", "sweep")) == 0
