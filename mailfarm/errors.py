@@ -33,6 +33,11 @@ class DatabaseUnavailable(Temporary):
     """The database does not answer, is locked, or is full."""
 
 
+class RowsUnavailable(DatabaseUnavailable):
+    """The database is there and works, but not on this: a row that someone keeps locked, a page that is damaged, a
+    statement that takes too long. What touches other rows may well be done."""
+
+
 class SchemaMismatch(Permanent):
     """The database was written by a newer version, or is none of ours."""
 

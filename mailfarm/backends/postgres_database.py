@@ -10,7 +10,8 @@ A unit is three or more questions, each a round trip, on one connection::
 **Isolation.** A unit sees one snapshot (REPEATABLE READ), and is run again from its start when another has changed a
 row that it changes: no update is lost, whatever ``work`` does. A unit whose first call is ``tx.lock`` waits for its
 rows in line and then sees, in each statement, all that is committed by then (READ COMMITTED): units on one busy mailbox
-take turns and are never run again. Reads see one snapshot and cannot write.
+take turns and are never run again; one that waits four seconds for a row gives up (RowsUnavailable). Reads see one
+snapshot and cannot write.
 
 **Failures.** A unit is run again on a conflict, a deadlock, or a connection lost before COMMIT was sent. Once that was
 sent and no answer came, nobody knows: DatabaseUnavailable, and its caller may find that it was done. No unit of the
@@ -45,7 +46,7 @@ T = TypeVar("T")
 
 _CLOCK = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint"
 _UNIT = "BEGIN ISOLATION LEVEL REPEATABLE READ; "
-_LOCKING = "BEGIN ISOLATION LEVEL READ COMMITTED; "
+_LOCKING = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '4s'; "
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
 _END = "ROLLBACK"  # also of reads, which have nothing to keep
 

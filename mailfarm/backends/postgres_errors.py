@@ -4,8 +4,10 @@
 40001, 40P01, 23514 without   another unit was in the way: nothing of this one is kept, it is run again
 a constraint's name
 08xxx, 57P0x, no code at all  the connection is gone: run again, unless COMMIT was sent
-53xxx, 55xxx, 57014, 58xxx,   PostgreSQL cannot do it now: DatabaseUnavailable
-XX001, XX002, 25006
+53xxx, 55xxx, 58xxx, 25006,   PostgreSQL cannot do it now: DatabaseUnavailable. A right that was taken away or never
+42501, 3D000, 28xxx           given (42501) concerns everything, and whoever gives it back should find the mail waiting
+55P03, 57014, XXxxx           PostgreSQL cannot do this, and perhaps others: a row is locked, a statement takes too
+                              long, a page is damaged: RowsUnavailable
 42P01, 42703, 3F000           the schema is not the one this program was written for: DatabaseUnavailable, as mail
                               must wait for ``mailfarm schema`` and not be set aside
 everything else               a rule of the schema or a mistake in the SQL: raised as it is
@@ -19,11 +21,12 @@ from __future__ import annotations
 
 import psycopg2
 
-from mailfarm.errors import DatabaseUnavailable
+from mailfarm.errors import DatabaseUnavailable, RowsUnavailable
 
 CONFLICTS = {"40001": "conflict", "40P01": "deadlock"}
 _LOST = ("08", "57P0")
-_AWAY = ("53", "55", "57014", "58", "XX001", "XX002", "3D000", "28")
+_PARTLY = ("55P03", "57014", "XX")
+_AWAY = ("53", "55", "58", "42501", "3D000", "28")
 _OLD_SCHEMA = ("42P01", "42703", "3F000")
 
 
@@ -59,6 +62,8 @@ def meaning(error: psycopg2.Error, lost: bool) -> Exception:
         return Again("lost", f"the connection to PostgreSQL was lost ({text})")
     if code == "25006":
         return ReadOnly(f"PostgreSQL cannot be written ({text})")
+    if code.startswith(_PARTLY):
+        return RowsUnavailable(f"PostgreSQL cannot do this now ({text}, SQLSTATE {code})")
     if code.startswith(_AWAY):
         return DatabaseUnavailable(f"PostgreSQL cannot do this now ({text}, SQLSTATE {code})")
     if code.startswith(_OLD_SCHEMA):

@@ -6,6 +6,9 @@
 * The database or the queue does not answer: the same is tried again, with growing pauses, while the leases are
   extended. An outage never uses up an entry's tries.
 * One item makes the unit fail: the batch is filed one by one, and that item alone fails its turn.
+* The database works, but not on some mailbox (``held``): the others' mail is filed, and what leads there waits in the
+  queue.
+* The service stops: what cannot be finished goes back into the queue at once. That uses up no try either.
 * Parsing killed its worker three times, the last time alone: only its headers are read then, and it is filed, so that
   its reader sees it.
 """
@@ -17,7 +20,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Protocol, TypeVar
 
-from mailfarm.errors import MailfarmError, NotFound, Temporary
+from mailfarm.errors import NotFound, RowsUnavailable, Temporary
 from mailfarm.ids import Ids
 from mailfarm.mailboxes.announce import announce
 from mailfarm.mailboxes.content import Parsed
@@ -25,6 +28,7 @@ from mailfarm.mailboxes.filing import MOST_ITEMS, MOST_MESSAGES, MOST_OCTETS, Fi
 from mailfarm.mailboxes.packing import Packer
 from mailfarm.ports import Attempt, Bus, Database, Queue
 
+from .held import Held
 from .parse import kept, parse
 
 T = TypeVar("T")
@@ -37,6 +41,8 @@ TRIES_TO_PARSE = 3
 """The last of them alone: an entry that was lost twice is handed out by itself."""
 LONGEST_PAUSE = 15.0
 """Seconds between two tries of a unit."""
+TRIES_TOGETHER = 2
+"""How often a batch of which the database can work on some, but not on all, is tried as a whole."""
 
 
 class Room(Protocol):
@@ -58,11 +64,18 @@ class Host(Protocol):
     def pause(self, seconds: float) -> Awaitable[bool]:
         """Wait; False when the service stops."""
 
+    def seconds(self) -> float:
+        """A steady clock."""
+
     def count(self, what: str, many: int) -> None:
-        """For the metrics: filed, known, dropped, failed, unparsed, retried."""
+        """For the metrics: filed, known, dropped, failed, unparsed, retried, held."""
 
     def trouble(self, what: str, error: BaseException) -> None:
         """For the log."""
+
+
+class _StoppingError(Exception):
+    """The service stops, and this cannot be finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +95,7 @@ class Pipeline:
         self._room = room
         self._host = host
         self._packer = Packer()
+        self._held = Held(host.seconds)
         self.held: set[str] = set()
 
     async def work(self, attempts: Sequence[Attempt]) -> None:
@@ -89,23 +103,58 @@ class Pipeline:
         fences = {attempt.fence for attempt in attempts}
         self.held |= fences
         try:
-            for group in groups(attempts):
+            waiting: dict[str, list[Attempt]] = {}
+            free: list[Attempt] = []
+            for attempt in attempts:
+                why = self._held.why(attempt)
+                (free if why is None else waiting.setdefault(why, [])).append(attempt)
+            for group in groups(free):
                 await self._group(group)
+            for key, those in waiting.items():
+                await self._try_one(key, those)
+        except _StoppingError:
+            await self._give_back([attempt for attempt in attempts if attempt.fence in self.held])
         finally:
             self.held -= fences
 
-    async def _group(self, group: Sequence[Attempt]) -> None:
+    async def _try_one(self, key: str, attempts: Sequence[Attempt]) -> None:
+        """Where the database could not work: when it is time, one tries again, and if it is filed, all the others."""
+        if left := self._held.left(key):
+            await self._give_back(attempts, self._waits_for(key), left)
+            return
+        first = self._held.choose(key, attempts)
+        pause = self._held.hold(key)
+        await self._group([first], tries=1)
+        rest = [attempt for attempt in attempts if attempt is not first]
+        if rest and key in self._held:
+            await self._give_back(rest, self._waits_for(key), pause)
+            return
+        for group in groups(rest):
+            await self._group(group)
+
+    def _waits_for(self, key: str) -> str:
+        return f"the database cannot work on mailbox or message {key} now"
+
+    async def _give_back(self, attempts: Sequence[Attempt], reason: str = "", after: float = 0.0) -> None:
+        fences = [attempt.fence for attempt in attempts]
+        self.held -= set(fences)
+        if reason:
+            self._host.count("held", len(fences))
+        await self._queue.give_back(fences, reason, after)
+
+    async def _group(self, group: Sequence[Attempt], tries: int = TRIES_TOGETHER) -> None:
         octets = sum(attempt.spooled.content.size for attempt in group)
+        done: list[str] = []
         await self._room.enter(octets)
         try:
             items = await self._parse_all(await self._read_all(group))
-            done = await self._file(items)
+            await self._file(items, done, tries)
         finally:
             self._room.leave(octets)
             for attempt in group:
                 attempt.spooled.content.close()
-        if done:
-            await self._end(done)
+            if done:
+                await self._end(done)
 
     async def _end(self, done: Sequence[str]) -> None:
         self.held -= set(done)
@@ -123,9 +172,9 @@ class Pipeline:
             try:
                 found.append((attempt, await self._read(attempt)))
             except NotFound:
-                continue  # another worker has ended it meanwhile
-            except Temporary:
-                continue  # stopping: it comes again
+                self.held.discard(attempt.fence)  # another worker has ended it meanwhile
+            except _StoppingError:
+                raise
             except Exception as error:
                 await self._fail(attempt, "its content could not be read", error)
         return found
@@ -143,11 +192,11 @@ class Pipeline:
                 return whole.getvalue()
 
     async def _later(self, what: str, error: Temporary, delay: float) -> float:
-        """Wait before something is tried again; the next delay. Raises ``error`` when the service stops."""
+        """Wait before something is tried again; the next delay. Raises _StoppingError."""
         self._host.trouble(what, error)
         self._host.count("retried", 1)
         if not await self._host.pause(delay):
-            raise error
+            raise _StoppingError from error
         return min(2 * delay, LONGEST_PAUSE)
 
     async def _parse_all(self, read: list[tuple[Attempt, bytes]]) -> list[_Item]:
@@ -184,36 +233,61 @@ class Pipeline:
 
     # ---- file
 
-    async def _file(self, items: Sequence[_Item]) -> list[str]:
-        """File them together, or else one by one. The fences of those that are filed."""
+    async def _file(self, items: Sequence[_Item], done: list[str], tries: int = TRIES_TOGETHER) -> None:
+        """File them together, or else apart. The fences of those that are filed are added to ``done``."""
         if not items:
-            return []
+            return
         try:
-            filing = await self._unit(items)
-        except MailfarmError as error:
-            if isinstance(error, Temporary):
-                return []  # stopping: the entries come again
-            return await self._file_apart(items, error)
+            filing = await self._unit(items, tries)
+        except _StoppingError:
+            raise
+        except RowsUnavailable as error:
+            await self._file_by_mailbox(items, done, error)
+            return
         except Exception as error:
-            return await self._file_apart(items, error)
+            if len(items) == 1:
+                await self._fail(items[0].attempt, "it could not be filed", error)
+            else:
+                for item in items:
+                    await self._file([item], done)
+            return
+        done += [item.attempt.fence for item in items]
+        if len(self._held):
+            for item in items:
+                self._held.free(item.attempt)
         announce(self._bus, filing.filed)
         for what, many in (("filed", filing.filed), ("known", filing.known), ("dropped", filing.dropped)):
             self._host.count(what, len(many))
-        return [item.attempt.fence for item in items]
 
-    async def _file_apart(self, items: Sequence[_Item], error: Exception) -> list[str]:
-        if len(items) == 1:
-            await self._fail(items[0].attempt, "it could not be filed", error)
-            return []
-        return [fence for item in items for fence in await self._file([item])]
+    async def _file_by_mailbox(self, items: Sequence[_Item], done: list[str], error: RowsUnavailable) -> None:
+        by_key: dict[str, list[_Item]] = {}
+        # those of one mailbox first: they find out which it is
+        for item in sorted(items, key=lambda item: len(set(item.attempt.spooled.mailboxes)) > 1):
+            by_key.setdefault(self._held.key(item.attempt), []).append(item)
+        if len(by_key) == 1:
+            ((key, _),) = by_key.items()
+            self._host.trouble(f"{self._waits_for(key)}: what leads there waits in the queue", error)
+            pause = self._held.left(key) or self._held.hold(key)
+            await self._give_back([item.attempt for item in items], self._waits_for(key), pause)
+            return
+        for those in by_key.values():
+            why = self._held.why(those[0].attempt)
+            if why is None:
+                await self._file(those, done, tries=1)
+            else:
+                await self._give_back([item.attempt for item in those], self._waits_for(why), self._held.left(why))
 
-    async def _unit(self, items: Sequence[_Item]) -> Filing:
+    async def _unit(self, items: Sequence[_Item], tries: int) -> Filing:
         to_file = [item.to_file for item in items]
         delay = 0.25
         while True:
             try:
                 return await self._database.unit(lambda tx: file(tx, self._ids, to_file))
             except Temporary as error:
+                if isinstance(error, RowsUnavailable):
+                    tries -= 1
+                    if not tries:
+                        raise
                 delay = await self._later("the database did not take a batch; it is tried again", error, delay)
 
     async def _fail(self, attempt: Attempt, what: str, error: Exception) -> None:

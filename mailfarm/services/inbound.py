@@ -15,13 +15,16 @@ DESCRIPTION
     Nothing is filed twice: the id under which something was spooled is remembered for thirty days, also when its
     reader has deleted the message since. A mailbox that has ended meanwhile gets nothing; that is counted as dropped.
 
-    A message that cannot be filed is tried again after 2, 4, 8 ... seconds. From the third try on it is not parsed any
+    A message that cannot be filed is tried again after 2, 4, 8 ... seconds. From the fourth try on it is not parsed any
     more but filed as it is, with a finding that says so. After the queue's tries it is set aside: kept, listed, out of
     the others' way. While the database does not answer nothing is set aside: the same batch is tried until it does.
+    When it answers but cannot work on one mailbox, whose row somebody keeps locked for instance, what leads there goes
+    back into the queue for 5, 10, 20 ... 60 seconds, and everything else is filed. None of this uses up a try.
 
     By itself it needs the queue, the cache and the database: see mailfarm help process.
 
-    On SIGTERM: nothing new is taken, batches under way are finished.
+    On SIGTERM: nothing new is taken, batches under way are finished, and what cannot be finished because a store is
+    away goes back into the queue at once.
 
 SETTINGS
     MAILFARM_INBOUND_BATCH   entries taken from the queue at once
@@ -36,7 +39,11 @@ DIAGNOSTICS
                              locked, full or away: nothing is lost; it is tried again after up to 15 seconds
     the queue does not answer
                              the same, for the queue
-    metrics mailfarm_inbound_messages_total by outcome: filed, known (filed before), dropped, failed, unparsed, retried;
+    the database cannot work on mailbox or message ...
+                             locked for more than four seconds, or damaged: look who holds locks (pg_stat_activity) and
+                             what PostgreSQL's log says; what leads there waits in the queue with this reason
+    metrics mailfarm_inbound_messages_total by outcome: filed, known (filed before), dropped, failed, unparsed, retried
+                             (a batch), held (gone back because the database cannot work on its mailbox);
     mailfarm_inbound_held    entries being worked on
 """
 
@@ -171,6 +178,11 @@ class Inbound:
         return None
 
     # ---- what the pipeline asks of its host
+
+    def seconds(self) -> float:
+        """A steady clock."""
+        now: float = self._reactor.seconds()
+        return now
 
     async def compute(self, work: Callable[[], T]) -> T:
         """Do ``work`` in a thread."""

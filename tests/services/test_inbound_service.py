@@ -264,7 +264,9 @@ async def test_stopping_in_an_outage_loses_nothing(works):
     await until(lambda: counted(service, "retried"))
     await service.stop()
     depth = await works.queue.depth()
-    assert (depth.waiting + depth.leased, depth.aside) == (1, 0)
+    assert (depth.waiting, depth.leased, depth.aside) == (1, 0, 0)
+    (entry,) = await works.queue.inspect("waiting")
+    assert entry.tries == 0, "to stop is nobody's fault"
 
 
 @pytest_twisted.ensureDeferred
