@@ -50,6 +50,7 @@ CLIENT: Final = (
     "sessions",
     "failed_auth",
     "failed_auth_of_a_user",
+    "failed_tokens",
     *_MESSAGES,
     "requests_per_minute",
     "websockets",
@@ -60,6 +61,7 @@ BUILT_IN: Final[Mapping[str, int]] = {
     "sessions": 500,
     "failed_auth": 10,
     "failed_auth_of_a_user": 50,
+    "failed_tokens": 100,
 }
 """What ``[client]`` has without a file; nothing else is limited then."""
 
@@ -73,6 +75,7 @@ class Allowed:
     sessions: int = 0
     failed_auth: Limit | None = None
     failed_auth_of_a_user: Limit | None = None
+    failed_tokens: Limit | None = None
     messages: tuple[Rate, ...] = ()
     recipients: tuple[Rate, ...] = ()
     requests: tuple[Rate, ...] = ()
@@ -192,14 +195,19 @@ def _allowed(numbers: Mapping[str, int]) -> Allowed:
         what, _, span = key.partition("_per_")
         if span and count:
             rates.setdefault(what, []).append(_SPANS[span](count))
-    failed, of_a_user = numbers.get("failed_auth", 0), numbers.get("failed_auth_of_a_user", 0)
     return Allowed(
         sessions=numbers.get("sessions", 0),
-        failed_auth=Limit(failed, FIVE_MINUTES) if failed else None,
-        failed_auth_of_a_user=Limit(of_a_user, FIVE_MINUTES) if of_a_user else None,
+        failed_auth=_failures(numbers, "failed_auth"),
+        failed_auth_of_a_user=_failures(numbers, "failed_auth_of_a_user"),
+        failed_tokens=_failures(numbers, "failed_tokens"),
         websockets=numbers.get("websockets", 0),
         **{what: tuple(sorted(found, key=lambda rate: rate.period)) for what, found in rates.items()},
     )
+
+
+def _failures(numbers: Mapping[str, int], key: str) -> Limit | None:
+    count = numbers.get(key, 0)
+    return Limit(count, FIVE_MINUTES) if count else None
 
 
 WITHOUT_A_FILE: Final = read("")

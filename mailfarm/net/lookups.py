@@ -179,6 +179,10 @@ class Lookups(Generic[K, V]):
         self._kept.move_to_end(key)
         return kept.found
 
+    def has(self, key: K) -> bool:
+        """Whether something was found under ``key`` lately, whether it may be served or not: asking is no guess."""
+        return key in self._kept
+
     def ask(self, key: K) -> Deferred[V]:
         """The value of ``key`` from a look that begins now. Fails as the look does, or with DatabaseUnavailable."""
         self._asked.inc()

@@ -26,7 +26,11 @@ def mistakes(text: str) -> list[str]:
 
 def test_without_a_file_only_the_guards_are_on() -> None:
     assert WITHOUT_A_FILE.client == Allowed(
-        connections=(Limit(600, 60),), sessions=500, failed_auth=Limit(10, 300), failed_auth_of_a_user=Limit(50, 300)
+        connections=(Limit(600, 60),),
+        sessions=500,
+        failed_auth=Limit(10, 300),
+        failed_auth_of_a_user=Limit(50, 300),
+        failed_tokens=Limit(100, 300),
     )
     default = WITHOUT_A_FILE.default
     assert {default.credential, default.mailbox, default.account, default.token} == {Allowed()}
@@ -54,6 +58,7 @@ def test_the_manual_tells_of_every_key() -> None:
 def test_nought_is_no_limit_also_over_what_is_inherited() -> None:
     sets = read(
         "[client]\nconnections_per_minute = 0\nsessions = 0\nfailed_auth = 0\nfailed_auth_of_a_user = 0\n"
+        "failed_tokens = 0\n"
         "[set.default.mailbox]\nmessages_per_hour = 5\n[set.free]\naccounts = ['a']\nmailbox.messages_per_hour = 0"
     )
     assert sets.client == Allowed()

@@ -225,7 +225,63 @@ async def test_a_wait_during_which_the_database_goes_away_is_503_or_ends_well(fa
     assert (reply.status, reply.problem, reply.header("retry-after")) == (503, "unavailable", "2")
 
 
+@pytest_twisted.ensureDeferred
+async def test_who_shows_tokens_that_are_none_is_not_looked_up_for_ever(farm: Farm) -> None:
+    """Without a file: a hundred in five minutes. What is known is not asked for, whoever else is in its network."""
+    database = Watched(farm)
+    api, limiter = limited(farm, "", account=None, database=database)
+    browser = seen_as(Browser(api), "203.0.113.7")
+    token, later = await farm.token(), await farm.token()
+    good, wrong = {"authorization": f"Bearer {token}"}, {"authorization": "Bearer mf_wrong"}
+    assert (await browser("GET", "/v1/mailboxes", **good)).status == 200
+    ways = (
+        ("GET", "/v1/mailboxes", None, wrong, 401),
+        ("POST", "/v1/session", {"token": "mf_wrong"}, {"origin": "http://localhost:8025"}, 401),
+        ("GET", "/v1/session", None, {"cookie": "mailfarm-session=ms_wrong"}, 200),
+        ("DELETE", "/v1/session", None, {"cookie": "mailfarm-session=ms_wrong"}, 204),
+    )
+    for tried in range(100):
+        method, path, body, headers, status = ways[tried % 4]
+        assert (await browser(method, path, body, **headers)).status == status
+    for method, path, body, headers, _ in ways:
+        refused = await browser(method, path, body, **headers)
+        assert (refused.status, refused.problem) == (429, "too-many-requests"), (method, path)
+        assert refused.header("retry-after") == "3"
+    units = database.reads
+    assert (await browser("GET", "/v1/mailboxes", **wrong)).status == 429
+    assert database.reads == units
+    assert (await browser("GET", "/v1/mailboxes", **good)).status == 200
+    assert (await browser("GET", "/v1/mailboxes", authorization=f"Bearer {later}")).status == 429
+    here = Browser(farm.api(account=None, limiter=limiter, limits=read("")), "mf_wrong")
+    assert {(await here("GET", "/v1/mailboxes")).status for _ in range(101)} == {401}, "loopback is not counted"
+    limiter.now += 3
+    assert (await browser("GET", "/v1/mailboxes", authorization=f"Bearer {later}")).status == 200
+
+
 # ---- live
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_websocket_with_tokens_that_are_none_is_429_in_the_end(farm: Farm) -> None:
+    limits = read("[client]\nfailed_tokens = 2")
+    live = await listen(
+        farm, account=None, limiter=Counting(), limits=limits, forwarded_from=[ip_network("127.0.0.0/8")]
+    )
+    port, token = live.listening[0].port, await farm.token()
+    known = await connect(port, x_forwarded_for="203.0.113.9", authorization=f"Bearer {token}")
+    said = []
+    for _ in range(3):
+        client = await connect(port, hello=False, x_forwarded_for="203.0.113.9", authorization="Bearer mf_wrong")
+        await client.until(lambda self: self.ended)
+        said.append(client.ended)
+    assert "401" in str(said[1])
+    assert "429" in str(said[2])
+    client = await connect(port, x_forwarded_for="203.0.113.9")
+    client.say(op="auth", token="mf_wrong")
+    assert (await client.next("problem"))["problem"] == "/v1/problems/too-many-requests"
+    client.say(op="auth", token=token)
+    assert await client.next("authenticated"), "it is known"
+    assert known.open
 
 
 @pytest_twisted.ensureDeferred

@@ -3,7 +3,8 @@ with a session cookie."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry
 from twisted.web.server import Request
@@ -21,6 +22,8 @@ from mailfarm.ports import Bus, Database, Subscription
 from .rates import Rates
 
 __all__ = ["Access", "Caller"]
+
+T = TypeVar("T")
 
 
 class Access:
@@ -85,8 +88,19 @@ class Access:
             )
         return caller
 
+    async def look(self, request: Request, secret: str, ask: Callable[[], Awaitable[T | None]]) -> T | None:
+        """What ``ask`` finds of a token or session; None counts as a guess, and who guesses too often is not asked
+        about another. Raises Problem: too-many-requests."""
+        if not self.tokens.has(digest(secret)):
+            await self._rates.may_guess(request)
+        found = await ask()
+        if found is None:
+            await self._rates.guessed_wrong(request)
+        return found
+
     async def _signed_in(self, request: Request) -> Caller:
-        caller = await self.tokens.get(digest(self._secret(request)))
+        secret = self._secret(request)
+        caller = await self.look(request, secret, lambda: self.tokens.get(digest(secret)))
         if caller is None:
             # one answer for unknown, expired and revoked (RFC 6750 §3.1)
             raise Problem(

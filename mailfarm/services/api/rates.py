@@ -14,6 +14,7 @@ from twisted.web.server import Request
 
 from mailfarm.accounts.allowance import SetOf, again, charges
 from mailfarm.accounts.bearer import Caller
+from mailfarm.accounts.guesses import Guesses
 from mailfarm.accounts.limit_sets import LimitSets, Rate
 from mailfarm.net.clients import limited_as
 from mailfarm.net.forwarded import Forwarded
@@ -28,6 +29,7 @@ class Rates:
 
     def __init__(self, limiter: Limiter | None, sets: LimitSets, set_of: SetOf, forwarded: Forwarded) -> None:
         self._limiter = limiter
+        self._guesses = None if limiter is None else Guesses("api", limiter, sets.client.failed_tokens, None)
         self._client = sets.client.requests
         self._set_of = set_of
         self._forwarded = forwarded
@@ -44,7 +46,7 @@ class Rates:
         """Charge the client for a request. Raises Problem: too-many-requests."""
         if self._limiter is None or not self._client:
             return
-        key = _limited_as(self.client(request))
+        key = self._key(request)
         if key:
             await self._charge(request, [("client", f"client:api:{key}:requests", self._client)])
 
@@ -57,6 +59,24 @@ class Rates:
         if caller.token:
             asked.insert(0, ("token", f"token:{caller.token}:requests", limits.token.requests))
         await self._charge(request, asked)
+
+    async def may_guess(self, request: Request) -> None:
+        """Before a token is looked up that nobody knows here. Raises Problem: too-many-requests."""
+        refused = await self._guesses.too_many(self._key(request), "") if self._guesses is not None else None
+        if refused is not None:
+            raise Problem(
+                "too-many-requests",
+                f"too many tokens from your network were unknown or had ended; {again(refused.wait)}",
+                headers={"Retry-After": str(max(1, ceil(refused.wait)))},
+            )
+
+    async def guessed_wrong(self, request: Request) -> None:
+        """It was no good. Costs the client one of its failures."""
+        if self._guesses is not None:
+            await self._guesses.count(self._key(request), "")
+
+    def _key(self, request: Request) -> str:
+        return _limited_as(self.client(request))
 
     async def _charge(self, request: Request, asked: Sequence[tuple[str, str, Sequence[Rate]]]) -> None:
         charged: list[Charge] = []

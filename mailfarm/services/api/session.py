@@ -53,7 +53,10 @@ class Sessions(Resource):
         text = self._access.session_of(ask.request)
         if self._access.open or not text:
             return Answer(_form(self._access.open, None))
-        return Answer(_form(False, await self._database.read(lambda tx: session.find(tx, text))))
+        found = await self._access.look(
+            ask.request, text, lambda: self._database.read(lambda tx: session.find(tx, text))
+        )
+        return Answer(_form(False, found))
 
     @route(
         app,
@@ -72,7 +75,9 @@ class Sessions(Resource):
             raise Problem("conflict", "nobody has to sign in here: MAILFARM_API_AUTH is none")
         text = session.new_session(self._random)
         token = ask.body["token"].strip()
-        made = await self._database.unit(lambda tx: session.begin(tx, self._ids, token, text))
+        made = await self._access.look(
+            ask.request, token, lambda: self._database.unit(lambda tx: session.begin(tx, self._ids, token, text))
+        )
         if made is None:
             raise Problem("unauthenticated", "the token is unknown or has ended")
         assert made.expires_at is not None
@@ -93,8 +98,9 @@ class Sessions(Resource):
         """The session ends and the cookie is taken back. Good also for who is not signed in."""
         text = self._access.session_of(ask.request)
         if text:
-            ended, now = await self._database.unit(lambda tx: _end(tx, text))
-            if ended is not None:
+            found = await self._access.look(ask.request, text, lambda: self._database.unit(lambda tx: _end(tx, text)))
+            if found is not None:
+                ended, now = found
                 self._bus.publish(LOOKUP, Revoked(self._ids.new(), ended.account, now, "token", ended.id))
         return Answer(status=204, headers={"Set-Cookie": cookies.taken(secure=self._secure(ask))})
 
@@ -103,8 +109,9 @@ class Sessions(Resource):
         return self._access.https(ask.request) is not False
 
 
-async def _end(tx: Tx, text: str) -> tuple[Token | None, int]:
-    return await session.end(tx, text), tx.now
+async def _end(tx: Tx, text: str) -> tuple[Token, int] | None:
+    ended = await session.end(tx, text)
+    return None if ended is None else (ended, tx.now)
 
 
 def _form(open_: bool, token: Token | None) -> dict[str, Any]:

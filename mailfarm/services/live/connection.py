@@ -120,7 +120,10 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
             good = True
         else:
             return
-        self.caller = await self.factory.live.holder(self.token) if good else None
+        try:
+            self.caller = await self.factory.live.holder(self.token, self.client) if good else None
+        except Problem as problem:
+            raise ConnectionDeny(problem.status, problem.detail) from None
         if self.caller is None:
             raise ConnectionDeny(401, "the token is unknown or has ended")
         if self._places is not None and not await self._places.for_caller(self.caller):
@@ -227,7 +230,7 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
     async def _auth(self, asked: Asked) -> None:
         live = self.factory.live
         if live.everyone is None:
-            caller = None if is_session(asked.token) else await live.holder(asked.token)
+            caller = None if is_session(asked.token) else await live.holder(asked.token, self.client)
             if caller is None:
                 self.drop(UNAUTHENTICATED, "the token is unknown or has ended", "unauthenticated")
                 return

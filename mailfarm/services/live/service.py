@@ -17,12 +17,14 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
 from zope.interface import implementer
 
-from mailfarm.accounts.allowance import SetOf
+from mailfarm.accounts.allowance import SetOf, again
 from mailfarm.accounts.bearer import Caller, everyone, holders
+from mailfarm.accounts.guesses import Guesses
 from mailfarm.accounts.limit_sets import WITHOUT_A_FILE, LimitSets
 from mailfarm.accounts.secret import digest
 from mailfarm.events import LOOKUP, Event, Revoked
 from mailfarm.mailboxes.feed import Feeds, Spawn
+from mailfarm.net.clients import limited_as
 from mailfarm.net.forwarded import Forwarded
 from mailfarm.net.hosts import Hosts
 from mailfarm.net.lookups import Lookups, lookup_counter
@@ -96,6 +98,8 @@ class Live:
         self.forwarded = Forwarded(forwarded_from)
         set_of = SetOf(limits, database)
         self.places = lambda: Places(limiter, limits.client.websockets, set_of)
+        # counted together with the API's
+        self._guesses = None if limiter is None else Guesses("api", limiter, limits.client.failed_tokens, None)
         self.tokens: Lookups[bytes, Caller | None] = Lookups(
             "token",
             lambda digests: holders(database, digests),
@@ -147,9 +151,18 @@ class Live:
             watch.stop()
         self._watches.clear()
 
-    async def holder(self, token: str) -> Caller | None:
-        """Who holds this token. Raises DatabaseUnavailable."""
-        return await self.tokens.get(digest(token))
+    async def holder(self, token: str, client: str) -> Caller | None:
+        """Who holds this token, that ``client`` shows. Raises DatabaseUnavailable; Problem: too-many-requests."""
+        key, secret = limited_as(client), digest(token)
+        if self._guesses is not None and not self.tokens.has(secret):
+            refused = await self._guesses.too_many(key, "")
+            if refused is not None:
+                why = "too many tokens from your network were unknown or had ended"
+                raise Problem("too-many-requests", f"{why}; {again(refused.wait)}")
+        found = await self.tokens.get(secret)
+        if found is None and self._guesses is not None:
+            await self._guesses.count(key, "")
+        return found
 
     def _hear(self, event: Event) -> None:
         if not isinstance(event, Revoked):
