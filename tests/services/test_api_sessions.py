@@ -10,6 +10,7 @@ from farm_api import Browser
 from farm_live import connect, listen
 
 from mailfarm.accounts import session, store
+from mailfarm.accounts.first_token import ensure_first_token
 from mailfarm.net import cookies
 
 ensure = pytest_twisted.ensureDeferred
@@ -273,6 +274,20 @@ async def test_tokens_are_made_listed_and_revoked(farm):
         assert (await admin("DELETE", f"/v1/tokens/{made.json['id']}")).status == 204
     assert (await user("GET", "/v1/mailboxes")).status == 401
     assert (await admin("GET", "/v1/tokens")).json["tokens"][-1]["revoked_at"]
+
+
+@ensure
+async def test_no_token_gets_the_name_by_which_the_settings_token_is_known_and_ended(farm):
+    admin = Browser(farm.api(account=None), await farm.token())
+    for name in ("first", " first "):
+        refused = await admin("POST", "/v1/tokens", {"name": name})
+        assert (refused.status, refused.problem) == (400, "invalid-value")
+        assert "MAILFARM_API_FIRST_TOKEN" in refused.json["detail"]
+    made = (await admin("POST", "/v1/tokens", {"name": "first of all"})).json
+    new = "mf_another-first-token-0123456789"
+    done = await farm.database.unit(lambda tx: ensure_first_token(tx, farm.ids, farm.account, new))
+    assert done.live
+    assert (await Browser(admin.api, made["token"])("GET", "/v1/mailboxes")).status == 200
 
 
 @ensure

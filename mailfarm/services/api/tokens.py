@@ -11,6 +11,7 @@ from typing import Any
 from klein import Klein
 
 from mailfarm.accounts import store
+from mailfarm.accounts.first_token import NAME as FIRST
 from mailfarm.accounts.token import SCOPES, Token, new_token, scopes
 from mailfarm.errors import Invalid
 from mailfarm.events import LOOKUP, Revoked, rfc3339
@@ -26,7 +27,7 @@ from .routes import Ask, Gives, Resource, route
 LONGEST_LIFETIME = 10 * 365 * 86_400
 _NEW = Body(
     (
-        Field("name", "text", "What it is for; shown in lists.", most=255),
+        Field("name", "text", "What it is for; shown in lists. Not `first`, which is the setting's.", most=255),
         Field(
             "scope",
             "text",
@@ -76,8 +77,11 @@ class Tokens(Resource):
         for scope in wanted:
             if scope not in ask.caller.scopes:
                 raise Problem("scope-missing", f"you cannot give the scope {scope}, which you do not have", scope=scope)
-        if not ask.body["name"].strip():
+        name = ask.body["name"].strip()
+        if not name:
             raise Invalid("name must not be empty; it is how you know the token again")
+        if name == FIRST:
+            raise Invalid(f"name must not be {FIRST!r}: that token is MAILFARM_API_FIRST_TOKEN's, and ends with it")
         lifetime = ask.body.get("lifetime")
         text = new_token(self._random)
 
@@ -87,7 +91,7 @@ class Tokens(Resource):
                 self._ids,
                 ask.account,
                 text,
-                name=ask.body["name"].strip(),
+                name=name,
                 scopes_=wanted,
                 expires_at=None if lifetime is None else tx.now + lifetime * 1_000_000,
             )
