@@ -2,18 +2,21 @@
 
 Whoever reaches the socket is root on that node, so the process that faces the internet must not. Traefik asks for
 /version, /info, /services, /tasks, /networks and /nodes/ID; only these are passed on, each as a new request of our own
-making: method, path and query alone come from the caller, and both are of plain letters. Docker shows no secret there
-(mailfarm's services have theirs in files).
+making: method, path and query alone come from the caller, and both are of plain letters. Docker shows no secret of
+mailfarm's there (its services have theirs in files), but every stack's environments and command lines: of containers
+only the names of the fields are left, so that no password that somebody put there gets out.
 
     python3 swarm_api.py [SOCKET] [PORT]
 
 Runs as root without any capability, as the owner of the socket, on a network that only Traefik shares. It keeps
-nothing, and several may run: Traefik takes the next one when a manager is gone. After SIGTERM it answers for two
+nothing, and several may run: Traefik takes the next one when a manager is gone. /healthz is the engine's /_ping: where
+that does not answer, we are of no use. After SIGTERM it answers for two
 seconds more and ends each connection with its answer, so that nobody's request is cut.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -21,10 +24,13 @@ import sys
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import BoundedSemaphore, Timer
+from typing import Any
 from urllib.parse import urlsplit
 
 ALLOWED = re.compile(r"(/v1\.[0-9]{1,3})?/(_ping|version|info|services|tasks|networks|nodes/[a-z0-9]{1,64})")
+WITHOUT_CONTAINERS = re.compile(r"(/v1\.[0-9]{1,3})?/(services|tasks)")
 QUERY = re.compile(r"[A-Za-z0-9=&%_.:+-]{0,2048}")
+HEALTH = urlsplit("/healthz")
 LARGEST = 64 << 20  # octets of an answer: thousands of tasks
 AT_ONCE = 32
 SECONDS = 5.0
@@ -61,7 +67,12 @@ class Gate(BaseHTTPRequestHandler):
         self.pass_on()
 
     def pass_on(self) -> None:
-        target = urlsplit(self.path)
+        try:
+            target = urlsplit(self.path)
+        except ValueError:  # as in http://[::1/
+            target = urlsplit("")
+        if target == HEALTH:
+            target = target._replace(path="/_ping")
         if not (ALLOWED.fullmatch(target.path) and QUERY.fullmatch(target.query)) or target.fragment or target.netloc:
             self.answer(403, b"only what Traefik asks of a Swarm\n")
             return
@@ -80,8 +91,12 @@ class Gate(BaseHTTPRequestHandler):
             if len(body) > LARGEST:
                 self.answer(502, b"the answer is too long\n")
                 return
+            if WITHOUT_CONTAINERS.fullmatch(target.path) and self.command == "GET":
+                body = without_containers(body)
             kept = {name: value for name in KEPT if (value := reply.getheader(name))}
             self.answer(reply.status, body, kept)
+        except ValueError:
+            self.answer(502, b"the Docker socket answers with what is no JSON\n")
         except (OSError, HTTPException) as error:
             self.log_error("the Docker socket: %s", error)
             self.answer(502, b"the Docker socket does not answer\n")
@@ -106,6 +121,17 @@ class Gate(BaseHTTPRequestHandler):
             super().log_request(code, size)
 
 
+def without_containers(body: bytes) -> bytes:
+    """The answer without what runs in containers and how: each ``ContainerSpec`` and the task's ``Spec`` of a plugin or
+    a network attachment is emptied, wherever it is. Raises ValueError where it is no JSON."""
+
+    def emptied(fields: dict[str, Any]) -> dict[str, Any]:
+        return {name: {} if name in HIDDEN and value else value for name, value in fields.items()}
+
+    return json.dumps(json.loads(body, object_hook=emptied)).encode()
+
+
+HIDDEN = ("ContainerSpec", "PluginSpec", "NetworkAttachmentSpec")
 KEPT = ("Content-Type", "Api-Version", "Ostype", "Docker-Experimental", "Server", "Swarm")
 
 

@@ -4,6 +4,8 @@ them. That the whole of it runs is shown on a Swarm, by ``tests/stack``."""
 from __future__ import annotations
 
 import http.client
+import importlib.util
+import json
 import os
 import re
 import shutil
@@ -422,6 +424,30 @@ def test_what_traefik_asks_is_passed_on(gate: int) -> None:
     ):
         assert asked(gate, "GET", target) == 502, target  # allowed; the socket is not there
     assert asked(gate, "HEAD", "/_ping") == 502
+    assert asked(gate, "GET", "/healthz") == 502  # it asks the engine, not only itself
+
+
+def test_of_containers_nothing_is_told() -> None:
+    """Traefik needs labels, networks and states. The rest of every stack, with what somebody put into an environment, is
+    not for the process that faces the internet."""
+    found = importlib.util.spec_from_file_location("swarm_api", STACK / "swarm_api.py")
+    assert found
+    assert found.loader
+    swarm_api = importlib.util.module_from_spec(found)
+    found.loader.exec_module(swarm_api)
+    container = {"Image": "x", "Env": ["PASSWORD=hunter2"], "Args": ["--key", "hunter2"], "Command": ["hunter2"]}
+    template = {"ContainerSpec": container, "Networks": [{"Target": "n1"}], "ForceUpdate": 0}
+    plain = {"Name": "mailfarm_mx", "Labels": {"traefik.enable": "true"}, "EndpointSpec": {"Mode": "dnsrr"}}
+    spec = {**plain, "TaskTemplate": template}
+    services = [{"ID": "s1", "Spec": spec, "PreviousSpec": spec, "Endpoint": {"VirtualIPs": None}}]
+    tasks = [{"ID": "t1", "Spec": template, "NetworksAttachments": [{"Addresses": ["10.87.0.4/23"]}], "Slot": 1}]
+    quiet = {**template, "ContainerSpec": {}}
+    told = json.loads(swarm_api.without_containers(json.dumps(services).encode()))
+    assert told == [
+        {**services[0], "Spec": {**plain, "TaskTemplate": quiet}, "PreviousSpec": {**plain, "TaskTemplate": quiet}}
+    ]
+    assert json.loads(swarm_api.without_containers(json.dumps(tasks).encode())) == [{**tasks[0], "Spec": quiet}]
+    assert json.loads(swarm_api.without_containers(b'{"message": "no manager"}')) == {"message": "no manager"}
 
 
 @pytest.mark.parametrize(
@@ -443,6 +469,10 @@ def test_what_traefik_asks_is_passed_on(gate: int) -> None:
         "/v1.41/%76ersion",
         "/v1.41/version?x=(1)",
         "http://other/v1.41/version",
+        "http://[::1/v1.41/version",
+        "http://other/healthz",
+        "/v1.41/healthz",
+        "/healthz?x=1",
         "/v1.41/version#x",
         "/images/json",
         "/v1.41/exec/abc/start",
