@@ -6,7 +6,7 @@ Times are microseconds since 1970 in UTC; in JSON they are RFC 3339 with a ``Z``
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -294,7 +294,9 @@ def from_json(data: bytes | str) -> Event:
         for name in ("messages", "lines"):
             if name in raw:
                 raw[name] = tuple(raw[name])
-        event: Event = cls(**raw)
+        # what a newer mailfarm has added is passed over
+        known = {field.name for field in fields(cls)}
+        event: Event = cls(**{name: value for name, value in raw.items() if name in known})
     except (KeyError, TypeError, AttributeError, orjson.JSONDecodeError) as error:
         raise ValueError(f"not an event: {error}") from None
     return event

@@ -71,6 +71,14 @@ def test_there_and_back(event: events.Event) -> None:
     assert json.loads(data)["type"] == events.type_of(event)
 
 
+@given(EVENT)
+def test_what_a_newer_version_has_added_is_passed_over(event: events.Event) -> None:
+    form = json.loads(events.to_json(event)) | {"added": [1]}
+    if isinstance(event, events.Filed):
+        form["message"]["added"] = 2
+    assert events.from_json(json.dumps(form)) == event
+
+
 @given(MOMENT)
 def test_times_are_exact(moment: int) -> None:
     assert events.from_rfc3339(events.rfc3339(moment)) == moment

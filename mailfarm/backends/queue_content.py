@@ -49,6 +49,10 @@ class Stored:
     def close(self) -> None: ...
 
 
+NEWER_PAUSE = 30.0
+"""Seconds for which an entry that only a newer mailfarm can read is left to others."""
+
+
 def check_size(spooled: Spooled, octets: int) -> None:
     """Raises ValueError when content is not as long as it says."""
     if octets != spooled.content.size:

@@ -24,7 +24,7 @@ from mailfarm.errors import LeaseLost, MailfarmError, NotFound, QueueFull, Queue
 from mailfarm.ids import Ids
 from mailfarm.ports import CHUNK, Attempt, Content, Depth, Entry, Spooled
 
-from .queue_content import Stored, Whole, check_size, kept_reason
+from .queue_content import NEWER_PAUSE, Stored, Whole, check_size, kept_reason
 from .queue_taking import Taking, Turn
 from .redis_link import RedisLink
 from .redis_queue_calls import Calls, Found, Put, Taken, certainly_not
@@ -32,7 +32,7 @@ from .redis_queue_metrics import ShardMetrics
 from .redis_queue_puts import Pieces, Puts
 from .redis_queue_room import RedisRoom, ServerCheck, unavailable
 from .redis_subscriber import RedisSubscriber
-from .spool_form import envelope_of, from_form, to_form
+from .spool_form import NewerFormError, envelope_of, from_form, to_form
 
 _SECOND = 1_000_000
 _EVERY = 1.0  # seconds between two looks at the figures
@@ -192,15 +192,22 @@ class RedisQueue:
         nonce = self._ids.new()
         batch = await self._calls.take(limit, int(lease * _SECOND), nonce, self._max_tries)
         attempts = []
+        newer: list[str] = []
         for taken in batch.taken:
             fence = f"{taken.number}.{nonce}"
             try:
                 spooled = from_form(taken.form, self._content(taken))
+            except NewerFormError as error:
+                why = str(error)
+                newer.append(fence)
             except ValueError as error:  # nobody can work on it, and it must not be in the way of the others
                 _log.error("entry {id} of {name} is set aside: {error}", id=taken.id, name=self.name, error=error)
                 self._background(self._calls.fail(fence, str(error), 0, 0))
             else:
                 attempts.append(Attempt(fence, taken.tries, spooled))
+        if newer:
+            _log.warn("{count} entries of {name} wait: {why}", count=len(newer), name=self.name, why=why)
+            await self.give_back(newer, why, NEWER_PAUSE)
         if attempts:
             self._metrics.taken.inc(len(attempts))
             self._metrics.take_entries.observe(len(attempts))

@@ -1,11 +1,14 @@
 """The JSON form of spooled mail, all but its content: what a queue's backend stores.
 
-One object, written and read here alone. ``v`` is the form's version: a reader meets what an older mailfarm queued.
+One object, written and read here alone. A reader meets what an older mailfarm queued, and while a cluster is updated
+what a newer one did. Fields that it does not know are passed over, so one may be added whenever older readers can do
+without it. ``v`` changes when they cannot: then they leave the entry to a newer worker.
 """
 
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
+from dataclasses import fields
 
 import orjson
 
@@ -14,6 +17,13 @@ from mailfarm.mail.envelope import Envelope, Recipient
 from mailfarm.ports import Content, Origin, Spooled
 
 VERSION = 1
+
+_ENVELOPE = tuple(field.name for field in fields(Envelope) if field.name != "recipients")
+_ORIGIN = tuple(field.name for field in fields(Origin))
+
+
+class NewerFormError(ValueError):
+    """A newer mailfarm has written this, and only a newer one can read it."""
 
 
 def to_form(spooled: Spooled) -> bytes:
@@ -37,21 +47,21 @@ def to_form(spooled: Spooled) -> bytes:
 
 
 def from_form(form: bytes | str, content: Content) -> Spooled:
-    """The inverse. Raises ValueError on anything ``to_form`` did not write."""
+    """The inverse. Raises NewerFormError; ValueError on anything ``to_form`` did not write."""
     try:
         raw = orjson.loads(form)
         if raw["v"] != VERSION:
+            if isinstance(raw["v"], int) and raw["v"] > VERSION:
+                raise NewerFormError(f"spooled mail of version {raw['v']}, this mailfarm reads {VERSION}: update it")
             raise ValueError(f"spooled mail of version {raw['v']}, this mailfarm reads {VERSION}")
-        envelope = raw["envelope"]
-        envelope["recipients"] = tuple(
-            [Recipient(r["address"], tuple(r["notify"]), r["orcpt"]) for r in envelope["recipients"]]
-        )
+        envelope, origin = raw["envelope"], raw["origin"]
+        recipients = tuple([Recipient(r["address"], tuple(r["notify"]), r["orcpt"]) for r in envelope["recipients"]])
         return Spooled(
             id=raw["id"],
             account=raw["account"],
             accepted_at=raw["accepted_at"],
-            envelope=Envelope(**envelope),
-            origin=Origin(**raw["origin"]),
+            envelope=Envelope(recipients=recipients, **{name: envelope[name] for name in _ENVELOPE}),
+            origin=Origin(**{name: origin[name] for name in _ORIGIN}),
             mailboxes=tuple(raw["mailboxes"]),
             trace=b64decode(raw["trace"]),
             sha256=bytes.fromhex(raw["sha256"]),

@@ -23,10 +23,10 @@ from mailfarm.errors import DatabaseUnavailable, NotFound, QueueFull, QueueUnava
 from mailfarm.ids import Ids
 from mailfarm.ports import CHUNK, Attempt, Content, Depth, Entry, Spooled
 
-from .queue_content import Stored, Whole, check_size, kept_reason
+from .queue_content import NEWER_PAUSE, Stored, Whole, check_size, kept_reason
 from .queue_room import Room
 from .queue_takers import Takers
-from .spool_form import envelope_of, from_form, to_form
+from .spool_form import NewerFormError, envelope_of, from_form, to_form
 from .sqlite_engine import DatabaseFull, Engine
 from .sqlite_open import PAGE
 from .sqlite_queue_pieces import Pieces
@@ -219,6 +219,9 @@ class Queue:
             fence = f"{entry.number}.{nonce}"
             try:
                 spooled = from_form(entry.spooled, self._content(entry))
+            except NewerFormError as error:
+                _log.warn("entry {id} of {name} waits: {error}", id=entry.id, name=self.name, error=error)
+                self.give_back([fence], str(error), NEWER_PAUSE)
             except ValueError as error:  # nobody can work on it, and it must not be in the way of the others
                 _log.error("entry {id} of {name} is set aside: {error}", id=entry.id, name=self.name, error=error)
                 self._background(self._set_aside(entry.number, fence, str(error)))
@@ -276,10 +279,7 @@ class Queue:
         due = self._clock() + int(after * _SECOND) if after > 0 else 0
         giving = self._write(lambda db: self._rows.give_back(db, tuple(fences), kept_reason(reason), due))
         self._background(giving, wake=not due)
-        done: Deferred[None] = Deferred()
-        giving.addBoth(lambda _: self._takers.look_at(due) if due else None)
-        giving.addBoth(lambda _: done.callback(None))
-        return done
+        return giving.addBoth(lambda _: self._takers.look_at(due) if due else None)
 
     def _ended(self, ended: Ended) -> None:
         self._room.add(-ended.entries, -ended.octets)

@@ -1,14 +1,15 @@
 """What parsing found in content, and a message as a reader's detail view shows it.
 
-These values are JSON in the ``content`` table: its *detail*, stored packed (``packing.py``). Every text in them is free
+These values are JSON in the ``content`` table: its *detail*, stored packed (``packing.py``). Fields that a reader does
+not know, because a newer mailfarm has written them, are passed over. Every text in them is free
 of lone surrogates, and those that come from headers are free of control characters (``wire safety``: they may end in a
 header, a log line or a terminal).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
 
 import orjson
 
@@ -17,6 +18,7 @@ from mailfarm.events import Person, Summary
 from mailfarm.mail.envelope import Envelope, Recipient
 from mailfarm.ports import Origin
 
+T = TypeVar("T")
 Parser = Literal["fast", "plain", "none"]
 
 
@@ -160,7 +162,7 @@ def load_detail(data: bytes) -> Detail:
         raw = orjson.loads(data)
         return Detail(
             _envelope(raw["envelope"]),
-            Origin(**raw["origin"]),
+            _made(Origin, raw["origin"]),
             _head(raw["head"]),
             _parts(raw["parts"]),
             raw["text"],
@@ -191,14 +193,23 @@ def load_parts(data: str) -> tuple[Part, ...]:
 
 
 def _head(raw: dict[str, Any]) -> Head:
-    people = tuple(Person(**person) for person in raw["reply_to"])
-    return Head(**(raw | {"reply_to": people, "findings": tuple(raw["findings"])}))
+    people = tuple(_made(Person, person) for person in raw["reply_to"])
+    return _made(Head, raw | {"reply_to": people, "findings": tuple(raw["findings"])})
 
 
 def _parts(raw: list[dict[str, Any]]) -> tuple[Part, ...]:
-    return tuple(Part(**part) for part in raw)
+    return tuple(_made(Part, part) for part in raw)
 
 
 def _envelope(raw: dict[str, Any]) -> Envelope:
     recipients = tuple(Recipient(each["address"], tuple(each["notify"]), each["orcpt"]) for each in raw["recipients"])
-    return Envelope(**(raw | {"recipients": recipients}))
+    return _made(Envelope, raw | {"recipients": recipients})
+
+
+def _made(cls: type[T], raw: dict[str, Any]) -> T:
+    return cls(**{name: value for name, value in raw.items() if name in _FIELDS[cls]})
+
+
+_FIELDS: dict[type, frozenset[str]] = {
+    cls: frozenset(field.name for field in fields(cls)) for cls in (Origin, Envelope, Head, Part, Person)
+}

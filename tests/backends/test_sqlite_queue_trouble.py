@@ -9,10 +9,11 @@ import time
 
 import pytest
 import pytest_twisted
-from spooled_samples import DEADLINE, IDS, clock, octets, spooled, until
+from spooled_samples import DEADLINE, IDS, clock, octets, soon, spooled, until
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, gatherResults
 
+from mailfarm.backends import sqlite_queue
 from mailfarm.backends.sqlite_engine import Engine
 from mailfarm.backends.sqlite_queue import TAKE_OCTETS, Queue
 from mailfarm.backends.sqlite_queue_rows import LOST
@@ -323,13 +324,13 @@ async def test_an_entry_lost_twice_is_handed_out_alone(store):
 @pytest_twisted.ensureDeferred
 async def test_an_entry_nobody_can_read_is_set_aside_and_not_in_the_way(store):
     queue = store.open()
-    bad, newer, good = spooled(), spooled(), spooled(b"good")
-    for mail in (bad, newer, good):
+    bad, older, good = spooled(), spooled(), spooled(b"good")
+    for mail in (bad, older, good):
         await queue.put(mail)
 
     def spoil(db):
         db.execute("UPDATE queue_spool SET spooled = 'x' WHERE number = 1")
-        db.execute("""UPDATE queue_spool SET spooled = replace(spooled, '"v":1', '"v":2') WHERE number = 2""")
+        db.execute("""UPDATE queue_spool SET spooled = replace(spooled, '"v":1', '"v":0') WHERE number = 2""")
 
     await store.engine.write(spoil)
     (attempt,) = await queue.take(10, LONG)
@@ -341,8 +342,29 @@ async def test_an_entry_nobody_can_read_is_set_aside_and_not_in_the_way(store):
 
     while len(aside) < 2:
         look(await queue.inspect("aside"))
-    assert [(e.id, e.sender) for e in aside] == [(bad.id, ""), (newer.id, "sender@example.com")]
-    assert "version 2" in aside[1].reason
+    assert [(e.id, e.sender) for e in aside] == [(bad.id, ""), (older.id, "sender@example.com")]
+    assert "version 0" in aside[1].reason
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_entry_of_a_newer_version_waits_for_it_and_is_never_set_aside(store, monkeypatch):
+    monkeypatch.setattr(sqlite_queue, "NEWER_PAUSE", 0.01)
+    queue = store.open()
+    newer, good = spooled(), spooled()
+    await queue.put(newer)
+    await queue.put(good)
+    newer_form = """UPDATE queue_spool SET spooled = replace(spooled, '"v":1', '"v":2') WHERE number = 1"""
+    await store.engine.write(lambda db: db.execute(newer_form) and None)
+    (attempt,) = await queue.take(10, LONG)
+    assert attempt.spooled.id == good.id
+    for _ in range(10):  # more often than there are tries
+        assert list(await queue.take(10, LONG, 0.02)) == []
+    (entry,) = await queue.inspect("waiting")
+    assert (entry.id, entry.tries, "version 2" in entry.reason) == (newer.id, 0, True)
+    older_form = """UPDATE queue_spool SET spooled = replace(spooled, '"v":2', '"v":1') WHERE number = 1"""
+    await store.engine.write(lambda db: db.execute(older_form) and None)
+    (attempt,) = await soon(queue.take(10, LONG, DEADLINE))
+    assert (attempt.spooled.id, attempt.tries) == (newer.id, 1)
 
 
 @pytest_twisted.ensureDeferred

@@ -17,7 +17,9 @@ from mailfarm.inbound.found import find
 from mailfarm.inbound.links import links
 from mailfarm.inbound.parse import NoPart, parse, part
 from mailfarm.inbound.visible import visible
-from mailfarm.mailboxes.content import Link, dump, load_head, load_parts
+from mailfarm.mail.envelope import Envelope, Recipient
+from mailfarm.mailboxes.content import Link, dump, dump_detail, load_detail, load_head, load_parts
+from mailfarm.ports import Origin
 
 
 def mail(text="Hello text", html="<p>Hello <b>html</b></p>", attachments=(), **headers):
@@ -160,6 +162,18 @@ def test_head_and_parts_survive_the_database():
     parsed = parse(mail(attachments=[("a.txt", b"x")], text="code 123456 https://x.test/y"))
     assert load_head(dump(parsed.head)) == parsed.head
     assert load_parts(dump(parsed.parts)) == parsed.parts
+
+
+def test_what_a_newer_version_has_added_to_the_detail_is_passed_over():
+    parsed = parse(mail(attachments=[("a.txt", b"x")], **{"Reply-To": "Ann <ann@x.test>"}))
+    envelope = Envelope("a@x.test", (Recipient("b@x.test"),))
+    origin = Origin("mx", "192.0.2.1", 25, "client", "SMTP")
+    raw = orjson.loads(dump_detail(envelope, origin, parsed))
+    inner = [raw["envelope"], *raw["envelope"]["recipients"], raw["origin"], raw["head"], *raw["head"]["reply_to"]]
+    for each in (raw, *inner, *raw["parts"]):
+        each["added"] = [1]
+    detail = load_detail(orjson.dumps(raw))
+    assert (detail.envelope, detail.origin, detail.head, detail.parts) == (envelope, origin, parsed.head, parsed.parts)
 
 
 def test_links_of_html_and_text():
