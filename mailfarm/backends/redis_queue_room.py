@@ -26,6 +26,10 @@ FRESH = 1.5
 _WANTED = {
     b"appendonly": (b"yes", "it keeps no append-only file: set `appendonly yes`"),
     b"appendfsync": (b"always", "it answers before it has synced: set `appendfsync always`"),
+    b"no-appendfsync-on-rewrite": (
+        b"no",
+        "it does not sync while it rewrites its file: set `no-appendfsync-on-rewrite no`",
+    ),
     b"maxmemory-policy": (b"noeviction", "it may throw entries away: set `maxmemory-policy noeviction`"),
 }
 _OLDEST = (7, 0)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import orjson
 import pytest
 import pytest_twisted
 from redis_house import Working, calls, server, start
@@ -19,6 +20,7 @@ from spooled_samples import DEADLINE, IDS, octets, soon, spooled, until
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
 from twisted.internet.threads import deferToThread
 
+from mailfarm.backends import redis_queue
 from mailfarm.errors import LeaseLost, QueueFull, QueueUnavailable
 from mailfarm.net.tls import dev_certificate
 from mailfarm.ports import CHUNK, Depth
@@ -295,11 +297,62 @@ async def test_an_entry_nobody_can_read_is_set_aside(own):
         await queue.drop("bad")
 
 
+@pytest_twisted.ensureDeferred
+async def test_what_a_newer_version_has_put_waits_for_it_and_is_never_set_aside(own, monkeypatch):
+    """In an update listeners may be ahead of workers."""
+    monkeypatch.setattr(redis_queue, "NEWER_PAUSE", 0.01)
+    real = redis_queue.to_form
+    async with Working(own.url) as queue:
+        monkeypatch.setattr(redis_queue, "to_form", lambda spooled: real(spooled).replace(b'"v":1', b'"v":2'))
+        newer = [spooled() for _ in range(3)]
+        for mail in newer:
+            await queue.put(mail)
+        monkeypatch.setattr(redis_queue, "to_form", real)
+        good = spooled()
+        await queue.put(good)
+        (attempt,) = await queue.take(10, LONG)
+        assert attempt.spooled.id == good.id
+        await queue.done([attempt.fence])
+        for _ in range(10):  # more often than there are tries
+            assert list(await queue.take(10, LONG, 0.02)) == []
+        entries = await queue.inspect("waiting")
+        assert {entry.id for entry in entries} == {mail.id for mail in newer}
+        assert {entry.tries for entry in entries} == {0}
+        assert all("version 2" in entry.reason for entry in entries)
+        read = redis_queue.from_form
+        monkeypatch.setattr(
+            redis_queue, "from_form", lambda form, content: read(form.replace(b'"v":2', b'"v":1'), content)
+        )
+        taken = []
+        while len(taken) < 3:  # by a newer worker
+            taken += await soon(start(queue.take(10, LONG, DEADLINE)))
+        assert {attempt.tries for attempt in taken} == {1}
+
+
+@pytest_twisted.ensureDeferred
+async def test_fields_that_a_newer_version_has_added_are_passed_over(own, monkeypatch):
+    real = redis_queue.to_form
+
+    def more(spooled):
+        raw = orjson.loads(real(spooled))
+        for each in (raw, raw["envelope"], raw["origin"], *raw["envelope"]["recipients"]):
+            each["added"] = {"by": "a newer one"}
+        return orjson.dumps(raw)
+
+    async with Working(own.url) as queue:
+        monkeypatch.setattr(redis_queue, "to_form", more)
+        mail = spooled()
+        await queue.put(mail)
+        (attempt,) = await queue.take(10, LONG)
+        assert (attempt.spooled.envelope, attempt.spooled.origin) == (mail.envelope, mail.origin)
+
+
 @pytest.mark.parametrize(
     ("setting", "value", "good", "says"),
     [
         ("appendonly", "no", "yes", "appendonly yes"),
         ("appendfsync", "everysec", "always", "appendfsync always"),
+        ("no-appendfsync-on-rewrite", "yes", "no", "no-appendfsync-on-rewrite no"),
         ("maxmemory-policy", "allkeys-lru", "noeviction", "noeviction"),
     ],
 )
