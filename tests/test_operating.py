@@ -57,19 +57,23 @@ def test_the_numbers_are_those_of_the_stack(stack: dict[str, Any]) -> None:
     assert mx["environment"]["MAILFARM_LINGER"] == "2"
     assert "accepting for two seconds (`MAILFARM_LINGER`)" in OPERATING
     assert f"`MAILFARM_EDGE_SUBNET`, {re.sub(r'.*:-|}', '', mx['environment']['MAILFARM_MX_PROXY_FROM'])})" in OPERATING
-    assert re.search(r"^max_connections = 400\b", (ROOT / "stack" / "postgresql.conf").read_text(), re.M)
+    postgres = re.search(r"^max_connections = (\d+)", (ROOT / "stack" / "postgresql.conf").read_text(), re.M)
+    assert postgres is not None
+    assert f"`max_connections` in `stack/postgresql.conf` is {postgres[1]}" in OPERATING
 
 
 def test_networks_and_volumes_have_these_names(stack: dict[str, Any]) -> None:
     for network in stack["networks"].values():
         assert f"`{network['name']}`" in OPERATING
         assert network["attachable"] is False
-    removed = set(OPERATING.split("docker volume rm ", 1)[1].split("`", 1)[0].split())
+    removed = set(OPERATING.rsplit("docker volume rm ", 1)[1].split("`", 1)[0].split())
     assert removed == {f"mailfarm_{name}" for name in stack["volumes"]}
 
 
-def commands(text: str) -> list[str]:
-    return [line for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
+def test_the_encrypted_networks_are_the_stack_s_in_all_else(stack: dict[str, Any]) -> None:
+    theirs = yaml.safe_load((ROOT / "stack" / "encrypted.yml").read_text("utf-8"))["networks"]
+    assert [each.pop("driver_opts") for each in theirs.values()] == [{"encrypted": "true"}] * 3
+    assert theirs == stack["networks"]
 
 
 def test_the_five_commands_are_the_same_in_both() -> None:
