@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -29,51 +31,45 @@ V2 = (
 )
 TALK = """
 import socket, sys
-server, header, to = sys.argv[1], bytes.fromhex(sys.argv[2]), sys.argv[3]
-for address in sorted({info[4][0] for info in socket.getaddrinfo(server, 1125, type=socket.SOCK_STREAM)}):
-    with socket.create_connection((address, 1125), 5) as talk:
+host, port, header = sys.argv[1], int(sys.argv[2]), bytes.fromhex(sys.argv[3])
+for address in sorted({info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}):
+    with socket.create_connection((address, port), 5) as talk:
         talk.settimeout(5)
-        lines = [header, b"EHLO inside.example\\r\\n", b"MAIL FROM:<inside@example.net>\\r\\n",
-                 b"RCPT TO:<%s>\\r\\n" % to.encode(), b"DATA\\r\\n", b"Subject: from inside\\r\\n\\r\\nx\\r\\n.\\r\\n"]
+        talk.sendall(header + b"NOOP\\r\\n")
         said = b""
         try:
-            said = talk.recv(4096)
-            for line in lines:
-                talk.sendall(line)
-                said += b"| " + talk.recv(4096)
-        except OSError as error:
-            said += b"| closed"
-        print(said.decode("latin-1").replace("\\r\\n", " "))
+            while said.count(b"\\n") < 2 and (piece := talk.recv(4096)):
+                said += piece
+        except OSError:
+            said += b"(nothing more)"
+        print(said.decode("latin-1").replace("\\r\\n", " | "))
 """
+"""Sends a header at once, as a proxy would, and a command: a server that believes it greets and answers the command."""
+
+
+def assert_refused(said: str) -> None:
+    """The greeting, and then the header is a command that is none."""
+    greeting, answer, *_ = said.split(" | ")
+    assert greeting.startswith("220 "), said
+    assert answer.startswith("5"), said
 
 
 @pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])
 def test_a_proxy_header_from_a_client_is_refused(stack: Deployment, header: bytes) -> None:
-    for number in (1, 3):
-        smtp = stack.smtp(MX, number)
-        smtp.send(header)
-        try:
-            assert smtp.getreply()[0] >= 500
-        except OSError:
-            continue  # hung up on: refused as well
-        finally:
-            smtp.close()
+    for server in stack.addresses:
+        command = [sys.executable, "-c", TALK, server, str(MX), header.hex()]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+        assert_refused(done.stdout)
 
 
 @pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])
 def test_a_proxy_header_from_a_container_on_another_network_is_refused(stack: Deployment, header: bytes) -> None:
     """The worker shares the data network with mx; PROXY headers are believed from the edge network alone."""
-    with stack.farm() as farm:
-        inbox = farm.create_mailbox()
-        worker = stack.replicas("inbound")[0]
-        said = stack.run(worker, "python3", "-c", TALK, "mx", header.hex(), inbox.address).splitlines()
-        assert len(said) == 2, said
-        for talk in said:
-            banner, answer, *_ = talk.split("| ")
-            assert banner.startswith("220") or banner == "", talk
-            assert answer.startswith("5") or answer == "closed" or not answer, talk
-        for mail in inbox.messages():
-            assert mail.detail.origin["client"] != CLAIMED
+    worker = stack.replicas("inbound")[0]
+    said = stack.run(worker, "python3", "-c", TALK, "mx", "1125", header.hex()).splitlines()
+    assert len(said) == 2, said
+    for talk in said:
+        assert_refused(talk)
 
 
 def test_replicas_share_the_load(stack: Deployment, table: Table) -> None:
