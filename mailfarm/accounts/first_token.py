@@ -1,9 +1,9 @@
 """The first token: the one a setting names, which opens the API before there is any other.
 
-It is the account's token named ``first``, which the API gives to no other. A text in the setting that was never seen before becomes valid, and the one
-before it ends, its sessions included: who changes a secret does so because somebody knows the old one. What was revoked
-once stays so, whatever a setting says: a replica that starts once more with the old secret, while the new one is rolled
-out, changes nothing.
+It is the account's token named ``first``; the API gives that name to no other. A text in the setting that was never
+seen before becomes valid, and the one before it ends, its sessions included: who changes a secret does so because
+somebody knows the old one. What was revoked once stays so, whatever a setting says: a replica that starts once more
+with the old secret, while the new one is rolled out, changes nothing.
 """
 
 from __future__ import annotations

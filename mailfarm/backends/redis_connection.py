@@ -15,9 +15,9 @@ from typing import Any
 import hiredis
 import txredisapi
 from OpenSSL import crypto
-from twisted.internet.defer import Deferred, DeferredList, fail
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
-from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectingCancelledError, ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 from twisted.python.failure import Failure
@@ -168,6 +168,8 @@ class Connector:
             connection: Connection = await connecting
         except RedisAway:
             raise
+        except (CancelledError, ConnectingCancelledError):  # the second is how endpoints say the first
+            raise CancelledError from None
         except Exception as error:  # the many ways in which names, sockets and TLS fail
             raise RedisAway(str(error) or type(error).__name__) from None
         connection.address = (host, port)

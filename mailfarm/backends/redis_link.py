@@ -71,12 +71,15 @@ class Lane:
         self._opened = opened
         self._told = told or (lambda why: None)
         self._keeping: Deferred[None] | None = None
+        self._stopped = False
 
     def start(self) -> None:
+        self._stopped = False
         self._keeping = Deferred.fromCoroutine(self._keep())
         self._keeping.addErrback(lambda failure: failure.trap(CancelledError))
 
     async def stop(self) -> None:
+        self._stopped = True
         keeping, self._keeping = self._keeping, None
         if keeping is None:
             return
@@ -87,13 +90,16 @@ class Lane:
 
     async def _keep(self) -> None:
         delay = _FIRST
-        while True:
+        while not self._stopped:
             began = self._reactor.seconds()
             connection: Connection | None = None
             try:
                 connection = await self._open()
                 if self._opened is not None:
                     await self._opened(connection)
+                if self._stopped:  # what was cancelled came to a good end all the same
+                    connection.drop("stopped")
+                    return
                 self.connection = connection
                 self._told("")
                 self.why = await _shielded(connection.gone)
@@ -109,6 +115,8 @@ class Lane:
             if connection is not None:
                 connection.drop(self.why)
             self.connection = None
+            if self._stopped:
+                return
             self._told(self.why)
             delay = _FIRST if self._reactor.seconds() - began > 2 * _MOST else min(delay * 2, _MOST)
             await _pause(self._reactor, delay)

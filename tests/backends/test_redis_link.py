@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import time
 from datetime import UTC, datetime
 
@@ -241,6 +242,40 @@ async def test_stopping_ends_what_is_in_flight():
         await fails(blocked)
         await fails(link.command("PING"))
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("where", ["a server that does not answer", "no way there", "a name", "a server that is there"])
+@pytest_twisted.ensureDeferred
+async def test_a_link_that_is_stopped_while_it_connects_connects_no_more(redis, where):
+    accepted = []
+
+    class Dumb(Protocol):
+        def connectionMade(self):
+            accepted.append(self)
+
+    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Factory.forProtocol(Dumb))
+    with socket.socket() as full, socket.socket() as filling:
+        # a backlog that is full drops what comes, so that connecting takes its time
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        filling.connect(full.getsockname())
+        url = {
+            "a server that does not answer": f"redis://127.0.0.1:{port.getHost().port}",
+            "no way there": f"redis://127.0.0.1:{full.getsockname()[1]}",
+            "a name": f"redis://localhost:{full.getsockname()[1]}",
+            "a server that is there": redis.url,
+        }[where]
+        before = set(reactor.getDelayedCalls())
+        link = RedisLink(url, reactor, timeout=30.0)
+        await link.start()
+        if where == "a server that does not answer":
+            await until(lambda: accepted)
+        await link.stop()
+        # one that goes on has a timer at any moment: to connect, to be answered, or until it tries again
+        await until(lambda: not set(reactor.getDelayedCalls()) - before)
+        assert not link.connected
+        assert len(accepted) <= 1
+    await port.stopListening()
 
 
 @pytest_twisted.ensureDeferred
