@@ -139,7 +139,6 @@ def test_postgres_loses_its_disk(stack: Deployment, table: Table, tmp_path: Path
         with stack.smtp(MX) as smtp:
             send(smtp, inbox.address, b"Subject: after the loss\r\n\r\nx\r\n")
         took = command(stack, "stack/restore", str(dump), "--yes")
-        stack.deploy()
         stack.tell(table.fact("stack/restore on an empty disk", f"{took:.0f} s"))
         inbox = farm.mailbox(inbox.id)
         assert inbox.wait_for(subject="after the loss", timeout=90).raw.endswith(b"\r\n\r\nx\r\n")
