@@ -90,7 +90,7 @@ class Lane:
 
     async def _keep(self) -> None:
         delay = _FIRST
-        while not self._stopped:
+        while True:
             began = self._reactor.seconds()
             connection: Connection | None = None
             try:
