@@ -20,6 +20,7 @@ CONFIGS = {
     "redis_queue": HERE / "redis-queue.conf",
     "redis_cache": HERE / "redis-cache.conf",
     "postgresql": HERE / "postgresql.conf",
+    "postgres_init": HERE / "postgres-init.sql",
     "limits": HERE / "limits.toml",
     "prometheus": HERE / "monitoring" / "prometheus.yml",
     "prometheus_rules": HERE / "monitoring" / "rules.yml",
