@@ -347,9 +347,9 @@ class MailboxState:
 class Smtp:
     """Where and as whom to send so that mail lands in this mailbox.
 
-    ``port`` needs no credential: the open capture port, or 25 of a farm behind HTTPS. ``starttls_port`` and ``tls_port`` (None where the
-    server says nothing of them) ask for ``user`` and ``password``. Those two are only known to the one who made the
-    mailbox; they are None for a mailbox that was looked up.
+    ``port`` needs no credential: the open capture port, or 25 of a farm behind HTTPS. ``starttls_port`` and
+    ``tls_port`` (None where the server says nothing of them) ask for ``user`` and ``password``. Those two are only
+    known to the one who made the mailbox; they are None for a mailbox that was looked up.
     """
 
     host: str
