@@ -50,6 +50,7 @@ def deployment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.syspath_prepend(str(STACK))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     import deployment.checks  # type: ignore[import-not-found]
+    import deployment.labels
     import deployment.settings
 
     yield deployment
@@ -189,10 +190,10 @@ def test_the_deploy_command_knows_the_defaults_of_the_stack(deployment: Any) -> 
     for name, image in deployment.checks.IMAGES.items():
         assert f"${{{name}:-{image}}}" in text
     assert f"${{MAILFARM_EDGE_SUBNET:-{deployment.checks.SUBNET}}}" in text
-    labels = set(
-        re.findall(r"node\.labels\.mailfarm\.([a-z0-9-]+) ==", text + (STACK / "shards.yml").read_text("utf-8"))
-    )
-    assert labels == set(deployment.checks.STATEFUL)
+    files = text, *((STACK / name).read_text("utf-8") for name in ("shards.yml", "monitoring.yml"))
+    labels = {label for file in files for label in re.findall(r"node\.labels\.mailfarm\.([a-z0-9-]+) ==", file)}
+    known = {"POSTGRES_REPLICAS": "1", "REDIS_QUEUE_REPLICAS": "1"}
+    assert labels == set(deployment.labels.stateful(files, known))
 
 
 def test_all_variables_are_given_or_have_a_default(
@@ -428,8 +429,8 @@ def test_what_traefik_asks_is_passed_on(gate: int) -> None:
 
 
 def test_of_containers_nothing_is_told() -> None:
-    """Traefik needs labels, networks and states. The rest of every stack, with what somebody put into an environment, is
-    not for the process that faces the internet."""
+    """Traefik needs labels, networks and states. The rest of every stack, with what somebody put into an environment,
+    is not for the process that faces the internet."""
     found = importlib.util.spec_from_file_location("swarm_api", STACK / "swarm_api.py")
     assert found
     assert found.loader

@@ -10,12 +10,12 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
 
 from .docker import STACK, Docker, Missing, host, in_registry, say
+from .labels import check_labels, check_shards, label_nodes, stateful
+from .marker import check_marker
 
 PORTS = (25, 80, 443, 465, 587, 2525)
-STATEFUL = ("postgres", "redis-queue-1", "redis-queue-2", "redis-queue-3")
 IMAGES = {  # as in mailfarm.yml
     "MAILFARM_TRAEFIK_IMAGE": "traefik:v3.7.15",
     "MAILFARM_REDIS_IMAGE": "redis:7.2-bookworm",
@@ -35,12 +35,17 @@ def check(docker: Docker, found: dict[str, str], files: Sequence[Path], *, chang
         raise Missing("this engine is in no Swarm: docker swarm init, and docker swarm join on the other nodes")
     if not swarm["ControlAvailable"]:
         raise Missing("this engine is a worker: run this on a manager, or point DOCKER_HOST at one")
+    check_marker(docker)
     nodes = docker.objects("node")
     ready = [n for n in nodes if n["Status"]["State"] == "ready" and n["Spec"]["Availability"] == "active"]
     for node in nodes:
         if node not in ready:
             say(f"  note: node {host(node)} is {node['Status']['State']} and {node['Spec']['Availability']}")
+    texts = [file.read_text("utf-8") for file in files]
+    whose = stateful(texts, found)
     wrong = [
+        *check_labels(docker, nodes, whose),
+        *check_shards(docker, texts, found),
         *check_subnet(docker, found),
         *check_ports(docker),
         *check_images(docker, found, len(nodes)),
@@ -49,7 +54,7 @@ def check(docker: Docker, found: dict[str, str], files: Sequence[Path], *, chang
     ]
     if wrong:
         raise Missing("\n".join(wrong))
-    label_nodes(docker, ready, [f.read_text("utf-8") for f in files], found, change=change)
+    label_nodes(docker, nodes, ready, whose, change=change)
     say(f"  Docker {version}, {len(ready)} of {len(nodes)} nodes ready, {swarm['Managers']} managers")
 
 
@@ -113,12 +118,17 @@ def check_images(docker: Docker, found: Mapping[str, str], nodes: int) -> Iterat
 
 
 def check_certificate(found: Mapping[str, str]) -> Iterator[str]:
-    certificate = Path(found["MAILFARM_PRIVATE"]) / "tls.crt"
+    certificate, key = (Path(found["MAILFARM_PRIVATE"]) / name for name in ("tls.crt", "tls.key"))
     if shutil.which("openssl") is None:
         return
     command = ["openssl", "x509", "-in", str(certificate), "-noout"]
     if subprocess.run([*command, "-checkend", "0"], capture_output=True, check=False).returncode:
         yield f"{certificate} has expired or is no certificate: stack/prepare with --certificate and --key"
+        return
+    theirs = subprocess.run([*command, "-pubkey"], capture_output=True, check=False).stdout
+    ours = subprocess.run(["openssl", "pkey", "-in", str(key), "-pubout"], capture_output=True, check=False).stdout
+    if not ours or theirs != ours:
+        yield f"{key} is not the key of {certificate}: stack/prepare with --certificate and --key, both of them"
         return
     if subprocess.run([*command, "-checkend", str(14 * 86400)], capture_output=True, check=False).returncode:
         say(f"  note: {certificate} expires within two weeks")
@@ -134,24 +144,3 @@ def check_files(docker: Docker, found: Mapping[str, str], files: Sequence[Path])
     done = docker.run("stack", "config", *options, env=found)
     if done.returncode and "'docker stack'" not in done.stderr and "unknown" not in done.stderr.splitlines()[0]:
         yield f"docker stack config: {done.stderr.strip()}"
-
-
-def label_nodes(
-    docker: Docker, ready: Sequence[dict[str, Any]], texts: Sequence[str], found: Mapping[str, str], *, change: bool
-) -> None:
-    """Data stays on its node: a store that has none yet gets one, each another while there are enough."""
-    whose = {name: f"mailfarm.{name}" for name in STATEFUL if any(f"mailfarm.{name} ==" in text for text in texts)}
-    for name in list(whose):
-        kind = "POSTGRES_REPLICAS" if name == "postgres" else "REDIS_QUEUE_REPLICAS"
-        if found[kind] == "0":
-            del whose[name]
-    load = {n["ID"]: sum(label.startswith("mailfarm.") for label in n["Spec"].get("Labels") or {}) for n in ready}
-    everywhere = docker.objects("node")
-    for name, label in whose.items():
-        if any((node["Spec"].get("Labels") or {}).get(label) == "true" for node in everywhere):
-            continue
-        node = min(ready, key=lambda each: (load[each["ID"]], host(each)))
-        load[node["ID"]] += 1
-        if change:
-            docker.ask("node", "update", "--label-add", f"{label}=true", node["ID"])
-        say(f"  {name} {'has its data' if change else 'will have its data'} on node {host(node)} (label {label}=true)")

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .docker import NAMESPACE, STACK, Docker, host, in_registry, say
+from .docker import NAMESPACE, STACK, Docker, host, say
+from .marker import check_marker
+from .rollout import deploy_alone, one_by_one, one_deploy
 from .watch import Watch, wait
 
 LATER = """\
@@ -21,11 +23,16 @@ services:
 
 
 def deploy(docker: Docker, found: dict[str, str], files: Sequence[Path], timeout: float) -> int:
-    """The schema before the services that need it, and Traefik after what it leads to. The exit code."""
+    """Stores one after the other, the schema before the services that need it, and Traefik after what it leads to. The
+    exit code. Raises Missing: it was begun, and Docker did not answer."""
     services = {each["Spec"]["Name"]: each for each in docker.objects("service", "--filter", f"label={NAMESPACE}")}
     watch = Watch(docker, timeout)
-    if f"{STACK}_schema" in services and (code := migrate(watch, services[f"{STACK}_schema"], found)):
+    if code := one_by_one(watch, services, found, files):
         return code
+    if f"{STACK}_schema" in services and changed(services[f"{STACK}_schema"], found):
+        say(f"  the schema, by {found['MAILFARM_IMAGE']}, while the old services run on")
+        if code := deploy_alone(watch, "schema", found, files):
+            return code
     if f"{STACK}_traefik" not in services:
         # It would ask for a Swarm API that is not there yet, and say so in its log.
         with tempfile.NamedTemporaryFile("w", suffix=".yml") as later:
@@ -43,38 +50,10 @@ def deploy(docker: Docker, found: dict[str, str], files: Sequence[Path], timeout
     return 0
 
 
-def migrate(watch: Watch, service: dict[str, Any], found: Mapping[str, str]) -> int:
-    """The tables in the form the new image wants, while the old services run on."""
-    image = found["MAILFARM_IMAGE"]
-    if service["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"].partition("@")[0] == image:
-        return 0
-    say(f"  the schema, by {image}")
-    words = ["service", "update", "--detach", "--quiet", "--image", image]
-    if not in_registry(image):
-        words.append("--no-resolve-image")
-    else:
-        words.append("--with-registry-auth")
-    done = watch.docker.run(*words, service["ID"])
-    if done.returncode:
-        say(done.stderr.strip())
-        return 1
-    return wait(watch, only=f"{STACK}_schema")
-
-
-def one_deploy(docker: Docker, found: Mapping[str, str], files: Sequence[Path]) -> int:
-    never = not in_registry(found["MAILFARM_IMAGE"])
-    words = ["stack", "deploy", "--prune", "--resolve-image", "never" if never else "changed"]
-    if not never:
-        words.append("--with-registry-auth")
-    if "--detach" in docker.ask("stack", "deploy", "--help"):  # later clients; we watch ourselves
-        words.append("--detach=true")
-    for path in files:
-        words += ["-c", str(path)]
-    done = docker.run(*words, STACK, env=found)
-    for line in [*done.stdout.splitlines(), *done.stderr.splitlines()]:
-        if done.returncode or line.startswith("Creating service") or not line.startswith(("Creating", "Updating")):
-            say(f"  {line}")
-    return 1 if done.returncode else 0
+def changed(service: Mapping[str, Any], found: Mapping[str, str]) -> bool:
+    """Whether a service has another image than it should."""
+    image = service["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"].partition("@")[0]
+    return bool(image != found["MAILFARM_IMAGE"])
 
 
 def answers(docker: Docker, found: Mapping[str, str]) -> None:
@@ -82,6 +61,9 @@ def answers(docker: Docker, found: Mapping[str, str]) -> None:
     tasks = docker.ask(
         "service", "ps", "-q", "--no-trunc", "--filter", "desired-state=running", f"{STACK}_traefik"
     ).split()
+    if not tasks:
+        say("  Traefik runs on no node (MAILFARM_TRAEFIK_ON), so no port of the farm is open.")
+        return
     nodes = {task["NodeID"] for task in json.loads(docker.ask("inspect", "--type", "task", *tasks))}
     deadline = time.monotonic() + 20
     for node in docker.objects("node"):
@@ -133,7 +115,8 @@ def forget_old(docker: Docker) -> None:
 
 
 def remove(docker: Docker) -> int:
-    """Take the stack away, and wait until it is gone."""
+    """Take the stack away, and wait until it is gone. Raises Missing while a restore is at work."""
+    check_marker(docker)
     done = docker.run("stack", "rm", STACK)
     say((done.stdout + done.stderr).strip())
     deadline = time.monotonic() + 120

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 STACK = "mailfarm"
@@ -13,7 +16,36 @@ NAMESPACE = f"com.docker.stack.namespace={STACK}"
 
 
 def say(text: str = "") -> None:
-    print(text, flush=True)
+    with suppress(OSError):  # a terminal that has gone is no reason to stop half way
+        print(text, flush=True)
+
+
+def complain(program: str, error: object) -> None:
+    with suppress(OSError):
+        for line in str(error).splitlines():
+            print(f"{program}: {line}", file=sys.stderr, flush=True)
+
+
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def heed_endings() -> None:
+    """An end that is asked for, also by a terminal that closes, is a KeyboardInterrupt; what is ignored (nohup)
+    stays so."""
+    for number in ENDINGS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """What has to be put back is put back, however often an end is asked for."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDINGS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Missing(Exception):
@@ -26,10 +58,14 @@ class Docker:
     def __init__(self) -> None:
         self.program = os.environ.get("DOCKER", "docker")
 
-    def run(self, *words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, env: Mapping[str, str] | None = None, given: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         environ = {**os.environ, **(env or {})}
         try:
-            return subprocess.run([self.program, *words], capture_output=True, text=True, env=environ, check=False)
+            return subprocess.run(
+                [self.program, *words], capture_output=True, text=True, env=environ, input=given, check=False
+            )
         except FileNotFoundError:
             raise Missing(f"there is no program {self.program!r}; install Docker 20.10 or newer") from None
 
@@ -56,6 +92,5 @@ def host(node: Mapping[str, Any]) -> str:
 
 
 def in_registry(image: str) -> bool:
-    """Whether its name begins with a registry's."""
-    first, slash, _ = image.partition("/")
-    return bool(slash) and ("." in first or ":" in first or first == "localhost")
+    """Whether it was made for a registry: `registry.example.org/mailfarm`, or `someone/mailfarm` on Docker's own."""
+    return "/" in image

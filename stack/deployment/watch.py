@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from .docker import NAMESPACE, STACK, Docker, say
+from .docker import NAMESPACE, STACK, Docker, Missing, say
 
 FAILURES_TO_GIVE_UP = 5
 PATIENCE = 45.0
@@ -23,10 +23,10 @@ class Watch:
         self.docker, self.timeout = docker, timeout
         self.only = self.without = ""
         self.told: dict[str, str] = {}
-        self.began = time.monotonic()
+        self.began = self.changed = time.monotonic()
 
     def look(self) -> tuple[bool, str, str]:
-        """Whether all runs; else the service that will not, and why."""
+        """Whether all runs; else the service that will not, and why. Raises Missing: look again."""
         services = [
             service
             for service in self.docker.objects("service", "--filter", f"label={NAMESPACE}")
@@ -35,11 +35,10 @@ class Watch:
         rows = self.docker.ask("service", "ls", "--filter", f"label={NAMESPACE}", "--format", "{{.ID}} {{.Replicas}}")
         wanted = {line.split()[0]: int(line.split()[1].partition("/")[2]) for line in rows.splitlines()}
         words = [each["Spec"]["Name"] for each in services]
-        ids = self.docker.ask("service", "ps", "-q", "--no-trunc", *words).split() if words else []
-        inspected = self.docker.run("inspect", "--type", "task", *ids) if ids else None
-        if not services or inspected is None or inspected.returncode:
-            return False, "", ""  # one has gone meanwhile: look again
-        tasks = json.loads(inspected.stdout)
+        if not services:
+            return False, "", ""
+        ids = self.docker.ask("service", "ps", "-q", "--no-trunc", *words).split()
+        tasks = json.loads(self.docker.ask("inspect", "--type", "task", *ids)) if ids else []
         done, failed, why = bool(services), "", ""
         for service in sorted(services, key=lambda each: str(each["Spec"]["Name"])):
             mine = [task for task in tasks if task["ServiceID"] == service["ID"]]
@@ -49,6 +48,7 @@ class Watch:
             name = service["Spec"]["Name"].removeprefix(f"{STACK}_")
             if self.told.get(name) != text:
                 self.told[name] = text
+                self.changed = time.monotonic()
                 say(f"  {time.monotonic() - self.began:5.1f} s  {name:<14} {text}")
             done = done and runs
             if trouble and not failed:
@@ -74,6 +74,8 @@ class Watch:
             return False, "running" if not errors else f"failed {len(errors)} times", trouble
         running = sum(t["Status"]["State"] == "running" and t["DesiredState"] == "running" for t in new)
         text = f"{running}/{wanted} running"
+        if not wanted and "Global" in service["Spec"]["Mode"]:
+            text += ": no node is one it may run on"
         if state == "updating":
             text += ", updating"
         if errors and running < wanted:
@@ -106,17 +108,21 @@ def last_error(tasks: Sequence[dict[str, Any]]) -> str:
 
 
 def wait(watch: Watch, *, only: str = "", without: str = "") -> int:
-    """Until all that is watched runs: 0. When it will not, or not in time, says why: 1."""
+    """Until all that is watched runs: 0. When it will not, or nothing more changes, says why: 1."""
     watch.only, watch.without = only, without
+    watch.changed = time.monotonic()
     failed = why = ""
-    while time.monotonic() - watch.began < watch.timeout:
-        done, failed, why = watch.look()
+    while time.monotonic() - watch.changed < watch.timeout:
+        try:
+            done, failed, why = watch.look()
+        except Missing as error:  # a task has gone meanwhile, or the Swarm is choosing a leader
+            done, failed, why = False, "", str(error)
         if done:
             return 0
         if failed:
             break
         time.sleep(1)
-    explain(watch, failed, why or f"not after {watch.timeout:.0f} s")
+    explain(watch, failed, why or f"nothing has changed for {watch.timeout:.0f} s")
     return 1
 
 
