@@ -24,9 +24,15 @@ every_ten_seconds() { # COMMAND...: say what it says as long as the last job run
     wait "$job"
 }
 
+unseen() {
+    echo "a container of user $(id -u) cannot use the file: either the engine that docker talks to is on another machine, and"
+    echo "this is to be run on that one, or its folder or the file belongs to another user, for root has no more rights in"
+    echo "there than others (after sudo): run this as the one who owns them, or use a folder of user $(id -u)'s"
+}
+
 dump() { # NAME: write a dump into a file that is there
     local file=$here/$1 room size version table
-    [ -e "$file" ] || { echo "the engine that docker talks to is on another machine: run this on that one"; exit 1; }
+    [ -w "$file" ] || { unseen; exit 1; }
     room=$(df -B1 --output=avail "$here" | tail -n 1)
     size=$(size_of "$DATABASE")
     version=$(ask postgres "show server_version")
@@ -48,8 +54,7 @@ written() { echo "$(megabytes "$(stat -c %s "$1")") written"; }
 
 look() { # NAME SIZE: what is in a dump, and what would go
     local file=$here/$1
-    [ "$(stat -c %s "$file" 2>/dev/null)" = "$2" ] ||
-        { echo "the engine that docker talks to is not on the machine with the file: run this there"; exit 1; }
+    [ -r "$file" ] && [ "$(stat -c %s "$file" 2>/dev/null)" = "$2" ] || { unseen; exit 1; }
     pg_restore --list "$file" >/tmp/list
     sed -n 's/^; *\(Archive created at\|Dumped from database version:\) */\1 /p' /tmp/list
     echo "schema: $(schema_of "$file" | tr ' \n' ': ')"
@@ -80,7 +85,7 @@ swap() { # the rename waits for the others' sessions to end and lets none begin;
         job=$!
         while kill -0 "$job" 2>/dev/null; do
             ask postgres "select pg_terminate_backend(pid) from pg_stat_activity
-                where datname in ('$DATABASE', '$fresh')" >/dev/null
+                where datname in ('$DATABASE', '$fresh') and usename = current_user" >/dev/null
             sleep 0.2
         done
         if wait "$job"; then return; fi
