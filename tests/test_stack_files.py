@@ -114,11 +114,9 @@ def test_no_service_is_more_than_it_must_be(stack: dict[str, Any]) -> None:
         assert service["logging"]["options"]["max-size"], name
 
 
-def test_files_are_enough_for_the_connections(stack: dict[str, Any]) -> None:
-    """Whatever an engine's default is: 1,024 on some."""
-    for name in [*ours(stack), "traefik", "redis-queue-1", "redis-queue-2", "redis-cache"]:
-        limits = stack["services"][name]["ulimits"]["nofile"]
-        assert limits["soft"] == limits["hard"] >= 2 * 10_000 + 20_000, name
+def test_no_service_asks_for_more_files_than_its_engine_has(stack: dict[str, Any]) -> None:
+    """It would not start there. Each raises its own limit to the engine's: ours, Traefik and Redis."""
+    assert not [name for name, service in stack["services"].items() if "ulimits" in service]
 
 
 def test_a_third_shard_is_as_the_second(stack: dict[str, Any]) -> None:
