@@ -25,7 +25,7 @@ from mailfarm import cli, config
 
 ROOT = Path(__file__).resolve().parent.parent
 STACK = ROOT / "stack"
-OVERLAYS = ["one-node.yml", "shards.yml", "external.yml", "monitoring.yml"]
+OVERLAYS = ["one-node.yml", "shards.yml", "external.yml", "monitoring.yml", "encrypted.yml"]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -117,6 +117,23 @@ def test_no_service_is_more_than_it_must_be(stack: dict[str, Any]) -> None:
 def test_no_service_asks_for_more_files_than_its_engine_has(stack: dict[str, Any]) -> None:
     """It would not start there. Each raises its own limit to the engine's: ours, Traefik and Redis."""
     assert not [name for name, service in stack["services"].items() if "ulimits" in service]
+
+
+def test_postgres_has_connections_for_an_update(stack: dict[str, Any]) -> None:
+    """A pool of eight for each process, also while each service has one more."""
+    found = re.search(r"^max_connections = (\d+)", (STACK / "postgresql.conf").read_text("utf-8"), re.M)
+    assert found
+    processes = sum(service["deploy"]["replicas"] + 1 for service in ours(stack).values())
+    assert 1.15 * 8 * processes < int(found[1])
+
+
+def test_encrypted_networks_are_the_same_networks(stack: dict[str, Any]) -> None:
+    encrypted = read(STACK / "encrypted.yml")
+    assert set(encrypted) == {"version", "networks"}
+    assert {name: each.pop("driver_opts") for name, each in encrypted["networks"].items()} == {
+        name: {"encrypted": "true"} for name in stack["networks"]
+    }
+    assert encrypted["networks"] == stack["networks"]
 
 
 def test_a_third_shard_is_as_the_second(stack: dict[str, Any]) -> None:
@@ -363,6 +380,7 @@ def test_redis_reads_its_file_and_lets_nobody_do_too_much(
         assert "NOPERM" in cli_of(role_redis, "mailfarm", "a password", *forbidden.split()), forbidden
     if role == "queue":
         assert "always" in cli_of(role_redis, "mailfarm", "a password", "config", "get", "appendfsync")
+        assert "yes" in cli_of(role_redis, "mailfarm", "a password", "config", "get", "oom-score-adj")
         assert "noeviction" in cli_of(role_redis, "mailfarm", "a password", "info", "memory")
     else:
         assert "volatile-ttl" in cli_of(role_redis, "mailfarm", "a password", "info", "memory")
