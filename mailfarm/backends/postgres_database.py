@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 import psycopg2
 from prometheus_client import CollectorRegistry
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -57,13 +57,39 @@ PROMPT = 3.0
 _log = Logger()
 
 
+class Caller:
+    """Who waits for a unit. Once it has given up, no further statement of the unit is asked: what is under way ends, and
+    nothing is kept. So who gives up costs no connection, which would be dear to make anew."""
+
+    __slots__ = ("gave_up", "link", "running")
+
+    def __init__(self) -> None:
+        self.gave_up = False
+        self.link: Link | None = None
+        self.running: Deferred[Any] | None = None
+
+    def give_up(self, _: object = None) -> None:
+        """It waits no more."""
+        self.gave_up = True
+        if self.link is not None and self.link.asking:
+            self.link.hurry()
+        elif self.running is not None:
+            self.running.cancel()  # in line for a connection, or between two tries
+
+    def check(self) -> None:
+        """Raises CancelledError."""
+        if self.gave_up:
+            raise CancelledError
+
+
 class Tx:
     """An open unit: see ``ports.Tx``."""
 
-    __slots__ = ("_begin", "_link", "begun", "now", "problem")
+    __slots__ = ("_begin", "_caller", "_link", "begun", "now", "problem")
 
-    def __init__(self, link: Link, begin: str) -> None:
+    def __init__(self, link: Link, begin: str, caller: Caller) -> None:
         self._link: Link | None = link
+        self._caller = caller
         self._begin = begin
         self.begun = False
         self.now = 0
@@ -79,7 +105,12 @@ class Tx:
             text = self._begin + text
             self.begun = True
         try:
-            return await self._link.ask(text, params)
+            cursor = await self._link.ask(text, params)
+            self._caller.check()
+            return cursor
+        except CancelledError as error:
+            self.problem = error
+            raise
         except (ValueError, UnicodeEncodeError):  # the driver's, before anything was sent
             return await self._again([postgres_sql.clean(value) for value in params], text)
         except (psycopg2.Error, DatabaseUnavailable) as error:
@@ -190,25 +221,38 @@ class PostgresDatabase:
     def unit(self, work: Callable[[Tx], Awaitable[T]]) -> Deferred[T]:
         """Run ``work`` in one transaction; fires once that is durable. Fails with what ``work`` raises,
         DatabaseUnavailable."""
-        return Deferred.fromCoroutine(self._run(work, _UNIT))
+        return self._begin(work, _UNIT)
 
     def read(self, work: Callable[[Tx], Awaitable[T]]) -> Deferred[T]:
         """Run ``work`` on a snapshot. A statement that would write fails."""
-        return Deferred.fromCoroutine(self._run(work, _READ))
+        return self._begin(work, _READ)
 
     def prune(self) -> Deferred[int]:
         """Make partitions for days to come, drop one whose day is over, delete some content that had none; how many
         were dropped and deleted."""
         return Deferred.fromCoroutine(self._partitions.prune())
 
-    async def _run(self, work: Callable[[Tx], Awaitable[T]], begin: str) -> T:
+    def _begin(self, work: Callable[[Tx], Awaitable[T]], begin: str) -> Deferred[T]:
+        caller = Caller()
+        answer: Deferred[T] = Deferred(caller.give_up)
+
+        def done(result: Any) -> None:
+            if not answer.called:  # it is, when its caller gave up: then nobody wants to know
+                answer.callback(result)
+
+        caller.running = Deferred.fromCoroutine(self._run(work, begin, caller))
+        caller.running.addBoth(done)
+        return answer
+
+    async def _run(self, work: Callable[[Tx], Awaitable[T]], begin: str, caller: Caller) -> T:
         with self._metrics.timed("read" if begin == _READ else "unit") as timed:
             tries = 0
             while True:
                 tries += 1
                 try:
-                    return await self._once(work, begin)
+                    return await self._once(work, begin, caller)
                 except Again as error:
+                    caller.check()
                     self._metrics.retried(error.why)
                     if tries >= MOST_TRIES or timed.seconds() >= self._patience:
                         raise DatabaseUnavailable(f"given up after {tries} tries: {error}") from None
@@ -216,11 +260,12 @@ class PostgresDatabase:
                     pause = min(0.001 * 2 ** min(tries, 20), 0.25) * (0.5 + random.random())
                 await deferLater(self._reactor, pause)
 
-    async def _once(self, work: Callable[[Tx], Awaitable[T]], begin: str) -> T:
-        link = await self.pool.take()
-        tx = Tx(link, begin)
+    async def _once(self, work: Callable[[Tx], Awaitable[T]], begin: str, caller: Caller) -> T:
+        link = caller.link = await self.pool.take()
+        tx = Tx(link, begin, caller)
         try:
             tx.now = await self._clock(link)
+            caller.check()
             try:
                 result = await work(tx)
             finally:
@@ -234,6 +279,7 @@ class PostgresDatabase:
                 tx.begun = False
             return result
         finally:
+            caller.link = None
             link.unfinished = tx.begun
             if link.unfinished and not link.why and not self.pool.waiting:
                 # the answer tells nothing that anyone waits for

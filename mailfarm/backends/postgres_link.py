@@ -4,7 +4,8 @@ txpostgres drives psycopg2's connection from the reactor. This adds what a serve
 
 - every statement, and connecting, has a time limit; past it the connection is closed, since nothing else frees it;
 - a connection that is lost while idle is closed without a traceback, and its pool is told;
-- nothing that blocks: cancelling closes (``PQcancel`` would connect anew and wait), names are resolved elsewhere;
+- nothing that blocks: what nobody waits for any more ends by itself, or is closed after ``HURRY`` seconds (``PQcancel``
+  would connect anew and wait); names are resolved elsewhere;
 - before the socket is closed, every reader and writer of it is taken out of the reactor: a file descriptor left there
   would be mistaken for the next connection that gets its number.
 """
@@ -26,6 +27,8 @@ from mailfarm.errors import DatabaseUnavailable, SchemaMismatch
 from .postgres_errors import Again, first_line, meaning
 
 OLDEST_SERVER = 140000
+HURRY = 1.0
+"""Seconds a statement may take once nobody waits for it any more."""
 
 _SETUP = """
     select current_setting('server_version_num')::integer, current_setting('server_encoding'), pg_is_in_recovery(),
@@ -59,6 +62,7 @@ class Link(txpostgres.Connection):
         self.why = ""
         """Why it has ended; empty while it is good."""
         self.idle_since = 0.0
+        self._limit: Any = None
         self.unfinished = False
         """Whether a transaction is open that nobody wants any more: the next question begins with its end."""
 
@@ -110,6 +114,7 @@ class Link(txpostgres.Connection):
         or another unit was in the way), DatabaseUnavailable, psycopg2.Error."""
         seconds = self._answer if within is None else within
         timer = self.reactor.callLater(seconds, self.end, f"no answer within {seconds:g} s")
+        self._limit = timer
         try:
             return await self._execute(sql, params)
         except psycopg2.Error as error:
@@ -128,8 +133,19 @@ class Link(txpostgres.Connection):
             self.end(_GIVEN_UP)
             raise
         finally:
+            self._limit = None
             if timer.active():
                 timer.cancel()
+
+    @property
+    def asking(self) -> bool:
+        """Whether a statement is under way."""
+        return self._limit is not None
+
+    def hurry(self) -> None:
+        """Nobody waits for the statement under way any more: it has ``HURRY`` seconds to end."""
+        if self._limit is not None and self._limit.getTime() > self.reactor.seconds() + HURRY:
+            self._limit.reset(HURRY)
 
     async def _execute(self, sql: str, params: Sequence[Any] | None) -> Any:
         if self.why:

@@ -178,7 +178,7 @@ async def test_a_unit_that_goes_dumb_does_not_hold_its_locks_for_ever(postgres_d
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_unit_that_is_given_up_leaves_no_lock_and_no_connection_behind(postgres_database, made):
+async def test_a_unit_that_is_given_up_and_takes_long_leaves_no_lock_and_no_connection_behind(postgres_database, made):
     database = made(postgres_database, pool=1)
     await database.unit(file("a"))
 
@@ -199,6 +199,56 @@ async def test_a_unit_that_is_given_up_leaves_no_lock_and_no_connection_behind(p
     since = time.monotonic()
     assert await soon(start(database.unit(other))) == 1
     assert time.monotonic() - since < 5
+
+
+@pytest.mark.parametrize("how", ["read", "unit"])
+@pytest_twisted.ensureDeferred
+async def test_who_gives_up_costs_no_connection(postgres_database, made, how):
+    """The statement ends, the unit is rolled back, and the next one has the same connection."""
+    database = made(postgres_database, pool=1)
+    (backend,) = await database.read(statement("select pg_backend_pid()"))
+    ran = []
+
+    async def work(tx):
+        if how == "unit":
+            await tx.execute("insert into filed (spool, filed_at) values ('never', 1)")
+        ran.append("asked")
+        await tx.row("select pg_sleep(0.3)")
+        ran.append("went on")
+
+    for _ in range(5):
+        ran.clear()
+        given_up = start(getattr(database, how)(work))
+        await until(lambda: ran)
+        given_up.cancel()
+        began = time.monotonic()
+        with pytest.raises(CancelledError):
+            await given_up
+        assert time.monotonic() - began < 0.2, "the caller does not wait for it"
+        assert await database.read(statement("select pg_backend_pid()")) == (backend,)
+        assert ran == ["asked"]
+    assert await database.read(spools) == set()
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_gives_up_in_line_leaves_the_line(postgres_database, made):
+    database = made(postgres_database, pool=1)
+    busy = start(database.read(statement("select pg_sleep(0.3)")))
+    await until(lambda: database.pool.busy == 1)
+    ran = []
+
+    async def work(tx):
+        ran.append(tx)
+
+    waiting = start(database.unit(work))
+    await until(lambda: database.pool.waiting == 1)
+    waiting.cancel()
+    with pytest.raises(CancelledError):
+        await waiting
+    assert database.pool.waiting == 0
+    await busy
+    await database.read(statement("select 1"))
+    assert not ran
 
 
 @pytest_twisted.ensureDeferred
