@@ -62,16 +62,22 @@ async def create_credential(
 
 async def find_credential(tx: Tx, name: str) -> Credential | None:
     """The credential of this SMTP user name, live or not: ask ``credential.check``, also when there is none."""
-    # A row is read and made a value of also when there is none: how long it takes must not tell.
-    row = await tx.row(
-        f"select 1, {_CREDENTIAL} from credential where name = ?"
-        " union all select 0, '-', '-', '-', 'capture', '-', ?, ?, 0, null, null"
-        " order by 1 desc limit 1",
-        (name, *_NOBODYS),
+    return (await credentials_of(tx, [name]))[name]
+
+
+async def credentials_of(tx: Tx, names: Sequence[str]) -> dict[str, Credential | None]:
+    """The same for some hundred user names at once, with one query."""
+    # A row is read and made a value of also where there is none: how long it takes must not tell.
+    numbered = ", ".join(f"({number}, ?)" for number in range(len(names)))
+    rows = await tx.rows(
+        "select n.column1, c.id, coalesce(c.id, '-'), coalesce(c.account, '-'), coalesce(c.name, '-'),"
+        " coalesce(c.purpose, 'capture'), coalesce(c.mailbox, '-'), coalesce(c.secret_sha256, ?),"
+        " coalesce(c.scram, ?), coalesce(c.created_at, 0), c.expires_at, c.revoked_at, c.mailbox"
+        f" from (values {numbered}) as n left join credential c on c.name = n.column2",
+        (*_NOBODYS, *names),
     )
-    assert row is not None
-    found = _credential(row[1:])
-    return found if row[0] else None
+    found = [(row[0], row[1], replace(_credential(row[2:-1]), mailbox=row[-1])) for row in rows]
+    return {names[number]: credential if id is not None else None for number, id, credential in found}
 
 
 async def credentials(tx: Tx, account: str, *, after: str = "", limit: int = 100) -> Sequence[Credential]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mailfarm.errors import Conflict, NotFound
+from mailfarm.errors import Conflict
 from mailfarm.ids import Ids
 from mailfarm.mailboxes import store
 from mailfarm.mailboxes.addresses import key_of
@@ -60,10 +60,11 @@ async def look(tx: Tx, wanted: Sequence[Wanted], default: DefaultMailbox) -> dic
     that this has to be made: ``ensure_default``."""
     addresses = [each.address for each in wanted if isinstance(each, ByAddress)]
     mailboxes = await store.by_addresses(tx, [*addresses, default.address]) if addresses else {}
+    named = await store.by_ids(tx, [each.id for each in wanted if isinstance(each, ById)])
     found: dict[Wanted, Leads] = {}
     for each in wanted:
         if isinstance(each, ById):
-            found[each] = await _by_id(tx, each)
+            found[each] = _by_id(named.get(each.id), each, tx.now)
             continue
         found[each] = _by_address(mailboxes, each.account, each.address, tx.now)
         if found[each].mailbox is None and each.account == default.account:
@@ -90,9 +91,7 @@ def _by_address(mailboxes: Mapping[str, Mailbox | None], account: str, address: 
     return Leads(mailbox, key_of(mailbox.address) == key_of(address))
 
 
-async def _by_id(tx: Tx, wanted: ById) -> Leads:
-    try:
-        mailbox = await store.find(tx, wanted.account, wanted.id)
-    except NotFound:
+def _by_id(mailbox: Mailbox | None, wanted: ById, now: int) -> Leads:
+    if mailbox is None or mailbox.account != wanted.account or not mailbox.live(now):
         return NOWHERE
-    return Leads(mailbox, True) if mailbox.live(tx.now) else NOWHERE
+    return Leads(mailbox, True)

@@ -123,6 +123,25 @@ async def test_a_credential_is_found_by_its_name_and_checked(house):
 
 
 @pytest_twisted.ensureDeferred
+async def test_credentials_are_found_together_with_the_same_work_for_those_that_are_none(house, monkeypatch):
+    secret = new_secret(os.urandom)
+    mailbox = await house.mailbox()
+    made = {}
+    for name, where in (("me", None), ("you", mailbox.id)):
+        made[name] = await house.unit(
+            store.create_credential, house.ids, house.account, secret.verifier, name=name, mailbox=where
+        )
+    of_values = []
+    real = store._credential
+    monkeypatch.setattr("mailfarm.accounts.store._credential", lambda row: of_values.append(row) or real(row))
+    names = ["me", "nobody", "you", "ME", "\x00", "'; --"]
+    found = await house.read(store.credentials_of, names)
+    assert found == dict.fromkeys(names) | made
+    assert [len(bytes(row[5])) for row in of_values] == [32] * 6
+    assert len({len(row[6]) for row in of_values}) == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_revoked_credential_is_no_good(house):
     secret = new_secret(os.urandom)
     made = await house.unit(store.create_credential, house.ids, house.account, secret.verifier, name="me")

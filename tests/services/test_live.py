@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import pytest_twisted
+from counted import Counted
 from farm_api import Browser, pump
 from farm_live import connect, listen
 from prometheus_client import CollectorRegistry
@@ -11,7 +12,10 @@ from test_api_guard import raw, serve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from mailfarm.accounts.store import ensure_account
 from mailfarm.backends.memory import MemoryBus
+from mailfarm.mailboxes import store
+from mailfarm.mailboxes.mailbox import NewMailbox
 from mailfarm.services.live.connection import Connection
 from mailfarm.services.live.service import Counts
 
@@ -97,6 +101,25 @@ async def test_watch_tells_of_mailboxes_and_coalesces_their_changes(farm, ask):
     assert len(client.of("mailbox")) < 20
     read = (await ask("GET", f"/v1/mailboxes/{box['id']}")).json
     assert client.of("mailbox")[-1]["mailbox"] == read
+
+
+@ensure
+async def test_hints_of_many_mailboxes_are_one_question_and_of_ones_own_account_alone(farm, ask):
+    boxes = [(await ask("POST", "/v1/mailboxes", {})).json for _ in range(30)]
+    stranger = (await farm.database.unit(lambda tx: ensure_account(tx, farm.ids, "other"))).id
+    theirs, _ = await farm.database.unit(lambda tx: store.create(tx, farm.ids, stranger, NewMailbox(), farm.domains))
+    counted = Counted(farm.database)
+    live = await listen(farm, database=counted)
+    client = await connect(live.listening[0].port)
+    client.say(op="watch")
+    await client.next("watching")
+    counted.statements = 0
+    watch = live._watches[farm.account]
+    watch._changed = dict.fromkeys([theirs.id, "gone", *(box["id"] for box in boxes)])
+    watch._soon()
+    await client.until(lambda self: len(self.of("mailbox")) == 30)
+    assert [frame["mailbox"]["id"] for frame in client.of("mailbox")] == [box["id"] for box in boxes]
+    assert counted.statements == 1
 
 
 @ensure
@@ -541,12 +564,12 @@ class LateBus(MemoryBus):
         self.open += 1
         bus = self
 
-        class Counted:
+        class Held:
             def stop(self) -> None:
                 bus.open -= 1
                 real.stop()
 
-        return Counted()
+        return Held()
 
 
 @ensure

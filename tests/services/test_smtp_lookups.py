@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from counted import Counted
 from loopback import wait_until
 from prometheus_client import CollectorRegistry
 from smtp_house import FREE, House, house
@@ -23,6 +24,7 @@ from mailfarm.backends.redis_link import RedisLink
 from mailfarm.config import SubmissionSettings
 from mailfarm.errors import DatabaseUnavailable
 from mailfarm.events import LOOKUP, MailboxChanged, Revoked
+from mailfarm.inbound.capture import ById
 from mailfarm.mailboxes import store
 from mailfarm.mailboxes.announce import announce
 from mailfarm.net import lookups
@@ -61,6 +63,26 @@ async def watched(folder: Path) -> AsyncIterator[tuple[House, Watched]]:
     async with house(folder) as h:
         h.database = Watched(h)
         yield h, h.database
+
+
+@pytest_twisted.ensureDeferred
+async def test_user_names_and_mailboxes_that_are_asked_for_together_are_one_question(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        counted = h.database = Counted(h.database)
+        service = await h.submission()
+        boxes = [await h.mailbox() for _ in range(20)]
+        for n in range(20):
+            await h.credential(f"user{n}")
+        counted.statements = 0
+        names = [service.login.credentials.ask(f"user{n}") for n in range(40)]
+        found = [(await each)[0] for each in names]
+        assert [each is not None for each in found] == [True] * 20 + [False] * 20
+        assert counted.statements == 2, "the first alone, and all that came meanwhile"
+        counted.statements = 0
+        wanted = [*(ById(box.id, h.account.id) for box in boxes), ById(boxes[0].id, "another's"), ById("none", "")]
+        ids = [await each for each in [service.directory.mailboxes.ask(each) for each in wanted]]
+        assert ids == [*(box.id for box in boxes), None, None]
+        assert counted.statements == 2
 
 
 @pytest_twisted.ensureDeferred

@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.internet.defer import DeferredLock
 
-from mailfarm.errors import NotFound, Temporary
+from mailfarm.errors import Temporary
 from mailfarm.events import Change, Event, MailboxClosed, MailboxOpened
 from mailfarm.mailboxes import store
 from mailfarm.mailboxes.announce import account_topic
@@ -100,13 +100,8 @@ class Watch:
             del self._changed[changed]
 
         async def work(tx: Tx) -> list[Mailbox]:
-            found = []
-            for changed in some:
-                try:
-                    found.append(await store.find(tx, self.account, changed))
-                except NotFound:  # gone since; that is told by its own event
-                    continue
-            return found
+            found = await store.by_ids(tx, some)  # who is gone since is told of by its own event
+            return [found[each] for each in some if each in found and found[each].account == self.account]
 
         try:
             for mailbox in await self._database.read(work):

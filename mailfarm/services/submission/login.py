@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from mailfarm.accounts.allowance import SetOf, again
 from mailfarm.accounts.credential import Credential, check
 from mailfarm.accounts.guesses import LONGEST_NAME, Guesses
-from mailfarm.accounts.store import find_credential
+from mailfarm.accounts.store import credentials_of
 from mailfarm.events import LOOKUP, Event, MailboxClosed, Revoked
 from mailfarm.mail.reply import Reply
 from mailfarm.net.clients import Visit, limited_as
@@ -127,7 +127,8 @@ class Login:
 
     async def _look(self, names: Sequence[str]) -> Mapping[str, Found[Known]]:
         async def look(tx: Tx) -> dict[str, Found[Known]]:
-            return {name: _found(await find_credential(tx, name), tx.now) for name in names}
+            found = await credentials_of(tx, names)
+            return {name: _found(found[name], tx.now) for name in names}
 
         return await self._database.read(look)
 
