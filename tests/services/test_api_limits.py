@@ -17,6 +17,7 @@ from mailfarm.accounts.limit_sets import read
 from mailfarm.backends.memory import MemoryBus, MemoryLimiter
 from mailfarm.errors import DatabaseUnavailable
 from mailfarm.net.lookups import FRESH
+from mailfarm.services.live.places import MOST_TOKENS
 
 PROXIES = [ip_network("10.87.0.0/23")]
 
@@ -312,6 +313,10 @@ async def test_a_token_has_so_many_websockets_however_it_is_shown(farm: Farm) ->
     for _ in range(2):  # the same token again is the same place
         second.say(op="auth", token=token)
         await second.next("authenticated")
+    for n in range(6):  # also in turn with another
+        second.say(op="auth", token=(other, token)[n % 2])
+        await second.next("authenticated")
+    assert sorted(limiter._places.values()) == [1, 2]
     refused = await connect(port, hello=False, authorization=f"Bearer {token}")
     assert not refused.open
     late = await connect(port)
@@ -320,8 +325,20 @@ async def test_a_token_has_so_many_websockets_however_it_is_shown(farm: Farm) ->
     assert late.ended[0] == 4429
     assert (await connect(port, authorization=f"Bearer {other}")).open
     first.sendClose()
-    await pump(lambda: sorted(limiter._places.values()) == [1, 1])
+    await pump(lambda: sorted(limiter._places.values()) == [1, 2])
     assert (await connect(port, authorization=f"Bearer {token}")).open
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_shows_so_many_tokens_and_no_more(farm: Farm) -> None:
+    live = await listen(farm, account=None, limiter=Counting(), limits=read("[set.default.token]\nwebsockets = 2"))
+    client = await connect(live.listening[0].port)
+    for _ in range(MOST_TOKENS):
+        client.say(op="auth", token=await farm.token())
+        await client.next("authenticated")
+    client.say(op="auth", token=await farm.token())
+    await client.until(lambda self: self.ended)
+    assert client.ended[0] == 4429
 
 
 @pytest_twisted.ensureDeferred
