@@ -15,9 +15,10 @@ MOST_TOLD: Final = 10
 
 
 class Transaction:
-    """``account`` is whose it is, empty while that is not known; ``mailboxes`` the ids, by recipient as it was said."""
+    """``account`` is whose it is, empty while that is not known; ``mailboxes`` the ids, by recipient as it was said;
+    ``taken`` how many RCPT were accepted, the same one again included, as the envelope has them."""
 
-    __slots__ = ("_refusals", "account", "mailboxes", "sender", "smtputf8", "unclaimed")
+    __slots__ = ("_refusals", "account", "mailboxes", "sender", "smtputf8", "taken", "unclaimed")
 
     def __init__(self, request: Mail, account: str, refusals: Refusals) -> None:
         self.sender = request.sender
@@ -25,6 +26,7 @@ class Transaction:
         self.account = account
         # By address, not by position: a look-up that was given up may still end after the next one.
         self.mailboxes: dict[str, str] = {}
+        self.taken = 0
         self.unclaimed = Unclaimed(refusals)
         self._refusals = refusals
 
@@ -32,6 +34,7 @@ class Transaction:
         """A recipient was accepted."""
         self.account = account
         self.mailboxes[address] = mailbox
+        self.taken += 1
         self.unclaimed.claim(account, mailbox)
 
     def all_refused(self, envelope: Envelope, refusal: Callable[[str], Refusal]) -> None:

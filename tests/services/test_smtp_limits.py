@@ -241,6 +241,25 @@ async def test_a_credential_has_its_share_of_sessions_messages_and_recipients(tm
             await client.close()
 
 
+@pytest.mark.parametrize("service", ["mx", "submission"])
+@pytest_twisted.ensureDeferred
+async def test_the_same_recipient_again_counts_at_rcpt_as_it_does_at_data(tmp_path: Path, service: str) -> None:
+    """What RCPT has let through is never more than DATA can ever allow."""
+    async with house(tmp_path) as h:
+        stopped(h)
+        limits = read("[set.default.account]\nrecipients_per_minute = 3\n")
+        if service == "mx":
+            port = (await h.mx(limits=limits)).listening["mx"].port
+        else:
+            port = (await h.submission(settings=CAPTURE, limits=limits)).listening["capture"].port
+        client, _ = await come(port)
+        replies = await deliver(client, *["inbox@mailfarm.test"] * 5)
+        assert codes(replies) == ["250", "250", "250", "250", "452 4.5.3", "452 4.5.3", "354", "250"]
+        ((spooled, _),) = await h.spooled()
+        assert len(spooled.envelope.recipients) == 3
+        await client.close()
+
+
 @pytest_twisted.ensureDeferred
 async def test_two_replicas_count_together_in_redis(tmp_path: Path, redis: Any) -> None:
     from prometheus_client import CollectorRegistry as Registry

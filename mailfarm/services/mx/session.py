@@ -89,8 +89,7 @@ class MxSession:
         if transaction.account and transaction.account != mailbox.account:
             return ANOTHER_ACCOUNT
         if mx.shares.any:
-            taken = len(transaction.mailboxes)
-            refused = await mx.shares.at_rcpt(said, mailbox.id, mailbox.account, taken)
+            refused = await mx.shares.at_rcpt(said, mailbox.id, mailbox.account, transaction.taken)
             if not self._connection.awaits(request):
                 return TOO_LATE
             if refused is not None:
@@ -116,7 +115,7 @@ class MxSession:
         refused = await mx.accept.room(envelope.size or 0)
         if refused is None and transaction is not None and mx.shares.any:
             refused = await mx.shares.at_data(
-                self._client, transaction.account, transaction.mailboxes.values(), len(envelope.recipients)
+                self._client, transaction.account, transaction.mailboxes.values(), transaction.taken
             )
         if refused is not None and transaction is not None and transaction is self._transaction:
             self._all_refused(transaction, envelope, refused)

@@ -100,8 +100,9 @@ class SubmissionSession:
             service.refusals.tell(transaction.account, refusal, self._mailbox)
             return reply
         if service.shares.any:
-            taken = len(transaction.mailboxes)
-            refused = await service.shares.at_rcpt(address, found, transaction.account, taken, self._credential_id)
+            refused = await service.shares.at_rcpt(
+                address, found, transaction.account, transaction.taken, self._credential_id
+            )
             if not self._connection.awaits(request):
                 return TOO_LATE
             if refused is not None:
@@ -118,7 +119,7 @@ class SubmissionSession:
                 self._client,
                 transaction.account,
                 transaction.mailboxes.values(),
-                len(envelope.recipients),
+                transaction.taken,
                 self._credential_id,
             )
         if refused is not None and transaction is not None and transaction is self._transaction:
