@@ -197,6 +197,7 @@ async def test_an_account_has_its_day_over_both_services(tmp_path: Path) -> None
         assert await send(sender, "x@y.example") == GOOD
         (refused,) = await deliver(sender, "x@y.example")
         assert refused.startswith("451 4.7.1 Too many messages for this account; try again in ")
+        await wait_until(lambda: h.refused)  # whose it is to see is looked up behind the answer
         assert (h.refused[-1].account, h.refused[-1].address) == (h.account.id, "")
         replies = await deliver(client, "inbox@mailfarm.test")
         assert codes(replies) == ["250", "450 4.7.1", "554 5.5.1"], "mx knows the account by the recipient"
@@ -249,7 +250,7 @@ async def test_the_same_recipient_again_counts_at_rcpt_as_it_does_at_data(tmp_pa
         stopped(h)
         limits = read("[set.default.account]\nrecipients_per_minute = 3\n")
         if service == "mx":
-            port = (await h.mx(limits=limits)).listening["mx"].port
+            port = (await h.mx(settings=BEHIND, limits=limits)).listening["mx"].port
         else:
             port = (await h.submission(settings=CAPTURE, limits=limits)).listening["capture"].port
         client, _ = await come(port)
