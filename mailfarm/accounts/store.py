@@ -60,6 +60,30 @@ async def create_credential(
     return made
 
 
+async def renew_credential(
+    tx: Tx, ids: Ids, account: str, verifier: Verifier, *, name: str, mailbox: str
+) -> tuple[Credential, bool]:
+    """The mailbox's credential of this name with another secret, alive from now on and without an end of its own; and
+    whether it was there before, so that an older secret ended. Raises Conflict (the name is another's)."""
+    changed = await tx.rows(
+        "update credential set secret_sha256 = ?, scram = ?, created_at = ?, expires_at = null, revoked_at = null"
+        f" where name = ? and account = ? and mailbox = ? returning {_CREDENTIAL}",
+        (verifier.sha256, verifier.scram, tx.now, name, account, mailbox),
+    )
+    if changed:
+        return _credential(changed[0]), True
+    return await create_credential(tx, ids, account, verifier, name=name, mailbox=mailbox), False
+
+
+async def revoke_credentials_of(tx: Tx, account: str, mailbox: str) -> tuple[str, ...]:
+    """End the credentials of a mailbox that have not ended yet; their ids."""
+    ended = await tx.rows(
+        "update credential set revoked_at = ? where account = ? and mailbox = ? and revoked_at is null returning id",
+        (tx.now, account, mailbox),
+    )
+    return tuple(id for (id,) in ended)
+
+
 async def find_credential(tx: Tx, name: str) -> Credential | None:
     """The credential of this SMTP user name, live or not: ask ``credential.check``, also when there is none."""
     return (await credentials_of(tx, [name]))[name]

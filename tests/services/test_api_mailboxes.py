@@ -6,6 +6,8 @@ from farm_api import Browser
 
 from mailfarm.accounts.credential import check
 from mailfarm.accounts.store import find_credential
+from mailfarm.events import LOOKUP
+from mailfarm.mailboxes import store
 
 ensure = pytest_twisted.ensureDeferred
 
@@ -34,6 +36,65 @@ async def test_an_empty_object_makes_a_mailbox_with_its_own_smtp_user(farm, ask)
     read = await ask("GET", f"/v1/mailboxes/{made.json['id']}")
     assert "smtp" not in read.json
     assert read.header("cache-control") == "no-store"
+
+
+@ensure
+async def test_a_password_is_renewed_and_revoked_and_those_who_remember_it_are_told(farm, ask):
+    box = (await ask("POST", "/v1/mailboxes", {})).json
+    path = f"/v1/mailboxes/{box['id']}/password"
+    told = []
+    await farm.bus.subscribe(LOOKUP, told.append)
+
+    async def look(tx):
+        found = await find_credential(tx, box["smtp"]["user"])
+        return found, [check(found, password, tx.now) for password in passwords]
+
+    passwords = [box["smtp"]["password"]]
+    for number in range(1, 3):
+        answer = await ask("POST", path)
+        assert (answer.status, answer.json["user"]) == (200, box["smtp"]["user"])
+        passwords.append(answer.json["password"])
+        credential, good = await farm.database.read(look)
+        assert good == [False] * number + [True]
+        assert (credential.mailbox, credential.account) == (box["id"], farm.account)
+        assert [(each.kind, each.what) for each in told] == [("credential", credential.id)] * number
+    assert (await ask("DELETE", path)).status == 204
+    assert (await farm.database.read(look))[1] == [False] * 3
+    assert len(told) == 3
+    assert (await ask("DELETE", path)).status == 204
+    assert len(told) == 3, "a second time changes nothing"
+    passwords.append((await ask("POST", path)).json["password"])
+    assert (await farm.database.read(look))[1] == [False] * 3 + [True]
+    assert (await ask("POST", path, {"password": "mine"})).problem == "invalid-value"
+
+
+@ensure
+async def test_the_password_of_a_mailbox_that_is_gone_or_anothers_is_not_there(farm, ask):
+    box = (await ask("POST", "/v1/mailboxes", {})).json
+    path = f"/v1/mailboxes/{box['id']}/password"
+    stranger = Browser(farm.api(account=None), await farm.token("other"))
+    reader = Browser(stranger.api, await farm.token("dev", ("mailboxes:read",)))
+    for method in ("POST", "DELETE"):
+        assert (await stranger(method, path)).problem == "not-found"
+        assert (await reader(method, path)).problem == "scope-missing"
+    assert (await ask("DELETE", f"/v1/mailboxes/{box['id']}")).status == 204
+    for method in ("POST", "DELETE"):
+        assert (await ask(method, path)).problem == "not-found"
+
+
+@ensure
+async def test_a_mailbox_without_a_user_of_its_own_is_given_one(farm, ask):
+    mailbox, _ = await farm.database.unit(lambda tx: store.ensure(tx, farm.ids, farm.account, "inbox@mailfarm.test"))
+    told = []
+    await farm.bus.subscribe(LOOKUP, told.append)
+    login = (await ask("POST", f"/v1/mailboxes/{mailbox.id}/password")).json
+
+    async def look(tx):
+        found = await find_credential(tx, login["user"])
+        return found.mailbox, check(found, login["password"], tx.now)
+
+    assert await farm.database.read(look) == (mailbox.id, True)
+    assert not told
 
 
 @ensure

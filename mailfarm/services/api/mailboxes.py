@@ -1,4 +1,4 @@
-"""GET, POST /v1/mailboxes; GET, PATCH, DELETE /v1/mailboxes/{id}."""
+"""GET, POST /v1/mailboxes; GET, PATCH, DELETE /v1/mailboxes/{id}; POST, DELETE /v1/mailboxes/{id}/password."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 from klein import Klein
 
+from mailfarm.accounts.credential import Credential
 from mailfarm.accounts.secret import new_secret
-from mailfarm.accounts.store import create_credential
-from mailfarm.events import LOOKUP, MailboxChanged, MailboxOpened, from_rfc3339
+from mailfarm.accounts.store import create_credential, renew_credential, revoke_credentials_of
+from mailfarm.events import LOOKUP, MailboxChanged, MailboxOpened, Revoked, from_rfc3339
 from mailfarm.ids import Ids, is_id
 from mailfarm.mailboxes import store
 from mailfarm.mailboxes.addresses import Domains
@@ -188,6 +189,57 @@ class Mailboxes(Resource):
         closed = await self._database.unit(lambda tx: store.delete(tx, self._ids, ask.account, ask.id))
         announce(self._bus, [closed])
         return Answer(status=204)
+
+    @route(
+        app,
+        "POST",
+        "/v1/mailboxes/<id>/password",
+        "Give a mailbox a new SMTP password",
+        name="renewPassword",
+        gives=Gives(200, "SmtpLogin"),
+        scope="mailboxes:write",
+        problems=("conflict",),
+    )
+    async def renew(self, ask: Ask) -> Answer:
+        """The user stays; the password before it is good no more, within five seconds everywhere. Also for a mailbox
+        that had none, or whose password was revoked. SMTP sessions that are signed in go on until they end."""
+        secret = new_secret(self._random)
+
+        async def work(tx: Tx) -> tuple[Credential, bool, int]:
+            mailbox = await store.find(tx, ask.account, ask.id)
+            return *await renew_credential(
+                tx, self._ids, ask.account, secret.verifier, name=mailbox.id, mailbox=mailbox.id
+            ), tx.now
+
+        made, again, now = await self._database.unit(work)
+        if again:
+            self._tell_revoked(ask.account, now, made.id)
+        return Answer({"user": made.name, "password": secret.text})
+
+    @route(
+        app,
+        "DELETE",
+        "/v1/mailboxes/<id>/password",
+        "Revoke a mailbox's SMTP password",
+        name="revokePassword",
+        gives=Gives(204),
+        scope="mailboxes:write",
+    )
+    async def revoke(self, ask: Ask) -> Answer:
+        """Nobody can sign in to SMTP for this mailbox any more, within five seconds everywhere; mail for its address
+        comes as before. A second time changes nothing. SMTP sessions that are signed in go on until they end."""
+
+        async def work(tx: Tx) -> tuple[tuple[str, ...], int]:
+            mailbox = await store.find(tx, ask.account, ask.id)
+            return await revoke_credentials_of(tx, ask.account, mailbox.id), tx.now
+
+        ended, now = await self._database.unit(work)
+        for each in ended:
+            self._tell_revoked(ask.account, now, each)
+        return Answer(status=204)
+
+    def _tell_revoked(self, account: str, now: int, credential: str) -> None:
+        self._bus.publish(LOOKUP, Revoked(self._ids.new(), account, now, "credential", credential))
 
 
 def _moment(members: Any, name: str) -> int | None:

@@ -196,8 +196,9 @@ SCHEMAS: dict[str, Schema] = {
     "NewMailbox": joined(
         _MAILBOX,
         "A mailbox just made, with its own SMTP user and password. The password is shown this once.",
-        smtp=thing(user=TEXT, password=TEXT),
+        smtp=named("SmtpLogin"),
     ),
+    "SmtpLogin": thing("An SMTP user and password. The password is shown this once.", user=TEXT, password=TEXT),
     "MailboxPage": thing(mailboxes=many(named("Mailbox")), next=maybe(ID)),
     "MessagePage": thing(messages=many(named("Summary")), cursor=CURSOR, next=maybe(COUNT)),
     "Message": joined(

@@ -52,7 +52,7 @@ DESCRIPTION
 
     A client address, and a token, may have only so many WebSockets open if MAILFARM_LIMITS says so: then 429 in the
     handshake, or 4429 after "auth"; a connection counts for each token it has shown, 20 at most. A token that is
-    revoked ends its connections at once, or within ten seconds where the bus has lost it.
+    revoked ends its connections at once, or within five seconds where the bus has lost it.
 
     Close codes: 1001 the service stops; 1009 a message is too large; 4008 too slow: connect again and go on after the
     last `seq` you had; 4401 the token is missing, unknown or has ended; 4429 too much at once.

@@ -30,7 +30,8 @@ DESCRIPTION
     A mailbox or a credential that was found is remembered: for five seconds, or until the bus says that it has changed,
     whichever comes first; never past its end. Only a right secret is answered from memory: before 535 the database is
     always asked. While it is away, those that were asked for within the last hour are known; with others AUTH is
-    answered 454 4.7.0, and RCPT 451 4.3.0.
+    answered 454 4.7.0, and RCPT 451 4.3.0. A password that the API has renewed or revoked opens no session any more;
+    those that are signed in go on until they end.
 
     Before content the queue and the folder for what comes in are asked for room, for the SIZE that was declared or else
     the largest allowed (452 4.3.1). Content is in memory up to 256 KiB, and 64 MiB for all sessions together; the rest
