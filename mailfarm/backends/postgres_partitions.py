@@ -161,6 +161,8 @@ async def _drop(tx: Tx, day: int) -> int:
 
 async def _delete_rest(tx: Tx) -> int:
     await tx.lock("mailbox", [])
+    # the tables first, in _drop's order, which wants content_rest as well: each would wait for the other
+    await tx.execute("lock table only content, only content_chunk in row exclusive mode")
     found = await tx.rows(
         "select id, until, size from content_rest where until <= ?"
         " and not exists (select 1 from message where message.content = content_rest.id) order by until limit ?",

@@ -24,9 +24,18 @@ from mailfarm.errors import NotFound, RowsUnavailable, Temporary
 from mailfarm.ids import Ids
 from mailfarm.mailboxes.announce import announce
 from mailfarm.mailboxes.content import Parsed
-from mailfarm.mailboxes.filing import MOST_ITEMS, MOST_MESSAGES, MOST_OCTETS, Filing, ToFile, file, to_file
+from mailfarm.mailboxes.filing import (
+    MOST_ITEMS,
+    MOST_MESSAGES,
+    MOST_OCTETS,
+    Filing,
+    MovedError,
+    ToFile,
+    file,
+    to_file,
+)
 from mailfarm.mailboxes.packing import Packer
-from mailfarm.ports import Attempt, Bus, Database, Queue
+from mailfarm.ports import Attempt, Bus, Database, Queue, Tx
 
 from .held import Held
 from .parse import kept, parse
@@ -41,6 +50,8 @@ TRIES_TO_PARSE = 3
 """The last of them alone: an entry that was lost twice is handed out by itself."""
 LONGEST_PAUSE = 15.0
 """Seconds between two tries of a unit."""
+MOST_MOVES = 3
+"""How often a batch is led to mailboxes that were made again; after that, mail for one that is gone is dropped."""
 TRIES_TOGETHER = 2
 """How often a batch of which the database can work on some, but not on all, is tried as a whole."""
 
@@ -280,15 +291,22 @@ class Pipeline:
     async def _unit(self, items: Sequence[_Item], tries: int) -> Filing:
         to_file = [item.to_file for item in items]
         delay = 0.25
+        moves = 0
         while True:
             try:
-                return await self._database.unit(lambda tx: file(tx, self._ids, to_file))
+                return await self._database.unit(self._work(to_file, follow=moves < MOST_MOVES))
+            except MovedError as moved:
+                to_file = [moved.led(each) for each in to_file]
+                moves += 1
             except Temporary as error:
                 if isinstance(error, RowsUnavailable):
                     tries -= 1
                     if not tries:
                         raise
                 delay = await self._later("the database did not take a batch; it is tried again", error, delay)
+
+    def _work(self, items: Sequence[ToFile], follow: bool) -> Callable[[Tx], Awaitable[Filing]]:
+        return lambda tx: file(tx, self._ids, items, follow=follow)
 
     async def _fail(self, attempt: Attempt, what: str, error: Exception) -> None:
         self._host.trouble(f"message {attempt.spooled.id}: {what}", error)

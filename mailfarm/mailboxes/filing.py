@@ -7,8 +7,8 @@ which its reader has deleted never comes back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -16,9 +16,10 @@ from mailfarm.events import Filed, Summary
 from mailfarm.ids import Ids
 from mailfarm.ports import NEVER, Spooled, Tx
 
-from . import changes
+from . import changes, copies
 from .changes import Growth, Place, event_row, marks, summary_text
 from .content import Parsed, dump_detail
+from .following import follow_addresses
 from .mailbox import SECOND
 from .match import address_key
 from .packing import Packed, Packer
@@ -43,11 +44,13 @@ class ToFile:
     spooled: Spooled
     parsed: Parsed
     packed: Packed = field(repr=False)
+    copy_key: bytes | None = None
 
 
 def to_file(packer: Packer, spooled: Spooled, parsed: Parsed, content: bytes) -> ToFile:
     """Make ready what a unit will file. Costs time by the size of the content."""
-    return ToFile(spooled, parsed, packer.pack(dump_detail(spooled.envelope, spooled.origin, parsed), content))
+    packed = packer.pack(dump_detail(spooled.envelope, spooled.origin, parsed), content)
+    return ToFile(spooled, parsed, packed, copies.copy_key(parsed.message_id, spooled.sha256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +71,37 @@ class Filing:
     known: tuple[str, ...]
 
 
-async def file(tx: Tx, ids: Ids, items: Sequence[ToFile]) -> Filing:
+class MovedError(Exception):
+    """Mail leads to mailboxes that are gone, and their addresses to others: file ``led`` the items instead, in a unit
+    that locks those."""
+
+    def __init__(self, moved: Mapping[str, tuple[str, ...]]) -> None:
+        super().__init__(f"mailboxes were made again: {len(moved)} messages lead elsewhere")
+        self._moved = moved
+
+    def led(self, item: ToFile) -> ToFile:
+        """The same with the mailboxes that are there now."""
+        mailboxes = self._moved.get(item.spooled.id)
+        return item if mailboxes is None else replace(item, spooled=replace(item.spooled, mailboxes=mailboxes))
+
+
+async def file(tx: Tx, ids: Ids, items: Sequence[ToFile], *, follow: bool = False) -> Filing:
     """File ``items`` in order: one message for each content and mailbox, however many recipients lead there. Only what
-    is newly filed is numbered. The number of statements does not grow with the number of mailboxes."""
+    is newly filed is numbered. The number of statements does not grow with the number of mailboxes.
+
+    With ``follow`` raises MovedError where a mailbox is gone whose address leads to another one of the account: it was
+    deleted and made again, and the listener had not heard of it.
+    """
     items = list({item.spooled.id: item for item in items}.values())
     wanted = sorted({mailbox for item in items for mailbox in item.spooled.mailboxes})
     await tx.lock("mailbox", wanted)  # in id order, so that two workers never wait for each other
     new = await _claim(tx, [item.spooled.id for item in items])
     places = await _places(tx, wanted)
+    if follow:
+        moved = await follow_addresses(tx, [item.spooled for item in items if item.spooled.id in new], places)
+        if moved:
+            raise MovedError(moved)
+    firsts = await copies.firsts(tx, _copy_keys(items, new, places))
     filed: list[Filed] = []
     dropped: list[Dropped] = []
     contents: list[tuple[ToFile, int]] = []
@@ -95,8 +121,11 @@ async def file(tx: Tx, ids: Ids, items: Sequence[ToFile]) -> Filing:
             where, retention = places[mailbox]
             last[mailbox] += 1
             summary = _summary(item, ids.new(), mailbox, last[mailbox], leads[mailbox])
+            if item.copy_key is not None:
+                first = firsts.setdefault((mailbox, item.copy_key), summary.id)
+                summary = summary if first == summary.id else replace(summary, duplicate_of=first)
             filed.append(Filed(ids.new(), where.account, mailbox, last[mailbox], tx.now, summary))
-            rows.append(_message(item, summary, retention, until, len(here) > 1))
+            rows.append(_message(item, summary, retention, until, len(here) > 1, tx.now))
     await _store(tx, contents, rows, filed)
     await changes.grow(tx, [Growth(where, last[id] - where.seq) for id, (where, _) in places.items()])
     return Filing(tuple(filed), tuple(dropped), tuple(item.spooled.id for item in items if item.spooled.id not in new))
@@ -134,6 +163,12 @@ async def _places(tx: Tx, wanted: Sequence[str]) -> dict[str, tuple[Place, int |
     return found
 
 
+def _copy_keys(items: Sequence[ToFile], new: set[str], places: Mapping[str, Any]) -> Iterator[copies.Key]:
+    for item in items:
+        if item.spooled.id in new and item.copy_key is not None:
+            yield from ((mailbox, item.copy_key) for mailbox in set(item.spooled.mailboxes) if mailbox in places)
+
+
 def _by_mailbox(spooled: Spooled) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for recipient, mailbox in zip(spooled.envelope.recipients, spooled.mailboxes, strict=True):
@@ -163,21 +198,25 @@ def _summary(item: ToFile, id: str, mailbox: str, seq: int, recipients: tuple[st
 
 def _until(item: ToFile, retentions: Sequence[int | None], now: int) -> int:
     """Up to when content is kept for the messages made of it."""
-    ends = [NEVER if each is None else _expiry(item, each) for each in retentions]
+    ends = [NEVER if each is None else _expiry(item, each, now) for each in retentions]
     return max(ends) if max(ends) <= now + PRUNED else NEVER
 
 
-def _expiry(item: ToFile, retention: int) -> int:
-    return item.spooled.accepted_at + retention * SECOND
+def _expiry(item: ToFile, retention: int, now: int) -> int:
+    """From when it was received, or filed, whichever is later: ``accepted_at`` is the listener's clock, which may be
+    behind, and mail that waited long in the queue was in nobody's mailbox meanwhile."""
+    return max(item.spooled.accepted_at, now) + retention * SECOND
 
 
 _MESSAGE = (
     "id", "mailbox", "content", "until", "size", "shared", "seq", "received_at", "expires_at", "sender", "from_key",
-    "summary", "message_id",
+    "summary", "message_id", "duplicate_of", "copy_key",
 )  # fmt: skip
 
 
-def _message(item: ToFile, summary: Summary, retention: int | None, until: int, shared: bool) -> tuple[Any, ...]:
+def _message(
+    item: ToFile, summary: Summary, retention: int | None, until: int, shared: bool, now: int
+) -> tuple[Any, ...]:
     return (
         summary.id,
         summary.mailbox,
@@ -187,11 +226,13 @@ def _message(item: ToFile, summary: Summary, retention: int | None, until: int, 
         int(shared),
         summary.seq,
         summary.received_at,
-        None if retention is None else _expiry(item, retention),
+        None if retention is None else _expiry(item, retention, now),
         address_key(summary.sender),
         "" if summary.from_ is None else address_key(summary.from_.address),
         summary_text(summary),
         summary.message_id,
+        summary.duplicate_of,
+        item.copy_key,
     )
 
 

@@ -57,7 +57,7 @@ class House:
     any case: for a queue."""
 
     def __init__(self, url: str = "") -> None:
-        self._url = url
+        self.url = self._url = url
         self._ahead = 0.0
         self.ids = Ids(self.clock, os.urandom)
         self.engine = Engine(None, clock=self.clock, deliver=reactor.callFromThread)

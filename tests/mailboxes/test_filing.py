@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import DeferredList
 
-from mailfarm.mailboxes import filing, messages, store
+from mailfarm.mailboxes import copies, filing, messages, store
 from mailfarm.mailboxes.mailbox import NewMailbox
 
 
@@ -116,7 +116,133 @@ async def test_retention_says_when_a_message_expires(house):
     mailbox = await house.mailbox(retention=60)
     (filed,) = (await house.file(house.item(mailbox))).filed
     stored = await house.read(messages.find, house.account, filed.message.id)
-    assert stored.expires_at == filed.message.received_at + 60_000_000
+    assert filed.message.received_at + 60_000_000 <= stored.expires_at <= house.clock() + 60_000_000
+    ahead = house.item(mailbox)  # its listener's clock is
+    ahead = replace(ahead, spooled=replace(ahead.spooled, accepted_at=house.clock() + 5_000_000))
+    (filed,) = (await house.file(ahead)).filed
+    stored = await house.read(messages.find, house.account, filed.message.id)
+    assert stored.expires_at == ahead.spooled.accepted_at + 60_000_000
+
+
+@pytest_twisted.ensureDeferred
+async def test_retention_counts_from_when_it_was_filed_if_the_listeners_clock_was_behind_or_it_waited_long(house):
+    mailbox = await house.mailbox(retention=300)
+    item = house.item(mailbox)
+    late = replace(item, spooled=replace(item.spooled, accepted_at=house.clock() - 600_000_000))
+    before = house.clock()
+    (filed,) = (await house.file(late)).filed
+    stored = await house.read(messages.find, house.account, filed.message.id)
+    assert stored.summary.received_at == late.spooled.accepted_at
+    assert before + 299_000_000 < stored.expires_at < house.clock() + 301_000_000
+    assert stored.content.until == stored.expires_at
+    assert list(await house.unit(messages.expire, house.ids, 10)) == []
+    house.ahead = 301
+    (expired,) = await house.unit(messages.expire, house.ids, 10)
+    assert expired.messages == (filed.message.id,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_came_twice_is_kept_twice_and_the_second_says_so(house):
+    mailbox, other = await house.mailbox(), await house.mailbox()
+
+    async def send(*boxes, message_id="<1@x.test>", content=b"h"):
+        item = house.item(*boxes, message_id=message_id)
+        spooled = replace(item.spooled, sha256=content * 32)
+        return replace(item, spooled=spooled, copy_key=copies.copy_key(message_id, spooled.sha256))
+
+    async def filed(*items):
+        return [event.message for event in (await house.file(*items)).filed]
+
+    (first,) = await filed(await send(mailbox))
+    second, third, unlike, elsewhere, bare, bare_again = await filed(
+        await send(mailbox),
+        await send(mailbox),
+        await send(mailbox, content=b"i"),
+        await send(other),
+        await send(mailbox, message_id=""),
+        await send(mailbox, message_id=""),
+    )
+    assert (second.duplicate_of, third.duplicate_of) == (first.id, first.id)
+    assert [m.duplicate_of for m in (first, unlike, elsewhere, bare, bare_again)] == [None] * 5
+    twice, again = await filed(await send(other, message_id="<2@x.test>"), await send(other, message_id="<2@x.test>"))
+    assert (twice.duplicate_of, again.duplicate_of) == (None, twice.id)
+    listed = (await house.list(mailbox)).messages
+    assert len(listed) == 6
+    assert {m.id: m.duplicate_of for m in listed}[second.id] == first.id
+    assert (await house.read(messages.find, house.account, third.id)).summary.duplicate_of == first.id
+    await house.delete(mailbox, [first.id])
+    (fourth,) = await filed(await send(mailbox))
+    assert fourth.duplicate_of == second.id  # the first that is still there
+
+
+@pytest_twisted.ensureDeferred
+async def test_looking_for_copies_is_one_question_and_reads_one_row_of_an_index_each(house):
+    mailbox = await house.mailbox()
+    for _ in range(3):
+        await house.file(*[house.item(mailbox, message_id="<1@x.test>") for _ in range(100)])
+
+    async def work(tx):
+        tx = Counting(tx)
+        items = [house.item(mailbox, message_id=f"<{n}@x.test>") for n in range(100)]
+        filed = (await filing.file(tx, house.ids, items)).filed
+        return tx.asked, sum(event.message.duplicate_of is not None for event in filed)
+
+    assert await house.database.unit(work) == (8, 1)
+
+    async def plan(tx):
+        explain = "explain" if house.url else "explain query plan"
+        return await tx.rows(
+            f"{explain} select v.column1, (select m.id from message m where m.mailbox = v.column1 and m.copy_key ="
+            " v.column2 order by m.seq limit 1) from (values (?, ?)) as v",
+            (mailbox.id, b"x" * 16),
+        )
+
+    text = str(await house.database.read(plan))
+    assert "message_copy" in text
+    assert "Sort" not in text
+    assert "TEMP B-TREE" not in text
+
+
+@pytest_twisted.ensureDeferred
+async def test_mail_for_a_mailbox_that_was_made_again_is_led_to_the_new_one(house):
+    async def again(address):
+        old = await house.mailbox(address=address)
+        await house.unit(store.delete, house.ids, house.account, old.id)
+        return old, await house.mailbox(address=address)
+
+    gone, new = await again("anna@mailfarm.test")
+    tagged, other = await again("bert@mailfarm.test")
+    stays = await house.mailbox(address="carl@mailfarm.test")
+    items = [
+        house.item(gone, stays, recipients=("Anna@mailfarm.test", "carl@mailfarm.test")),
+        house.item(tagged, recipients=("bert+tag@mailfarm.test",)),
+        house.item(gone, recipients=("nobody@mailfarm.test",)),
+    ]
+    with pytest.raises(filing.MovedError) as moved:
+        await house.unit(filing.file, house.ids, items, follow=True)
+    items = [moved.value.led(item) for item in items]
+    result = await house.unit(filing.file, house.ids, items, follow=True)
+    assert sorted(event.mailbox for event in result.filed) == sorted([new.id, stays.id, other.id])
+    assert [dropped.mailbox for dropped in result.dropped] == [gone.id]
+    assert (await house.unit(filing.file, house.ids, items, follow=True)).filed == ()
+
+
+@pytest_twisted.ensureDeferred
+async def test_mail_follows_its_address_into_no_other_account_and_away_from_no_credentials_mailbox(house):
+    elsewhere = await house.new_account("elsewhere")
+    gone = await house.mailbox(address="anna@mailfarm.test")
+    await house.unit(store.delete, house.ids, house.account, gone.id)
+    await house.mailbox(elsewhere, address="anna@mailfarm.test")
+    bert = await house.mailbox(address="bert@mailfarm.test")
+    item = house.item(gone, recipients=("bert@mailfarm.test",))
+    origin = replace(item.spooled.origin, service="submission", credential=house.ids.new())
+    captured = replace(item, spooled=replace(item.spooled, origin=origin))
+    items = [house.item(gone, recipients=("anna@mailfarm.test",)), captured]
+    result = await house.unit(filing.file, house.ids, items, follow=True)
+    assert (result.filed, len(result.dropped)) == ((), 2)
+    with pytest.raises(filing.MovedError) as moved:  # open capture is by recipient
+        await house.unit(filing.file, house.ids, [house.item(gone, recipients=("bert@mailfarm.test",))], follow=True)
+    assert bert.id in str(moved.value._moved)
 
 
 @pytest_twisted.ensureDeferred

@@ -99,14 +99,16 @@ async def test_what_is_kept_very_long_goes_with_its_message(house):
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_came_late_is_kept_no_longer_for_that(house):
+async def test_what_came_late_has_all_of_its_time_and_no_more(house):
     await pruned(house)
     mailbox = await house.mailbox(retention=60)
     item = house.item(mailbox)
     house.ahead = 5 * DAY  # it stood in the queue for so long
     await pruned(house)
     await house.file(item)
+    await pruned(house)
     assert await contents(house) == (1, 1, 0)
+    house.ahead = 6 * DAY + 61
     await pruned(house)
     assert await contents(house) == (0, 0, 0)
 

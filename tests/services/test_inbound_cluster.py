@@ -435,10 +435,10 @@ async def test_what_can_not_be_filed_is_set_aside_after_its_tries_and_listed(clu
     (box,) = boxes = [await house.mailbox()]
     real = pipeline.file
 
-    async def file(tx, ids, items):
+    async def file(tx, ids, items, **settings):
         if any(item.parsed.subject == "poison" for item in items):
             await tx.execute("select no_such_function()")
-        return await real(tx, ids, items)
+        return await real(tx, ids, items, **settings)
 
     monkeypatch.setattr(pipeline, "file", file)
     workers = [await cluster.worker(max_tries=2) for _ in range(2)]

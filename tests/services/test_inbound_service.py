@@ -168,6 +168,33 @@ async def test_mail_for_a_mailbox_that_has_gone_is_dropped_and_counted(works):
 
 
 @pytest_twisted.ensureDeferred
+async def test_mail_for_an_address_that_was_deleted_and_made_again_is_not_dropped(works):
+    house = works.house
+    old = await house.mailbox(address="anna@mailfarm.test")
+    await house.unit(store.delete, house.ids, house.account, old.id)
+    new = await house.mailbox(address="anna@mailfarm.test")
+    for _ in range(3):
+        await works.put(old)  # a listener that has not heard of it
+    service = await works.start()
+    await works.empty()
+    assert len((await house.list(new)).messages) == 3
+    assert (counted(service, "filed"), counted(service, "dropped")) == (3, 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_message_that_was_sent_twice_says_so_and_is_there_twice(works):
+    house = works.house
+    mailbox = await house.mailbox()
+    content = b"Message-ID: <1@x.test>\r\nSubject: hi\r\n\r\nhello"
+    for sent in (content, content, content + b"!"):
+        await works.put(mailbox, content=sent)
+    await works.start()
+    await works.empty()
+    listed = sorted((await house.list(mailbox)).messages, key=lambda message: message.seq)
+    assert [message.duplicate_of for message in listed] == [None, listed[0].id, None]
+
+
+@pytest_twisted.ensureDeferred
 async def test_one_that_cannot_be_filed_is_not_in_the_others_way(works, monkeypatch):
     house = works.house
     mailbox = await house.mailbox()
@@ -175,10 +202,10 @@ async def test_one_that_cannot_be_filed_is_not_in_the_others_way(works, monkeypa
         await works.put(mailbox, b"Subject: %s\r\n\r\nx" % (b"poison" if n == 3 else b"good"))
     real = pipeline.file
 
-    async def file(tx, ids, items):
+    async def file(tx, ids, items, **settings):
         if any(item.parsed.subject == "poison" for item in items):
             raise RuntimeError("poison")
-        return await real(tx, ids, items)
+        return await real(tx, ids, items, **settings)
 
     monkeypatch.setattr(pipeline, "file", file)
     service = await works.start()
