@@ -81,21 +81,28 @@ class RedisQueue:
         self._looking: Any = None
         self._checked = 0.0
         self._running = False
+        self._listening = False
         link.greet(self._check.look)
 
     async def start(self) -> None:
-        """Listen for hints and look at the figures from now on; returns at once. Start the link yourself."""
+        """Look at the figures from now on; returns at once. Start the link yourself. Who takes listens for hints from
+        the first take on, on a connection of its own: a listener, which only puts, needs none."""
         self._running = True
+        self._look_again()
+
+    async def _listen(self) -> None:
+        self._listening = True
         self._hints.subscribe(self._calls.hints).addErrback(lambda failure: None)
         await self._hints.start()
-        self._look_again()
 
     async def stop(self) -> None:
         """Listen no more. The link is yours to stop."""
         self._running = False
         if self._looking is not None and self._looking.active():
             self._looking.cancel()
-        await self._hints.stop()
+        if self._listening:
+            self._listening = False
+            await self._hints.stop()
 
     # Putting
 
@@ -189,6 +196,8 @@ class RedisQueue:
 
     async def look(self, limit: int, lease: float) -> Turn:
         """Lease what there is now. Raises QueueUnavailable."""
+        if self._running and not self._listening:
+            await self._listen()
         nonce = self._ids.new()
         batch = await self._calls.take(limit, int(lease * _SECOND), nonce, self._max_tries)
         attempts = []

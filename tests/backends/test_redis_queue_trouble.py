@@ -448,6 +448,25 @@ async def test_two_processes_share_the_work(own):
 
 
 @pytest_twisted.ensureDeferred
+async def test_who_only_puts_listens_for_nothing_and_has_three_connections(own):
+    def clients():
+        return [line for line in own.ask("client", "list").splitlines() if "cmd=client" not in line]
+
+    async with Working(own.url) as queue:
+        await queue.admit(0)
+        for _ in range(3):
+            await queue.put(spooled())
+        await queue.depth()
+        assert own.ask("pubsub", "channels") == ""
+        assert len(clients()) == 3
+        taken = []
+        while len(taken) < 3:
+            taken += await queue.take(10, LONG)
+        await until(lambda: own.ask("pubsub", "channels") != "")
+        assert len(clients()) == 4
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_put_in_one_process_wakes_a_worker_in_another_at_once(own):
     async with Working(own.url) as one, Working(own.url) as other:
         took = []

@@ -1,4 +1,4 @@
-"""Several workers, sweeps and readers at the same mailboxes, on PostgreSQL, where they do not take turns of themselves."""
+"""Several workers, sweeps and readers at the same mailboxes, on PostgreSQL, where they do not take turns by nature."""
 
 from __future__ import annotations
 
