@@ -70,7 +70,7 @@ load() { # NAME: into a database of its own
     pg_restore --jobs=2 --exit-on-error --no-owner --no-privileges --dbname="$fresh" "$here/$1" &
     every_ten_seconds loaded
     echo "loaded; looking through it for the planner"
-    ask "$fresh" "analyze"
+    PGOPTIONS='-c client_min_messages=error' ask "$fresh" "analyze" # of what is the server's own it says that it may not
     echo "it has $(count_of mailbox) mailboxes, $(count_of message) messages"
 }
 count_of() { ask "$fresh" "select count(*) from $1"; }
