@@ -90,7 +90,7 @@ class Place:
         """Make one."""
         path = self.folder / "farm.dump"
         path.touch()
-        assert "schema version 1" in self.run("dump", path.name)
+        assert "schema version " in self.run("dump", path.name)
         return path
 
 
@@ -109,7 +109,7 @@ def test_what_was_dumped_takes_the_place_of_what_is_there(place: Place) -> None:
     place.file("2")
     place.ask("delete from message where id = '1'")
     said = place.run("look", path.name, str(path.stat().st_size)).splitlines()
-    assert "schema: 1:1" in [line.strip() for line in said]
+    assert any(line.startswith("schema: 1:1") for line in said)
     assert "it has 1 mailboxes, 1 messages" in place.run("load", path.name)
     assert len(place.ask("select id from message")) == 1  # nothing has changed yet
     assert place.run("left").split() == [f"{place.name}_restored"]
