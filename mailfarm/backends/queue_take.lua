@@ -1,19 +1,37 @@
 #!lua flags=allow-oom
--- Hand out entries, the oldest first. ARGV: limit, lease (µs), fence, most tries, octets to hand out at most.
+-- Hand out entries, the oldest first. ARGV: limit, lease (µs), fence, most tries, octets to hand out at most, how many µs
+-- ago the server began to be away or to refuse for the taker, and when that was last so (-1: it was not).
 -- Answers: µs until an entry comes by itself (-1: none will), whether what is handed out must be alone, whether there
 -- may be more, and the entries: number, tries, id, size, form, key of the pieces, content.
 local limit, lease, fence = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local most_tries, most_octets = tonumber(ARGV[4]), tonumber(ARGV[5])
+local outage_began, outage_ended = tonumber(ARGV[6]), tonumber(ARGV[7])
 local AT_ONCE, STEP, ALONE_AFTER = 1000, 16, 2
 local now = clock()
 
-local ended = redis.call('ZRANGEBYSCORE', LEASED, '-inf', whole(now), 'LIMIT', 0, AT_ONCE)
+-- Whether a lease that ended then could not be extended, as a worker does every third of it.
+local function excused(at)
+  return outage_began >= 0 and at >= now - outage_began - lease / 3 and at <= now - outage_ended + lease / 3
+end
+
+local scored = redis.call('ZRANGEBYSCORE', LEASED, '-inf', whole(now), 'WITHSCORES', 'LIMIT', 0, AT_ONCE)
+local ended, ends = {}, {}
+for at = 1, #scored, 2 do
+  ended[#ended + 1], ends[#ends + 1] = scored[at], tonumber(scored[at + 1])
+end
 if #ended > 0 then
   local turns = redis.call('HMGET', TURNS, unpack(ended))
   for at, number in ipairs(ended) do
     local turn = read_turn(turns[at])
     if turn then
-      turn.reason = LOST
+      if excused(ends[at]) then
+        turn.tries = turn.tries - 1
+        if turn.reason ~= LOST then
+          turn.reason = AWAY
+        end
+      else
+        turn.reason = LOST
+      end
       if turn.tries >= most_tries then
         turn.fence = '-'
         redis.call('ZADD', ASIDE, number, number)

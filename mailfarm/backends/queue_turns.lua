@@ -15,6 +15,7 @@
 -- A turn is "tries fence size id pieces reason"; fence and pieces are "-" when there are none.
 local STREAM, IDS, COUNTS, TURNS, LEASED, READY, DUE, PAUSED, ASIDE = unpack(KEYS)
 local GROUP, CONSUMER, LOST = 'workers', 'mailfarm', 'the worker went away'
+local AWAY = 'the queue could not be written'
 
 -- Microseconds since 1970 on the server's clock, the only one that decides about leases and pauses.
 local function clock()

@@ -381,6 +381,7 @@ class RedisQueue:
 
     def _not_measured(self, failure: Any) -> None:
         self._metrics.up.set(0)
+        self._calls.outage.failed()
         if not failure.check(MailfarmError, CancelledError):
             _log.failure("the figures of the queue {name} could not be read", failure=failure, name=self.name)
 

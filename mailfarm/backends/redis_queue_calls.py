@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from mailfarm.errors import LeaseLost, NotFound, QueueFull, QueueUnavailable
 from mailfarm.ports import Depth
 
+from .queue_outage import Outage
 from .redis_connection import Argument, RedisAway, RedisRefused
 from .redis_link import RedisLink, Script
 from .redis_queue_metrics import ShardMetrics
@@ -27,6 +28,7 @@ PIECES_KEPT = 600
 """Seconds without a new piece after which content that got no entry is gone."""
 
 _MOST_FENCES = 1000
+_HOLDING = ("take", "extend")  # what shows whether a worker can hold on to what it has
 
 
 class Put(NamedTuple):
@@ -82,6 +84,7 @@ class Calls:
         self.link = link
         self.prefix = f"mailfarm:{{{name}}}"
         self._metrics = metrics
+        self.outage = Outage(link.reactor.seconds)
         parts = ("entries", "ids", "counts", "turns", "leased", "ready", "due", "paused", "aside")
         self._keys = tuple(f"{self.prefix}:{part}" for part in parts)
         self._replicas = 1 if link.replicated else 0
@@ -130,7 +133,8 @@ class Calls:
         await self._ask("unlink", "UNLINK", key, lane=LARGE)
 
     async def take(self, limit: int, lease: int, nonce: str, most_tries: int) -> Batch:
-        due, alone, more, entries = await self._call("take", self._take, (limit, lease, nonce, most_tries, TAKE_OCTETS))
+        args = (limit, lease, nonce, most_tries, TAKE_OCTETS, *self.outage.span)
+        due, alone, more, entries = await self._call("take", self._take, args)
         taken = [
             Taken(int(number), tries, id.decode(), int(size), form, pieces.decode(), content)
             for number, tries, id, size, form, pieces, content in entries
@@ -229,7 +233,11 @@ class Calls:
             )
         except RedisAway as error:
             self._metrics.failed(name)
+            if name in _HOLDING:
+                self.outage.failed()
             raise _translated(error) from error
+        if name in _HOLDING:
+            self.outage.worked()
         self._metrics.called(name, link.reactor.seconds() - began)
         return answer
 

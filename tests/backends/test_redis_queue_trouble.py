@@ -17,7 +17,9 @@ import pytest_twisted
 from redis_house import Working, calls, server, start
 from servers import free_port
 from spooled_samples import DEADLINE, IDS, octets, soon, spooled, until
+from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from mailfarm.backends import redis_queue
@@ -500,6 +502,49 @@ async def test_whoever_was_in_the_same_hands_as_a_killer_is_not_set_aside(compon
             assert done == {mail.id for mail in others}
             (entry,) = await queue.inspect("aside")
             assert entry.id == killer.id
+
+
+async def away_for_longer_than_a_lease(queue, own, how):
+    if how == "refusing":  # as behind Sentinel while the replica is away
+        own.ask("config", "set", "min-replicas-to-write", "1")
+    else:
+        own.kill()
+    ends = time.monotonic() + 1.0
+    while time.monotonic() < ends:
+        with pytest.raises(QueueUnavailable):
+            await queue.take(1, 0.6)
+        await deferLater(reactor, 0.05)
+    if how == "refusing":
+        own.ask("config", "set", "min-replicas-to-write", "0")
+    else:
+        own.start()
+
+
+async def take_again(queue, lease):
+    while True:
+        try:
+            if attempts := await queue.take(1, lease, DEADLINE):
+                return attempts[0]
+        except QueueUnavailable:
+            await deferLater(reactor, 0.01)
+
+
+@pytest.mark.parametrize("how", ["refusing", "killed"])
+@pytest_twisted.ensureDeferred
+async def test_a_lease_that_ended_because_the_server_was_away_is_no_try(own, how):
+    async with Working(own.url, max_tries=2) as queue:
+        mail = spooled()
+        await queue.put(mail)
+        assert (await take_again(queue, 0.6)).tries == 1
+        for _ in range(3):
+            await away_for_longer_than_a_lease(queue, own, how)
+            attempt = await soon(start(take_again(queue, 0.6)))
+            assert (attempt.spooled.id, attempt.tries) == (mail.id, 1)
+    async with Working(own.url, max_tries=2) as queue:  # a process that starts excuses nobody
+        assert (await soon(start(take_again(queue, 0.1)))).tries == 2
+        assert list(await queue.take(1, LONG, 0.5)) == []
+        (entry,) = await queue.inspect("aside")
+        assert entry.reason == "the worker went away"
 
 
 @pytest_twisted.ensureDeferred
