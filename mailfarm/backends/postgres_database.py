@@ -58,8 +58,8 @@ _log = Logger()
 
 
 class Caller:
-    """Who waits for a unit. Once it has given up, no further statement of the unit is asked: what is under way ends, and
-    nothing is kept. So who gives up costs no connection, which would be dear to make anew."""
+    """Who waits for a unit. Once it has given up, no further statement of the unit is asked: what is under way ends,
+    and nothing is kept. So who gives up costs no connection, which would be dear to make anew."""
 
     __slots__ = ("gave_up", "link", "running")
 

@@ -224,8 +224,8 @@ async def test_small_mail_stays_in_its_row(house, partitions):
 
     async def toasted(tx):
         return await tx.rows(
-            "select c.relname, pg_relation_size(c.reltoastrelid) from pg_class c where c.relkind = 'r' and c.relname ~ '^content_[0-9n]'"
-            " and pg_relation_size(c.oid) > 0"
+            "select c.relname, pg_relation_size(c.reltoastrelid) from pg_class c"
+            " where c.relkind = 'r' and c.relname ~ '^content_[0-9n]' and pg_relation_size(c.oid) > 0"
         )
 
     rows = await house.database.read(toasted)

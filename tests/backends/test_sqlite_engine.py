@@ -166,7 +166,8 @@ async def test_a_commit_that_fails_fails_everyone_in_the_group(engine):
     def orphan(db):
         db.execute("PRAGMA defer_foreign_keys=ON")  # so that the COMMIT finds it
         db.execute(
-            "INSERT INTO token (id, account, name, secret_sha256, scopes, created_at) VALUES ('t', 'nobody', 'x', x'00', '', 0)"
+            "INSERT INTO token (id, account, name, secret_sha256, scopes, created_at)"
+            " VALUES ('t', 'nobody', 'x', x'00', '', 0)"
         )
 
     gate = Gate(engine)

@@ -32,8 +32,8 @@ from mailfarm.mail.envelope import Envelope, Recipient
 from mailfarm.mailboxes import filing
 from mailfarm.mailboxes.addresses import Domains
 from mailfarm.mailboxes.content import Head, Parsed, Part
-from mailfarm.mailboxes.packing import Packer
 from mailfarm.mailboxes.feed import Feeds
+from mailfarm.mailboxes.packing import Packer
 from mailfarm.ports import Origin, Spooled
 from mailfarm.services.api import Api
 
