@@ -25,7 +25,7 @@ dev: setup-dev ## set everything up and start mailfarm on this machine
 	@exec .venv/bin/mailfarm dev $(ARGS)
 
 test: setup-test check stack-images ## set up, check and run every test, and a short journey of the stack
-	$(if $(ARGS),,@$(call within,240,the journey of the stack,$(PY) -m pytest $(JOURNEY) -ra))
+	$(if $(ARGS),,@$(call within,240,the journey of the stack,$(PY) -m pytest $(JOURNEY) -o faulthandler_timeout=400 -ra))
 	$(PY) -m pytest -n $(JOBS) --dist worksteal -ra $(if $(ARGS),$(ARGS),--ignore $(JOURNEY))
 
 stack-test: setup-test stack-images ## deploy the stack on a Swarm of its own, update it and break it (25 minutes; root)
