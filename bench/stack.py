@@ -33,10 +33,10 @@ import report
 
 sys.path += [str(report.RESULTS.parents[1] / "tests" / "stack"), str(report.RESULTS.parents[1] / "tests")]
 
-from deployment import HOST, MX, Deployment
 from engine import LabError
 from images import build
 from lab import LOCK, Lab, turn
+from swarm_deployment import HOST, MX, Deployment
 from watching import resolve
 
 from mailfarm.sdk import Farm, FarmError

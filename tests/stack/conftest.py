@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from deployment import HOST, Deployment
 from engine import missing
 from images import build
 from lab import LOCK, ROOT, Lab, turn
 from leftovers import leftovers
+from swarm_deployment import HOST, Deployment
 from table import Table
 from watching import resolve
 

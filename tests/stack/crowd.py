@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from deployment import MX, Deployment
+from swarm_deployment import MX, Deployment
 
 _AT_ONCE = 200
 

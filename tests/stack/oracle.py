@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from deployment import Deployment
 from ledger import Found, Steady, check
+from swarm_deployment import Deployment
 
 from mailfarm.sdk import Inbox
 

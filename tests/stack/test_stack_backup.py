@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from deployment import MX, SUBMISSION, Deployment, send
 from engine import LabError
 from lab import ROOT
 from ledger import Steady
+from swarm_deployment import MX, SUBMISSION, Deployment, send
 from table import Table
 from trial import a_plan
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from deployment import MX, Deployment, send
 from engine import LabError
+from swarm_deployment import MX, Deployment, send
 from table import Table
 from trial import trial
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
-from deployment import MX, Deployment, send
+from swarm_deployment import MX, Deployment, send
 from table import Table
 from watching import WebSocket
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from deployment import MX, Deployment, send
+from swarm_deployment import MX, Deployment, send
 from table import Table
 from trial import Trial, trial
 
@@ -21,14 +21,17 @@ STATELESS = ("mx", "submission", "inbound", "api", "live")
 
 
 def test_a_machine_loses_power(stack: Deployment, table: Table, tmp_path: Path) -> None:
-    """Node 3 of three managers: it has a shard of the queue, and what was put there is there when it is back."""
+    """One of three managers: it has a shard of the queue, and what was put there is there when it is back."""
+    (shard,) = stack.replicas("redis-queue-2")
+    (postgres,) = stack.replicas("postgres")
+    assert shard.machine != postgres.machine, "each store on a machine of its own"
     with trial(stack, table, tmp_path, "a machine loses power, and is back", watch=("websocket", "wait")) as run:
         began = time.monotonic()
-        stack.lab.kill(3)
+        stack.lab.kill(shard.machine)
         flows = run.steady.flowing(20)
         there = lambda: all(len(stack.replicas(word)) == 2 for word in STATELESS)  # noqa: E731
         replaced = stack.until(there, 120, "replicas on the machines that are left")
-        stack.lab.power_on(3)
+        stack.lab.power_on(shard.machine)
         stack.until(stack.converged, 180, "the stack with its third machine")
         run.took = time.monotonic() - began
         run.remarks = f"20 more messages after {flows:.1f} s, replicas replaced after {replaced:.0f} s"

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from deployment import ALTERNATIVE, HOST, MX, SUBMISSION, TLS, Deployment, send
 from ledger import Steady
 from oracle import judged
+from swarm_deployment import ALTERNATIVE, HOST, MX, SUBMISSION, TLS, Deployment, send
 from table import Table
 from traffic import Plan
 from watching import WebSocket

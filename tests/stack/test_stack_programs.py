@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from deployment import HOST, SUBMISSION, Deployment
+from swarm_deployment import HOST, SUBMISSION, Deployment
 
 from mailfarm.cli import main
 from mailfarm.sdk import Farm

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from deployment import SUBMISSION, Deployment
+from swarm_deployment import SUBMISSION, Deployment
 from table import Table
 from trial import trial
 

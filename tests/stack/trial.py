@@ -21,9 +21,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from deployment import MX, Deployment
 from ledger import Found, Steady
 from oracle import judged
+from swarm_deployment import MX, Deployment
 from table import Table
 from traffic import Plan
 from watcher import Watcher
