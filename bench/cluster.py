@@ -84,7 +84,7 @@ class Stores:
         """Messages in all mailboxes."""
         with self._connection.cursor() as cursor:
             cursor.execute("select count(*) from message")
-            (count,) = cursor.fetchone()  # type: ignore[misc]
+            (count,) = cursor.fetchone()  # type: ignore[misc]  # count(*) has a row
             return int(count)
 
     def cpu(self) -> dict[str, float]:

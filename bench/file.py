@@ -95,6 +95,7 @@ class Farm:
 
 @asynccontextmanager
 async def on_sqlite(where: Path) -> AsyncIterator[Farm]:
+    # mypy takes the reactor for a module
     engine = Engine(where / "bench.sqlite", clock=clock, deliver=reactor.callFromThread)  # type: ignore[attr-defined]
     bus = MemoryBus()
 
@@ -127,7 +128,7 @@ async def on_servers(where: Path) -> AsyncIterator[Farm]:
 
             def size() -> int:
                 cursor.execute("select pg_database_size(current_database())")
-                return int(cursor.fetchone()[0])  # type: ignore[index]
+                return int(cursor.fetchone()[0])  # type: ignore[index]  # count(*) has a row
 
             yield Farm("PostgreSQL + Redis", queue, database, buses[0], buses[1], size, postgres, redis)
             for each in running:
@@ -204,7 +205,7 @@ async def row(farm: Farm, kind: str, mailboxes: int, count: int, profile: bool) 
     cpu, began, others = farm.cpu(), time.monotonic(), report.Others()
     await inbound.start()
     while bus.count < count:
-        await deferLater(reactor, 0.005)  # type: ignore[arg-type]
+        await deferLater(reactor, 0.005)  # type: ignore[arg-type]  # mypy takes it for a module
         if time.monotonic() > began + PATIENCE:
             raise SystemExit(f"only {bus.count} of {count} were filed within {PATIENCE:g} s")
     cores = others.cores()
@@ -251,12 +252,13 @@ async def paced(farm: Farm, mails: Sequence[bytes], count: int) -> list[float]:
     putting = []
     began = time.monotonic()
     for number in range(count):
+        # mypy takes the reactor for a module
         await deferLater(reactor, max(0.0, began + number / PACE - time.monotonic()))  # type: ignore[arg-type]
         putting.append(Deferred.fromCoroutine(put(number)))
     await gatherResults(putting)
     ends = time.monotonic() + 30
     while len(heard) < count and time.monotonic() < ends:
-        await deferLater(reactor, 0.005)  # type: ignore[arg-type]
+        await deferLater(reactor, 0.005)  # type: ignore[arg-type]  # mypy takes it for a module
     subscription.stop()
     return sorted(max(0.0, heard[at] - then) for at, then in answered.items() if at in heard)
 

@@ -57,14 +57,14 @@ class Connection(txredisapi.RedisProtocol):
     def tell(self, *args: Argument) -> None:
         """Send a command whose answer, if any, is pushed: SUBSCRIBE and UNSUBSCRIBE."""
         if self.connected and not self._why:
-            self.transport.write(hiredis.pack_command(args))  # type: ignore[arg-type]
+            self.transport.write(hiredis.pack_command(args))  # type: ignore[arg-type]  # the stub is narrower
 
     def send(self, *args: Argument, timeout: float | None = None) -> Deferred[Any]:
         """Send a command. Fails with RedisAway after ``timeout`` seconds at the latest, RedisRefused."""
         if not self.connected or self._why:
             return fail(RedisAway(self._why or "the connection has ended"))
         try:
-            packed = hiredis.pack_command(args)  # type: ignore[arg-type]
+            packed = hiredis.pack_command(args)  # type: ignore[arg-type]  # the stub is narrower
         except UnicodeEncodeError as error:
             return fail(ValueError(f"a command cannot be sent: {error.reason}"))
         answer: Deferred[Any] = Deferred()
