@@ -121,7 +121,6 @@ def _run_together(connection: sqlite3.Connection, run: Together, jobs: list[Job]
     else:
         for job in jobs:
             # mypy infers no type for a lambda whose default binds the loop variable
-            # the default binds the item; mypy cannot infer such a lambda
             _run(connection, job, lambda db, item=job.item: run(db, [item])[0])  # type: ignore[misc]
 
 

@@ -79,7 +79,6 @@ class SpillContent:
             if self._file is None:
                 whole = len(self._memory) <= CHUNK and isinstance(self._memory, bytes)
                 # _memory is bytes or a bytearray by then; mypy does not follow that through `whole`
-                # bytes when it is whole: mypy cannot know
                 yield self._memory if whole else bytes(self._memory[start : start + CHUNK])  # type: ignore[misc]
             else:
                 yield _read_all(self._file, min(CHUNK, self.size - start), start)

@@ -150,7 +150,7 @@ def status_site(status: Status) -> Site:
     site.noisy = False
     site.displayTracebacks = False
     # the documented way to have no access log is to replace the method
-    site.log = lambda request: None  # type: ignore[method-assign, assignment]  # see above
+    site.log = lambda request: None  # type: ignore[method-assign, assignment]  # the method is replaced on purpose
     return site
 
 

@@ -120,7 +120,6 @@ def begin(form: Literal["json", "text"], level: str, fd: int = 2) -> LineLog:
     line_log = LineLog(fd, form)
     least = LogLevel.levelWithName(level)
     # a function is an observer to Twisted; zope's interfaces are not types to mypy
-    # mypy does not know zope.interface
     observer: Any = FilteringLogObserver(line_log, [LogLevelFilterPredicate(defaultLogLevel=least)])  # type: ignore[arg-type, list-item]
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)  # shows warnings too
     route_logging()
