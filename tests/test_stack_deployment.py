@@ -69,3 +69,21 @@ def test_an_image_with_a_path_is_in_a_registry(deployment: Any) -> None:
     for image in ("registry.example.org/mailfarm:1", "someone/mailfarm:1", "localhost:5000/mailfarm:1"):
         assert deployment.docker.in_registry(image)
     assert not deployment.docker.in_registry("mailfarm:1")
+
+
+def test_nothing_may_use_more_cpus_than_the_smallest_node_has(deployment: Any, capsys: Any) -> None:
+    def node(name: str, cpus: float) -> dict[str, Any]:
+        return {"Description": {"Hostname": name, "Resources": {"NanoCPUs": int(cpus * 1e9)}}}
+
+    found = {"MAILFARM_CPUS": "1.5"}
+    deployment.checks.fit_cpus([node("large", 8), node("small", 2)], found)
+    assert found == {"MAILFARM_CPUS": "1.5", "MAILFARM_POSTGRES_CPUS": "2"}
+    assert "MAILFARM_POSTGRES_CPUS is 2, for node small" in capsys.readouterr().out
+    with pytest.raises(deployment.docker.Missing, match="MAILFARM_CPUS: 'many'"):
+        deployment.checks.fit_cpus([], {"MAILFARM_CPUS": "many"})
+
+
+def test_as_many_cpus_as_the_files_say(deployment: Any) -> None:
+    texts = "".join(file.read_text("utf-8") for file in FILES)
+    for name, many in deployment.checks.CPUS.items():
+        assert f"${{{name}:-{many:g}}}" in texts

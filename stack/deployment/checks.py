@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 from .docker import STACK, Docker, Missing, host, in_registry, say
 from .labels import check_labels, check_shards, label_nodes, stateful
@@ -22,6 +23,8 @@ IMAGES = {  # as in mailfarm.yml
     "MAILFARM_POSTGRES_IMAGE": "postgres:15-bookworm",
 }
 SUBNET = "10.87.0.0/23"
+CPUS = {"MAILFARM_CPUS": 2.0, "MAILFARM_POSTGRES_CPUS": 4.0}
+"""How many CPUs a service may use, as in mailfarm.yml: each of most services, and PostgreSQL."""
 
 
 def check(docker: Docker, found: dict[str, str], files: Sequence[Path], *, change: bool) -> None:
@@ -41,6 +44,7 @@ def check(docker: Docker, found: dict[str, str], files: Sequence[Path], *, chang
     for node in nodes:
         if node not in ready:
             say(f"  note: node {host(node)} is {node['Status']['State']} and {node['Spec']['Availability']}")
+    fit_cpus(ready, found)
     texts = [file.read_text("utf-8") for file in files]
     whose = stateful(texts, found)
     wrong = [
@@ -56,6 +60,19 @@ def check(docker: Docker, found: dict[str, str], files: Sequence[Path], *, chang
         raise Missing("\n".join(wrong))
     label_nodes(docker, nodes, ready, whose, change=change)
     say(f"  Docker {version}, {len(ready)} of {len(nodes)} nodes ready, {swarm['Managers']} managers")
+
+
+def fit_cpus(ready: Sequence[dict[str, Any]], found: dict[str, str]) -> None:
+    """An engine starts nothing that may use more CPUs than it has, so the smallest node says how many."""
+    fewest = min(((n["Description"]["Resources"]["NanoCPUs"] / 1e9, host(n)) for n in ready), default=None)
+    for name, many in CPUS.items():
+        try:
+            many = float(found.get(name) or many)
+        except ValueError:
+            raise Missing(f"{name}: {found[name]!r} is no number of CPUs; write 2 or 0.5") from None
+        if fewest and many > fewest[0]:
+            found[name] = f"{fewest[0]:g}"
+            say(f"  note: {name} is {fewest[0]:g}, for node {fewest[1]} has no more than that")
 
 
 def check_subnet(docker: Docker, found: Mapping[str, str]) -> Iterator[str]:
