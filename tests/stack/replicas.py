@@ -104,11 +104,16 @@ class Services:
         return {name: float(value) for name, _, value in pairs}
 
     def logs(self, word: str, lines: int = 40) -> str:
-        """The newest lines of a service's log, of all replicas."""
-        done = self.lab.machines[self.manager].run(
-            *("docker", "service", "logs", "--raw", "--tail", str(lines), self.full(word)), check=False, timeout=30
-        )
-        return done.stdout + done.stderr
+        """The newest lines of each container of a service that is still there, also of those that have ended. Asked of
+        each engine: `docker service logs` leaves out a machine whose power was gone for a while."""
+        ours = ("--filter", f"label=com.docker.swarm.service.name={self.full(word)}")
+        said = []
+        for machine in self.lab.machines.values():
+            if machine.up:
+                for container in machine.docker("ps", "-aq", "--no-trunc", *ours).split():
+                    done = machine.run("docker", "logs", "--tail", str(lines), container, check=False, timeout=30)
+                    said.append(done.stdout + done.stderr)
+        return "\n".join(said)
 
     # --- changes ----------------------------------------------------------------------------------------------------
     def until(self, condition: Callable[[], Any], seconds: float, what: str) -> float:

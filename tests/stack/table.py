@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_REMARKED = ("busy", "cut", "unknown", "refused", "moved", "next")
+_REMARKED = ("busy", "cut", "unknown", "refused", "moved", "next", "again")
 _HEAD = (
     "what happened",
     "seconds",

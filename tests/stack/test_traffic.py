@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ledger import Found, Steady, check
 from relay import Relay
-from running import Running, until
+from running import Running, free_port, until
 from traffic import Plan
 from watcher import Watcher
 
@@ -71,6 +71,15 @@ def test_a_dead_server_is_counted_and_the_next_is_tried(tmp_path: Path) -> None:
         assert steady.result["lost"] >= 15
         assert steady.result["next"] >= 15
         assert steady.result["unsent"] == 0
+
+
+def test_what_no_server_takes_is_tried_again(tmp_path: Path) -> None:
+    port = free_port()
+    plan = Plan([(HERE, port)], ["a@example.net"], rate=50, rounds=60)
+    with Steady(None, tmp_path, plan) as steady, Running(MAILFARM_SUBMISSION_CAPTURE=f"{HERE}:{port}"):
+        steady.flowing(60)
+        result = steady.stop()
+    assert (result["unsent"], result["again"] > 0) == (0, True), result
 
 
 def test_a_session_that_stays_moves_when_it_is_asked_to(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ Run as a process of its own (in a client's network namespace), with the plan as 
     traffic.py LEDGER < plan.json          goes on until its standard input ends, finishes, and prints what came of it
 
 A new connection for each message, ``rate`` of them a second whatever the server does; beside them ``kept`` sessions
-that stay open. A message is tried at each server of the plan, in order, once: a client "that tries the next address".
+that stay open. A message is tried at each server of the plan, in order: a client "that tries the next address". With
+``rounds`` it keeps what none of them took and tries them again a second later, as any mail server does.
 
 What is counted:
 
@@ -15,6 +16,7 @@ What is counted:
     unknown     sessions that ended after the final dot and before the answer: may be stored, or not
     refused     replies that were not the right one, by their first line
     unsent      messages that no server took
+    again       messages that no server took in one round and one did in a later one
     moved       kept sessions that were told 421 between transactions, or cut there, and connected anew
 """
 
@@ -53,6 +55,7 @@ class Plan:
     spread: bool = False
     size: int = 2000
     timeout: float = 10.0
+    rounds: int = 1
     label: str = "t"
 
 
@@ -191,7 +194,9 @@ class Traffic:
         number = self._number
         first = number % len(plan.servers) if plan.spread else 0
         source = plan.sources[number % len(plan.sources)] if plan.sources else ""
-        for turn in range(len(plan.servers)):
+        for turn in range(plan.rounds * len(plan.servers)):
+            if turn and turn % len(plan.servers) == 0:
+                await asyncio.sleep(1)
             server = plan.servers[(first + turn) % len(plan.servers)]
             self._counts["connects"] += 1
             session = None
@@ -204,7 +209,7 @@ class Traffic:
                 self._note("cut", type(error).__name__, server)
             else:
                 self._took.append(time.monotonic() - began)
-                self._counts["next"] += turn > 0
+                self._counts["again" if turn >= len(plan.servers) else "next"] += turn > 0
                 await session.quit()
                 return
             if session is not None:
@@ -279,7 +284,19 @@ class Traffic:
         ranks = (
             {f"p{p}": took[min(len(took) - 1, -(-p * len(took) // 100) - 1)] for p in (50, 95, 99, 100)} if took else {}
         )
-        names = ("connects", "acknowledged", "lost", "busy", "cut", "unknown", "refused", "unsent", "moved", "next")
+        names = (
+            "connects",
+            "acknowledged",
+            "lost",
+            "busy",
+            "cut",
+            "unknown",
+            "refused",
+            "unsent",
+            "moved",
+            "next",
+            "again",
+        )
         return {
             "seconds": round(seconds, 1),
             **{name: self._counts[name] for name in names},
