@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from errno import EDQUOT, ENOSPC
-from typing import Any, Final
+from typing import Final
 
-from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -18,6 +17,7 @@ from mailfarm.mail.reply import Reply
 from mailfarm.smtp.requests import Auth, Data, Discarded, End, Hello, Mail, Question, Rcpt, Refused
 
 from .content import SpillContent
+from .driving import drive
 from .smtp_metrics import SMTPMetrics
 from .smtp_session import Answer, Session
 
@@ -53,12 +53,14 @@ class Asking:
             answer = _put(session, decision)
             if isinstance(answer, Reply):
                 return self._decided(decision, answer)
-            # an Answer that is no Reply is a coroutine or a Deferred, and this takes either
-            waiting: Deferred[Any] = ensureDeferred(answer)  # type: ignore[arg-type]
+            waiting = drive(answer)
+            if isinstance(waiting, Reply):
+                return self._decided(decision, waiting)
         except Exception:
             return self._decided(decision, self._failed(Failure(), decision, client))
-        waiting.addErrback(self._failed, decision, client).addCallback(self._arrived, decision)
-        waiting.addErrback(lambda failure: self._log.failure("A decision could not be answered", failure))
+        waiting.addErrback(self._failed, decision, client).addCallback(self._arrived, decision).addErrback(
+            lambda failure: self._log.failure("A decision could not be answered", failure)
+        )
         return decision.reply
 
     def tell(self, session: Session, discarded: Discarded) -> None:
