@@ -47,6 +47,11 @@ class Child:
                 stderr=log,
             )
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def __enter__(self) -> Child:
         return self
 

@@ -27,6 +27,7 @@ class Connection:
         "idle",
         "mail_size",
         "moved",
+        "number",
         "pending",
         "sock",
         "tls",
@@ -44,7 +45,7 @@ class Connection:
         self.busy = self.idle = self.handshaking = False
         self.watching = 0
         self.begun = self.due = self.dot_at = self.moved = 0.0
-        self.mail_size = 0
+        self.mail_size = self.number = 0
 
     def receive(self) -> bytes | None:
         """What has come, as plain text; None at the end of the connection; empty if there is nothing for the dialog."""

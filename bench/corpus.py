@@ -80,6 +80,21 @@ def corpus(kind: str, count: int = 200, seed: int = 5321) -> list[Mail]:
     return [make(dice.randrange(span[0], span[1]), dice) for span in spans]
 
 
+_MARK = b"Message-ID: <"
+_DIGITS = 20
+
+
+def halves(wire: bytes) -> tuple[bytes, bytes]:
+    """What stands before and after the left side of the Message-ID, to make a message of its own with ``stamp``."""
+    at = wire.index(_MARK) + len(_MARK)
+    return wire[:at], wire[at + _DIGITS :]
+
+
+def stamp(label: str, number: int) -> bytes:
+    """The left side of a Message-ID nothing else has: ``label``, at most eight characters, and the number."""
+    return f"{label}-{number:0{_DIGITS - 1 - len(label)}}".encode()
+
+
 def dot_stuffed(content: bytes) -> bytes:
     """Content as it crosses the wire after DATA, with the dot that ends it (RFC 5321 §4.1.1.4, §4.5.2)."""
     stuffed = content.replace(b"\r\n.", b"\r\n..")

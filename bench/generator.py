@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from connection import Connection
-from corpus import Mail
+from corpus import Mail, halves, stamp
 from dialog import Dialog, Options, proxy_header
 
 _MOST_ERRORS = 50
@@ -30,7 +30,8 @@ _MOST_ERRORS = 50
 class Plan:
     """What to send where. Ends after ``messages`` or ``seconds``, whichever is given. ``rate`` 0 is a closed loop.
 
-    ``label`` goes into an ``X-Load-Id`` header of each message with its number, so that a reader can count them.
+    ``label``, at most eight characters, and the message's number are the left side of its Message-ID, so that each is
+    different and a reader can tell which ones are there. Without one, mails are sent as they are.
     """
 
     host: str
@@ -48,7 +49,9 @@ class Plan:
 
 @dataclass(slots=True)
 class Result:
-    """What came of it. ``dot`` and ``whole`` are seconds, one a message; ``began`` and ``ended`` are monotonic."""
+    """What came of it. ``dot`` and ``whole`` are seconds, one a message; ``began`` and ``ended`` are monotonic.
+
+    ``numbers`` are those of the messages that were answered 250, and ``accepted`` when that was (monotonic)."""
 
     messages: int = 0
     octets: int = 0
@@ -57,6 +60,8 @@ class Result:
     cpu: float = 0.0
     dot: array[float] = field(default_factory=lambda: array("d"))
     whole: array[float] = field(default_factory=lambda: array("d"))
+    numbers: array[int] = field(default_factory=lambda: array("L"))
+    accepted: array[float] = field(default_factory=lambda: array("d"))
     errors: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Result) -> None:
@@ -68,6 +73,8 @@ class Result:
         self.cpu += other.cpu
         self.dot.extend(other.dot)
         self.whole.extend(other.whole)
+        self.numbers.extend(other.numbers)
+        self.accepted.extend(other.accepted)
         self.errors.update(other.errors)
 
     @property
@@ -109,6 +116,7 @@ class Load:
     def __init__(self, plan: Plan, mails: Sequence[Mail]) -> None:
         self._plan = plan
         self._mails = mails
+        self._halves = [halves(mail.wire) for mail in mails] if plan.label else []
         self._poll = select.epoll()
         self._sessions: dict[int, Connection] = {}
         self._idle: deque[Connection] = deque()
@@ -236,8 +244,10 @@ class Load:
     def _begin(self, session: Connection, now: float, due: float = 0.0) -> None:
         mail = self._mails[self._begun % len(self._mails)]
         wire = mail.wire
-        if self._plan.label:
-            wire = f"X-Load-Id: {self._plan.label}-{self._begun}\r\n".encode() + wire
+        if self._halves:
+            before, after = self._halves[self._begun % len(self._mails)]
+            wire = before + stamp(self._plan.label, self._begun) + after
+        session.number = self._begun
         self._begun += 1
         self._running += 1
         session.busy = True
@@ -298,6 +308,8 @@ class Load:
         result.ended = now
         result.dot.append(now - session.dot_at)
         result.whole.append(now - session.due)
+        result.numbers.append(session.number)
+        result.accepted.append(now)
 
     def _flush(self, session: Connection, now: float) -> None:
         before = time.monotonic()

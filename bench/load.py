@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def run(plan: Plan, processes: int = 1) -> Result:
                 sessions=_share(plan.sessions, processes, number),
                 messages=_share(plan.messages, processes, number),
                 rate=plan.rate / processes,
-                label=f"{plan.label}-{number}" if plan.label else "",
+                label=f"{plan.label}{number}" if plan.label else "",
             )
             child = subprocess.Popen([sys.executable, __file__, _WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             running.append(child)
@@ -119,7 +120,10 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--processes", type=int, default=1, help="share the work out over so many processes")
     parser.add_argument("--seed", type=int, default=5321, help="of the mail that is sent")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds without an answer that are an error")
-    parser.add_argument("--label", default="", help="add X-Load-Id: LABEL-NUMBER to each message")
+    parser.add_argument(
+        "--label", default=os.urandom(3).hex(), help="LABEL-NUMBER is the left side of each Message-ID; empty: as it is"
+    )
+    parser.add_argument("--ledger", metavar="FILE", help="write the numbers answered 250, and when, into this file")
     return parser
 
 
@@ -150,6 +154,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         form = result.form()
     else:
         arguments().error("say which server, HOST:PORT, or --ceiling")
+    if given.ledger:
+        with open(given.ledger, "wb") as file:
+            pickle.dump((result.numbers, result.accepted), file)
     print(json.dumps(form, indent=1))
     return 1 if result.errors else 0
 

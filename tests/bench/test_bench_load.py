@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from corpus import corpus, dot_stuffed
+from corpus import corpus, dot_stuffed, stamp
 from dialog import Dialog, Options, proxy_header
 from generator import Plan, percentiles
 from load import run
@@ -102,8 +103,9 @@ def test_a_good_server_gets_every_message_once(kept: bool, pipelining: bool) -> 
         result = run(plan(port, Options(("a@x.test", "b@x.test"), kept=kept, pipelining=pipelining), label="t"))
     assert not result.errors
     assert result.messages == len(sink.contents) == len(result.dot) == len(result.whole) == 20
-    labels = sorted(content.split(b"\r\n", 1)[0] for content in sink.contents)
-    assert labels == sorted(b"X-Load-Id: t-%d" % number for number in range(20))
+    stamps = sorted(re.findall(rb"Message-ID: <(t-\d+)@", content)[0] for content in sink.contents)
+    assert stamps == [stamp("t", number) for number in range(20)]
+    assert sorted(result.numbers) == list(range(20))
     assert sink.connections == (3 if kept else 20)
     assert sum(line.startswith(b"RCPT") for line in sink.commands) == 40
 

@@ -1,0 +1,75 @@
+"""What the bench asks of a server: to run, to say whose CPU is whose, and to show that it has what it acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+MAILBOXES = 1000
+"""How many addresses there are: ``box0@mailfarm.test`` and so on."""
+ADDRESSES = tuple(f"box{number}@mailfarm.test" for number in range(MAILBOXES))
+
+
+class Missing(Exception):
+    """A peer cannot run here; the text says why, in one line."""
+
+
+@dataclass(slots=True)
+class Sent:
+    """What the generator was told 250 for: ``label`` and the numbers of the messages, each in so many ``copies``."""
+
+    label: str
+    numbers: Sequence[int]
+    copies: int = 1
+
+
+@dataclass(slots=True)
+class Peer:
+    """A server under measurement. Entering its context starts it; leaving ends every process of it.
+
+    ``promise`` says what a message is when 250 is said. ``keeps`` is False where it is thrown away. ``extra`` are
+    options of the generator for this server alone, a PROXY header for example.
+    """
+
+    name: str
+    promise: str
+    keeps: bool = False
+    smtp: int = 0
+    extra: tuple[str, ...] = ()
+    parts: dict[str, int] = field(default_factory=dict)
+    _running: ExitStack = field(default_factory=ExitStack)
+
+    def start(self) -> None:
+        """Start everything; fill in ``smtp`` and ``parts`` (process ids by name). Raises Missing."""
+        raise NotImplementedError
+
+    def ready(self) -> None:
+        """Called before each measurement."""
+
+    def settled(self, sent: Sent, seconds: float) -> float:
+        """Wait until all that was sent is readable; the time (monotonic) at which the last was. Raises SystemExit."""
+        raise NotImplementedError
+
+    def check(self, sent: Sent) -> str:
+        """Read back what was acknowledged: what is wrong with it, or nothing. Called after ``settled``."""
+        return ""
+
+    def clean(self) -> None:
+        """Forget what was sent, where that keeps the next measurement from being slower than this one."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """Versions and settings worth keeping with the figures."""
+        return {}
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self._running.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
