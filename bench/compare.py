@@ -40,11 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         house = stack.enter_context(House(stand, rest))
         (inbound,) = house.cluster.start("inbound")
         peers: list[Peer] = []
-        wanted: tuple[Peer, ...] = (
-            SmtpSink(),
-            MailfarmCluster(house, inbound, True),
-            MailfarmCluster(house, inbound, False),
-        )
+        clusters = [MailfarmCluster(house, inbound, proxied) for proxied in (True, False)]
         wanted: tuple[Peer, ...] = (SmtpSink(), *clusters, QueueDesign(stand, rest))
         for peer in wanted:
             try:
