@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from errno import EDQUOT, ENOSPC
-from typing import Final
+from typing import Final, Protocol
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -26,46 +26,59 @@ NO_ROOM: Final = Reply(452, "4.3.1", "Not enough storage; try again later")
 TOO_SLOW: Final = Reply(451, "4.3.0", "This takes too long; try again later")
 
 
+class Waiting(Protocol):
+    """Who asks, as far as it has to be known here."""
+
+    client: str
+
+    def late(self, decision: Decision) -> None:
+        """The answer has come, to a decision that was waited for."""
+
+
 class Decision:
-    """A question and its answer. ``question`` None: whether to greet; ``content`` comes with the end of content and is
-    closed when that is answered. ``reply`` is None while it waits, ``late`` is called with this when that ends."""
+    """A decision that is waited for. ``question`` None: whether to greet; ``content`` comes with the end of content and
+    is closed when that is answered. ``began`` is in seconds, ``reply`` is None until it is there."""
 
-    __slots__ = ("began", "content", "late", "question", "reply")
+    __slots__ = ("began", "content", "question", "reply", "who")
 
-    def __init__(self, question: Question | None, began: float, content: SpillContent | None = None) -> None:
+    def __init__(self, question: Question | None, content: SpillContent | None, began: float) -> None:
         self.question = question
-        self.began = began
         self.content = content
+        self.began = began
         self.reply: Reply | None = None
-        self.late: Callable[[Decision], None] | None = None
+        self.who: Waiting | None = None
 
 
 class Asking:
-    """Asks the sessions of one listener."""
+    """Asks the sessions of one listener. ``seconds`` is a clock that does not run backwards."""
 
-    def __init__(self, metrics: SMTPMetrics, log: Logger) -> None:
+    def __init__(self, metrics: SMTPMetrics, log: Logger, seconds: Callable[[], float]) -> None:
         self._metrics = metrics
         self._log = log
+        self._seconds = seconds
 
-    def ask(self, session: Session, decision: Decision, client: str) -> Reply | None:
-        """The answer if it came at once. Otherwise None, and ``decision.late`` is called once it comes."""
+    def ask(
+        self, session: Session, question: Question | None, content: SpillContent | None, who: Waiting
+    ) -> Reply | Decision:
+        """The answer if it came at once. Otherwise the decision, and ``who.late`` is called with it once it comes."""
         try:
-            answer = _put(session, decision)
-            if isinstance(answer, Reply):
-                return self._decided(decision, answer)
-            waiting = drive(answer)
-            if isinstance(waiting, Reply):
-                return self._decided(decision, waiting)
+            answer = _put(session, question, content)
+            if not isinstance(answer, Reply):
+                answer = drive(answer)
         except Exception:
-            return self._decided(decision, self._failed(Failure(), decision, client))
-        waiting.addErrback(self._failed, decision, client).addCallback(self._arrived, decision).addErrback(
+            answer = self._failed(Failure(), question, who.client)
+        if isinstance(answer, Reply):
+            return self._decided(question, content, answer)
+        decision = Decision(question, content, self._seconds())
+        answer.addErrback(self._failed, question, who.client).addCallback(self._arrived, decision).addErrback(
             lambda failure: self._log.failure("A decision could not be answered", failure)
         )
-        return decision.reply
+        decision.who = who
+        return decision.reply or decision
 
     def tell(self, session: Session, discarded: Discarded) -> None:
         """Tell a session that its transaction ended without its content."""
-        self._metrics.discarded.inc()
+        self._metrics.discarded += 1
         try:
             session.discarded(discarded)
         except Exception:
@@ -74,35 +87,33 @@ class Asking:
     def tell_refused(self, session: Session, refused: Refused) -> None:
         """Tell a session what was refused in its name."""
         if refused.recipient:
-            self._metrics.recipient(refused.reply)
+            self._metrics.recipients[refused.reply.code // 100] += 1
         try:
             session.refused(refused)
         except Exception:
             self._log.failure("A refusal could not be told")
 
     def _arrived(self, reply: Reply, decision: Decision) -> None:
-        self._decided(decision, reply)
-        if decision.late is not None:
-            decision.late(decision)
+        decision.reply = self._decided(decision.question, decision.content, reply)
+        if decision.who is not None:
+            decision.who.late(decision)
 
-    def _decided(self, decision: Decision, reply: Reply) -> Reply:
-        question = decision.question
+    def _decided(self, question: Question | None, content: SpillContent | None, reply: Reply) -> Reply:
         if isinstance(question, Rcpt):
-            self._metrics.recipient(reply)
-        elif isinstance(question, Auth):
-            self._metrics.login(reply)
+            self._metrics.recipients[reply.code // 100] += 1
         elif isinstance(question, End):
             self._metrics.message(reply, question.size)
-            if decision.content is not None:
-                decision.content.close()
-        decision.reply = reply
+            if content is not None:
+                content.close()
+        elif isinstance(question, Auth):
+            self._metrics.logins[reply.code // 100] += 1
         return reply
 
-    def _failed(self, failure: Failure, decision: Decision, client: str) -> Reply:
-        self._metrics.errors.inc()
+    def _failed(self, failure: Failure, question: Question | None, client: str) -> Reply:
+        self._metrics.errors += 1
         error = failure.value
         reply = refusal_for(error)
-        asked = "the greeting" if decision.question is None else type(decision.question).__name__
+        asked = "the greeting" if question is None else type(question).__name__
         if isinstance(error, Temporary) or reply is NO_ROOM:
             self._log.warn(
                 "{question} of {client} was answered {code}: {why}",
@@ -115,11 +126,10 @@ class Asking:
             self._log.failure(
                 "{question} of {client} failed and was answered 451", failure, question=asked, client=client
             )
-        return reply if decision.question is not None else closing(reply)
+        return reply if question is not None else closing(reply)
 
 
-def _put(session: Session, decision: Decision) -> Answer:
-    question = decision.question
+def _put(session: Session, question: Question | None, content: SpillContent | None) -> Answer:
     if isinstance(question, Rcpt):
         return session.rcpt(question)
     if isinstance(question, Mail):
@@ -129,8 +139,8 @@ def _put(session: Session, decision: Decision) -> Answer:
     if isinstance(question, Data):
         return session.data(question.envelope)
     if isinstance(question, End):
-        assert decision.content is not None
-        return session.content(question.envelope, decision.content)
+        assert content is not None
+        return session.content(question.envelope, content)
     if question is None:
         return session.connected()
     assert isinstance(question, Auth)

@@ -29,6 +29,7 @@ READ_AHEAD: Final = 64 * 1024
 
 FULL: Final = Reply(421, "4.3.2", "Too many connections; try again later", close=True)
 TLS_READY: Final = Reply(220, "2.0.0", "Ready to start TLS")
+_OTHERS: Final = (Discarded, Refused, StartTls)
 NO_TLS: Final = Reply(454, "4.7.0", "TLS is not available now; try again later")  # RFC 3207 §4
 
 
@@ -100,10 +101,10 @@ class SMTPProtocol:
             transport.setTcpNoDelay(True)
         if self.factory.implicit_tls:
             if not room:  # a handshake to say no would cost more than it is worth
-                self.factory.metrics.full.inc()
+                self.factory.metrics.full += 1
                 self.abort()
                 return
-            self._shaking_since = self.factory.reactor.seconds()
+            self._shaking_since = self.factory.seconds()
             self._knock()
         else:
             transport.registerProducer(self, True)
@@ -120,14 +121,14 @@ class SMTPProtocol:
         if reply.positive:
             self._welcome = reply
         else:
-            self.factory.metrics.turned_away.inc()
+            self.factory.metrics.turned_away += 1
             self._shaking_since = None
             self.abort()
 
     def handshakeCompleted(self) -> None:
         self._shaking_since = None
         self._tls = describe(self.transport.getHandle())
-        self.factory.metrics.tls.inc()
+        self.factory.metrics.tls += 1
         if self._core is None and self._leaving_since is None:
             # Not earlier: what is written before the handshake is over makes the TLS layer pause its producer, and a
             # paused producer is a client that is not read, whose handshake never ends.
@@ -136,12 +137,12 @@ class SMTPProtocol:
 
     def _begin(self, room: bool) -> None:
         factory = self.factory
-        self._core = Server(factory.config, factory.reactor.seconds(), tls=factory.implicit_tls)
+        self._core = Server(factory.config, factory.seconds(), tls=factory.implicit_tls)
         if factory.draining:
             self._decision = None
             self._core.greet(SHUTTING_DOWN)
         elif not room:
-            factory.metrics.full.inc()
+            factory.metrics.full += 1
             self._core.greet(FULL)
         elif self._session is None:
             self._session = factory.session(self)
@@ -153,7 +154,10 @@ class SMTPProtocol:
         self._pump()
 
     def _greet(self, reply: Reply) -> None:
-        (self.factory.metrics.begun if reply.positive else self.factory.metrics.turned_away).inc()
+        if reply.positive:
+            self.factory.metrics.begun += 1
+        else:
+            self.factory.metrics.turned_away += 1
         assert self._core is not None
         self._core.greet(SHUTTING_DOWN if self.factory.draining else reply)
 
@@ -161,7 +165,7 @@ class SMTPProtocol:
         core = self._core
         if core is None or self._leaving_since is not None:
             return
-        core.receive(data, self.factory.reactor.seconds())
+        core.receive(data, self.factory.seconds())
         self._pump()
 
     def readConnectionLost(self) -> None:
@@ -193,52 +197,51 @@ class SMTPProtocol:
 
     def _pump(self) -> None:
         """Let the core work until it needs more input or an answer; write what it says; read or stop reading."""
-        if self._working:
-            return  # an answer came at once, inside the loop below
+        core = self._core
+        if self._working or core is None:
+            return  # an answer came at once, inside the work
         self._working = True
         try:
-            self._work()
+            self._work(core)
         finally:
             self._working = False
-        core = self._core
-        assert core is not None
         if self._lost or self._leaving_since is not None:
             return
         # Replies before a pending decision wait for it: the client has more of the batch to wait for anyway.
         if self._decision is None:
-            self._flush(core)
+            out = core.output()
+            if out:
+                self.transport.write(out)
             if core.closing or (self._ended and self._unread_since is None):
                 self._leave()
                 return
         self._read_or_not(core)
 
-    def _work(self) -> None:
-        core = self._core
-        assert core is not None
+    def _work(self, core: Server) -> None:
         while self._decision is None and self._unread_since is None and not self._lost:
             request = core.next_request()
             if request is None:
                 return
             if isinstance(request, Chunk):
                 self._chunk(request.data)
-            elif isinstance(request, Discarded):
-                self._drop_content()
-                assert self._session is not None
-                self.factory.asking.tell(self._session, request)
-            elif isinstance(request, Refused):
-                assert self._session is not None
-                self.factory.asking.tell_refused(self._session, request)
-            elif isinstance(request, StartTls):
-                self._start_tls(core)
+            elif isinstance(request, _OTHERS):
+                self._other(request, core)
             else:
                 reply = self._ask(request)
                 if reply is not None:
                     core.answer(reply)
 
-    def _flush(self, core: Server) -> None:
-        out = core.output()
-        if out:
-            self.transport.write(out)
+    def _other(self, request: Discarded | Refused | StartTls, core: Server) -> None:
+        """What is no question to the session."""
+        if isinstance(request, StartTls):
+            self._start_tls(core)
+            return
+        assert self._session is not None
+        if isinstance(request, Discarded):
+            self._drop_content()
+            self.factory.asking.tell(self._session, request)
+        else:
+            self.factory.asking.tell_refused(self._session, request)
 
     def _read_or_not(self, core: Server) -> None:
         """Stop reading when too much waits: input behind a decision, or replies the client does not take."""
@@ -253,7 +256,7 @@ class SMTPProtocol:
     def pauseProducing(self) -> None:
         """The transport has too many replies that the client does not take."""
         if self._unread_since is None and not self._lost:
-            self._unread_since = self.factory.reactor.seconds()
+            self._unread_since = self.factory.seconds()
             if self._core is not None and self._leaving_since is None:
                 self._read_or_not(self._core)
 
@@ -280,14 +283,13 @@ class SMTPProtocol:
                 refusal = refusal_for(error)
                 factory.metrics.message(refusal, 0)
                 return refusal
-        decision = Decision(question, factory.reactor.seconds(), content)
-        reply = factory.asking.ask(self._session, decision, self.client)
-        if reply is None:
-            decision.late = self._late
-            self._decision = decision
-        return reply
+        answer = factory.asking.ask(self._session, question, content, self)
+        if isinstance(answer, Reply):
+            return answer
+        self._decision = answer
+        return None
 
-    def _late(self, decision: Decision) -> None:
+    def late(self, decision: Decision) -> None:
         if self._decision is not decision:
             return  # given up: it comes too late
         self._decision = None
@@ -300,7 +302,7 @@ class SMTPProtocol:
         if decision.question is None:
             self._greet(decision.reply)
         else:
-            self._core.answer(decision.reply, self.factory.reactor.seconds())
+            self._core.answer(decision.reply, self.factory.seconds())
         self._pump()
 
     # content
@@ -323,8 +325,8 @@ class SMTPProtocol:
             core.answer(NO_TLS)
             return
         core.answer(TLS_READY)
-        self._flush(core)
-        self._shaking_since = self.factory.reactor.seconds()
+        self.transport.write(core.output())
+        self._shaking_since = self.factory.seconds()
         # STARTTLS is the last of its batch, so the decision is made in dataReceived: octets of the handshake that came
         # in the same segment were plain text to the core, and are gone with the rest.
         self.transport.startTLS(self.factory.tls)
@@ -347,7 +349,7 @@ class SMTPProtocol:
             if now - self._decision.began >= caps.decision:
                 self._give_up(self._decision)
         elif core is not None and now >= core.deadline:
-            self.factory.metrics.timeouts.inc()
+            self.factory.metrics.timeouts += 1
             core.time_out(now)
             self._pump()
 
@@ -380,7 +382,7 @@ class SMTPProtocol:
 
     def _leave(self) -> None:
         """Close once everything is written; the sweep cuts a client that does not take it."""
-        self._leaving_since = self.factory.reactor.seconds()
+        self._leaving_since = self.factory.seconds()
         self.transport.unregisterProducer()
         if not self._reading:
             self._reading = True
@@ -388,10 +390,10 @@ class SMTPProtocol:
         self.transport.loseConnection()
 
     def _cut(self) -> None:
-        self.factory.metrics.aborted.inc()
+        self.factory.metrics.aborted += 1
         self.abort()
 
     def abort(self) -> None:
         """Close now, whatever is unwritten."""
-        self._leaving_since = self.factory.reactor.seconds()
+        self._leaving_since = self.factory.seconds()
         self.transport.abortConnection()

@@ -92,7 +92,8 @@ class SMTPFactory(ServerFactory):
         self.reactor = reactor
         self.metrics = metrics
         self.log = log
-        self.asking = Asking(metrics, log)
+        self.seconds: Callable[[], float] = reactor.seconds
+        self.asking = Asking(metrics, log, self.seconds)
         self.caps = caps
         self.tls = tls
         self.implicit_tls = implicit_tls
@@ -105,7 +106,7 @@ class SMTPFactory(ServerFactory):
 
     def buildProtocol(self, addr: Any) -> Any:
         if self.draining or len(self.open) >= self.caps.max_sessions + _REFUSED_AT_ONCE:
-            self.metrics.full.inc()
+            self.metrics.full += 1
             return None
         return SMTPProtocol(self)
 
@@ -141,14 +142,14 @@ class SMTPFactory(ServerFactory):
     def came(self, protocol: SMTPProtocol) -> bool:
         """Count a session in. Whether there is room for it."""
         self.open.add(protocol)
-        self.metrics.open.inc()
+        self.metrics.open += 1
         if not self._sweep.running:
             self._sweep.start(self.caps.sweep, now=False).addErrback(self._sweep_failed)
         return len(self.open) <= self.caps.max_sessions
 
     def went(self, protocol: SMTPProtocol) -> None:
         self.open.discard(protocol)
-        self.metrics.open.dec()
+        self.metrics.open -= 1
         if not self.open:
             if self._sweep.running:
                 self._sweep.stop()
@@ -157,7 +158,7 @@ class SMTPFactory(ServerFactory):
                 each.callback(None)
 
     def _look(self) -> None:
-        now = self.reactor.seconds()
+        now = self.seconds()
         for protocol in tuple(self.open):
             try:
                 protocol.check_deadlines(now)

@@ -92,6 +92,8 @@ class Server(State):
         while not ready:
             if not _READERS[self.phase](self):
                 return None
+            if self.question is not None:
+                return self.question  # type: ignore[unreachable]  # to mypy it is None still; the reader has asked
         request = ready.pop(0)
         if not isinstance(request, (Chunk, Discarded, Refused)):
             self.question = request
@@ -201,16 +203,14 @@ class Server(State):
             return True
         buf = self._buf
         start = self._pos
-        if start == len(buf):
-            return self._fill()
         end = buf.find(b"\n", start)
         if end < 0:
-            return self._fill() or self._wait_for_line()
+            return self._fill() or (start < len(buf) and self._wait_for_line())
         self._pos = end + 1
-        length = end + 1 - start + self._skipped
+        # Nearly every line is short and its first CR is the one before its LF: nothing more to look at.
         line = buf[start : end - 1]
-        if (end == start or buf[end - 1] != 0x0D) or b"\r" in line or b"\0" in line or length > 512:
-            odd = self._odd_line(buf[start : end + 1], length)
+        if not start < end < start + 512 or buf.find(b"\r", start, end) != end - 1 or b"\0" in line or self._skipped:
+            odd = self._odd_line(buf[start : end + 1], end + 1 - start + self._skipped)
             if odd is not None:
                 self._skipped = 0
                 self.since = self.now

@@ -114,8 +114,11 @@ class State:
             self.fail(reply)
 
     def ask(self, question: Question) -> None:
-        """Let the host decide."""
-        self.ready.append(question)
+        """Let the host decide, after the news that wait for it."""
+        if self.ready:
+            self.ready.append(question)
+        else:
+            self.question = question
 
     def begin_content(self, *, dots: bool) -> Content:
         """Get ready for a transaction's content."""

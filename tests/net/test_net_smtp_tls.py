@@ -120,7 +120,7 @@ async def test_who_is_not_let_in_is_cut_while_it_shakes_hands(tls: ServerTls, wh
         await client.ended()
         assert client.received == b""
         await wait_until(lambda: sessions[0].is_lost)
-        assert listener.factory.metrics.turned_away._value.get() == 1
+        assert listener.factory.metrics.turned_away == 1
 
 
 @pytest_twisted.ensureDeferred
