@@ -22,7 +22,7 @@ credential made under a name answers Conflict.
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import psycopg2
@@ -33,7 +33,7 @@ from twisted.logger import Logger
 
 from mailfarm.errors import DatabaseUnavailable
 
-from . import postgres_sql
+from . import postgres_copy, postgres_sql
 from .postgres_address import Server
 from .postgres_errors import Again, ReadOnly
 from .postgres_link import Link
@@ -96,7 +96,7 @@ class Tx:
         self.problem: Exception | None = None
         """The first error of a statement: PostgreSQL keeps nothing of a unit that had one."""
 
-    async def _run(self, text: str, params: Sequence[Any]) -> Any:
+    async def _run(self, text: str, params: Sequence[Any], pieces: Iterator[bytearray] | None = None) -> Any:
         if self._link is None:
             raise RuntimeError("this unit has ended; a tx is good only inside the work it was given to")
         if self.problem is not None:
@@ -105,13 +105,16 @@ class Tx:
             text = self._begin + text
             self.begun = True
         try:
-            cursor = await self._link.ask(text, params)
+            asked = self._link.ask(text, params) if pieces is None else self._link.copy(text, pieces)
+            answer = await asked
             self._caller.check()
-            return cursor
+            return answer
         except CancelledError as error:
             self.problem = error
             raise
         except (ValueError, UnicodeEncodeError):  # the driver's, before anything was sent
+            if pieces is not None:
+                raise
             return await self._again([postgres_sql.clean(value) for value in params], text)
         except (psycopg2.Error, DatabaseUnavailable) as error:
             self.problem = error
@@ -148,12 +151,27 @@ class Tx:
         self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, ignore: bool = False
     ) -> int:
         """Insert many rows; the number inserted."""
+        if not ignore and postgres_copy.pays(rows):
+            types = await self._types(table, tuple(columns))
+            if types is not None:
+                pieces = postgres_copy.encoded(rows, types)
+                copied: int = await self._run(postgres_copy.statement(table, columns), (), pieces)
+                return copied
         inserted = 0
         for some in postgres_sql.batches(rows):
             text = postgres_sql.insert_text(table, tuple(columns), len(some), ignore)
             cursor = await self._run(text, [value for row in some for value in row])
             inserted += cursor.rowcount
         return inserted
+
+    async def _types(self, table: str, columns: tuple[str, ...]) -> Sequence[int] | None:
+        """The columns' types; None if one is not known to COPY here."""
+        if self._link is None or (table, columns) not in self._link.types:
+            row = await self.row(postgres_copy.TYPES, (list(columns), table))
+            assert self._link is not None
+            types = row[0] if row else None
+            self._link.types[table, columns] = types if postgres_copy.known(types, len(columns)) else None
+        return self._link.types[table, columns]
 
     async def lock(self, table: str, ids: Sequence[str]) -> None:
         """Lock rows by id, in id order, until the unit ends."""

@@ -12,7 +12,7 @@ txpostgres drives psycopg2's connection from the reactor. This adds what a serve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import psycopg2
@@ -24,6 +24,7 @@ from txpostgres import txpostgres
 
 from mailfarm.errors import DatabaseUnavailable, SchemaMismatch
 
+from .postgres_copy import Copying
 from .postgres_errors import Again, first_line, meaning
 
 OLDEST_SERVER = 140000
@@ -63,6 +64,8 @@ class Link(txpostgres.Connection):
         """Why it has ended; empty while it is good."""
         self.idle_since = 0.0
         self._limit: Any = None
+        self.types: dict[tuple[str, tuple[str, ...]], Sequence[int] | None] = {}
+        """The types of columns that were asked for, by table and columns."""
         self.unfinished = False
         """Whether a transaction is open that nobody wants any more: the next question begins with its end."""
 
@@ -112,11 +115,18 @@ class Link(txpostgres.Connection):
     async def ask(self, sql: str, params: Sequence[Any] | None = None, within: float | None = None) -> Any:
         """Run one statement, or several with the last one's result; the cursor. Raises Again (the connection is lost
         or another unit was in the way), DatabaseUnavailable, psycopg2.Error."""
-        seconds = self._answer if within is None else within
+        return await self._within(self._answer if within is None else within, self._execute(sql, params))
+
+    async def copy(self, sql: str, pieces: Iterator[bytearray]) -> int:
+        """Give ``pieces`` to a COPY; how many rows it took. Raises what ``ask`` raises."""
+        rows: int = await self._within(self._answer, self._copy(sql, pieces))
+        return rows
+
+    async def _within(self, seconds: float, answer: Awaitable[Any]) -> Any:
         timer = self.reactor.callLater(seconds, self.end, f"no answer within {seconds:g} s")
         self._limit = timer
         try:
-            return await self._execute(sql, params)
+            return await answer
         except psycopg2.Error as error:
             # a server that shuts down says so, and then closes
             found = meaning(error, bool(self.why) or self.closed != 0)
@@ -148,13 +158,23 @@ class Link(txpostgres.Connection):
             self._limit.reset(HURRY)
 
     async def _execute(self, sql: str, params: Sequence[Any] | None) -> Any:
-        if self.why:
-            raise Again("lost", f"the connection to PostgreSQL was lost ({self.why})")
+        self._check()
         cursor = self.cursor()
         await self._heard(cursor.execute(sql, params))
-        if self.why:  # it ended between the answer's arrival and now
-            raise Again("lost", f"the connection to PostgreSQL was lost ({self.why})")
+        self._check()  # it may have ended between the answer's arrival and now
         return cursor
+
+    async def _copy(self, sql: str, pieces: Iterator[bytearray]) -> int:
+        self._check()
+        copying = Copying(self, sql, pieces)
+        copying.start()
+        rows: int = await self._heard(copying.done)
+        self._check()
+        return rows
+
+    def _check(self) -> None:
+        if self.why:
+            raise Again("lost", f"the connection to PostgreSQL was lost ({self.why})")
 
     def _heard(self, asked: Deferred[Any]) -> Deferred[Any]:
         """What txpostgres gives, in a Deferred that may be cancelled at any time: its own ones fire once more when

@@ -1,7 +1,7 @@
 """The SQL of the house, with ``?`` for each parameter, as psycopg2 takes it.
 
 psycopg2 writes values into the statement's text (there are no bound parameters in its protocol), bytes as two hex
-digits each. So a statement's size is counted before it is made, and a text that PostgreSQL cannot store is found out
+digits each (what is large goes by ``postgres_copy``). So a statement's size is counted before it is made, and a text that PostgreSQL cannot store is found out
 here: U+0000 and lone surrogates become U+FFFD. Nothing that must stay byte for byte is ever text.
 """
 
