@@ -30,6 +30,7 @@ from mailfarm.mailboxes.addresses import Domains
 from mailfarm.mailboxes.feed import Feeds
 from mailfarm.net.http import Status, status_site
 from mailfarm.net.tls import KeyPair, ServerTls, dev_certificate
+from mailfarm.net.turns import Turns
 
 from .background import clock, spawn
 from .furnishing import furnish
@@ -118,7 +119,7 @@ class Farm:
             registry=self.registry,
             domains=self.domains,
             limits=self.limits,
-            feeds=Feeds(self.stores.database, self.stores.bus, spawn),
+            feeds=Feeds(self.stores.database, self.stores.bus, spawn, Turns(self._reactor).next),
             default=default,
             tls=self.tls,
             incoming=self._incoming(),

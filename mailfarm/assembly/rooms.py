@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 
 from mailfarm import __version__
 from mailfarm.accounts.limit_sets import LimitSets
@@ -22,6 +21,7 @@ from mailfarm.ids import Ids
 from mailfarm.inbound.capture import DefaultMailbox
 from mailfarm.mailboxes.addresses import Domains
 from mailfarm.mailboxes.feed import Feeds
+from mailfarm.net.fast_tcp import FastEndpoint
 from mailfarm.net.tls import ServerTls
 
 from .background import clock, spawn
@@ -158,9 +158,7 @@ class Rooms:
 
 def endpoint(reactor: Any, address: Address) -> Any:
     """Where to listen, for HTTP."""
-    kind = TCP6ServerEndpoint if ":" in address.host else TCP4ServerEndpoint
-    host = "127.0.0.1" if address.host == "localhost" else address.host
-    return kind(reactor, address.port, backlog=1024, interface=host)
+    return FastEndpoint(reactor, "127.0.0.1" if address.host == "localhost" else address.host, address.port)
 
 
 def _endpoints(reactor: Any, address: Address | None) -> list[Any]:

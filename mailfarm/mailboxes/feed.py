@@ -5,6 +5,8 @@ then takes from the bus what comes with exactly the next number. Whatever else c
 over, or shows a gap, and gaps are filled from the database. What was lost without a trace is found by ``Feeds.look``,
 which the host calls every two seconds: one query for all mailboxes that are followed in the process.
 
+The bus tells a ``Crowd``, and that its feeds: see there for how thousands of them follow one mailbox.
+
 ::
 
     bus: seq == at + 1   -> tell            (no database read)
@@ -24,11 +26,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from mailfarm.errors import CursorTooOld, Invalid, NotFound, Temporary
-from mailfarm.events import Change, Event, Filed, MailboxClosed, Summary
-from mailfarm.ports import Bus, Database, Subscription, Tx
+from mailfarm.events import Change, Filed, MailboxClosed, Summary
+from mailfarm.ports import Bus, Database, Tx
 
 from . import events, messages, store
 from .changes import marks
+from .crowd import Crowd, Heard, Turn
 from .mailbox import Mailbox
 from .match import ALL, Criteria, Matcher
 
@@ -42,7 +45,8 @@ ASKED = 10_000
 Told = Change | MailboxClosed | CursorTooOld
 """What a feed delivers. After a ``MailboxClosed``, and after a ``CursorTooOld`` (it fell behind what is kept: list
 again), it has stopped."""
-Deliver = Callable[[Told], None]
+Deliver = Callable[[Sequence[Told]], None]
+"""Told one or more, in order. All feeds that are told the same at the same time are given the very same tuple."""
 Spawn = Callable[[Coroutine[Any, Any, None]], Any]
 """Runs a coroutine in the background and logs what it raises."""
 Look = Callable[[Tx, Mailbox], Awaitable[int]]
@@ -54,7 +58,6 @@ class Feed:
 
     __slots__ = (
         "_at",
-        "_bus",
         "_deliver",
         "_feeds",
         "_high",
@@ -81,7 +84,6 @@ class Feed:
         self._deliver = deliver
         self._matcher = Matcher(criteria) if criteria else None
         self._miss = miss
-        self._bus: Subscription | None = None
         self._at = -1  # the last change taken; -1 until it is known where to begin
         self._high = 0  # the last change heard of
         self._line: deque[Change] = deque()
@@ -95,8 +97,6 @@ class Feed:
         """Tell nothing more, and free what is held. Idempotent."""
         self.stopped = True
         self._line.clear()
-        if self._bus is not None:
-            self._bus.stop()
         self._feeds._forget(self)
 
     def pause(self) -> None:
@@ -117,35 +117,45 @@ class Feed:
     def _open(self) -> bool:
         return not self._paused and not self.stopped and len(self._line) < LINE
 
-    def _hear(self, event: Event) -> None:
-        if self.stopped:
+    def hear(self, heard: Heard) -> None:
+        """What came, from the bus or from the database."""
+        if heard.first == self._at + 1 and not (self._paused or self.stopped or self._line or self._matcher):
+            self._at = self.cursor = heard.last
+            self._deliver(heard.changes)
             return
-        if isinstance(event, MailboxClosed):
-            self.closed = True
-            if self._at >= 0:
-                self._end(event)
-        elif isinstance(event, Change):
+        told: list[Told] = []
+        for event in heard.changes:
+            if self.stopped:
+                return
+            if isinstance(event, MailboxClosed):
+                self.closed = True
+                if self._at >= 0:
+                    self.stop()
+                    told.append(event)
+                break
             self._high = max(self._high, event.seq)
-            if not self._take(event) and self._behind:
-                self._feeds._catch_up(self.mailbox)
+            self._take(event, told)
+        if told:
+            self._deliver(tuple(told))
+        if self._behind:
+            self._feeds._catch_up(self.mailbox)
 
     def _begin(self, at: int, address: str, last: int) -> None:
         self._at = self.cursor = at
         self.address = address
         self._high = max(self._high, last)
 
-    def _take(self, change: Change) -> bool:
-        """Take a change if it is the next; whether it was."""
+    def _take(self, change: Change, told: list[Told]) -> None:
+        """Take a change if it is the next."""
         if change.seq != self._at + 1 or self._at < 0 or not self._open:
-            return False
+            return
         self._at = change.seq
         failed = () if self._line else self._judge(change)
         if failed is None or self._line:
             self._line.append(change)
             self._work()
         else:
-            self._tell(change, failed)
-        return True
+            self._pass(change, failed, told)
 
     def _judge(self, change: Change, text: str | None = None) -> tuple[str, ...] | None:
         """The criteria a change does not meet; None if that takes the text to say."""
@@ -157,17 +167,17 @@ class Feed:
         unsettled = text is None and "contains" in failed and (len(failed) == 1 or self._miss is not None)
         return None if unsettled else failed
 
-    def _tell(self, change: Change, failed: tuple[str, ...]) -> None:
+    def _pass(self, change: Change, failed: tuple[str, ...], told: list[Told]) -> None:
         self.cursor = change.seq
         if not failed:
-            self._deliver(change)
+            told.append(change)
         elif self._miss is not None and isinstance(change, Filed) and not change.gone:
             self._miss(change.message, failed)
 
-    def _end(self, last: MailboxClosed | CursorTooOld) -> None:
+    def _end(self, last: CursorTooOld) -> None:
         if not self.stopped:
             self.stop()
-            self._deliver(last)
+            self._deliver((last,))
 
     def _work(self) -> None:
         if self._line and not self._working:
@@ -179,11 +189,15 @@ class Feed:
         try:
             while self._line:
                 some = [self._line[number] for number in range(min(len(self._line), 50))]
-                for change, failed in zip(some, await self._judged(some), strict=True):
-                    if self.stopped:
-                        return
+                judged = await self._judged(some)
+                if self.stopped:
+                    return
+                told: list[Told] = []
+                for change, failed in zip(some, judged, strict=True):
                     self._line.popleft()
-                    self._tell(change, failed)
+                    self._pass(change, failed, told)
+                if told:
+                    self._deliver(tuple(told))
         except Temporary:
             return  # look() comes by again
         finally:
@@ -207,17 +221,19 @@ class Feed:
 
 
 class Feeds:
-    """All feeds of a process. ``spawn`` runs a coroutine in the background."""
+    """All feeds of a process. ``spawn`` runs a coroutine in the background; ``turn`` is awaited between the pieces of
+    what takes long."""
 
-    def __init__(self, database: Database, bus: Bus, spawn: Spawn) -> None:
+    def __init__(self, database: Database, bus: Bus, spawn: Spawn, turn: Turn) -> None:
+        self.turn = turn
         self._database = database
         self._bus = bus
         self._spawn = spawn
-        self._followed: dict[str, dict[Feed, None]] = {}
+        self._crowds: dict[str, Crowd] = {}
         self._filling: set[str] = set()
 
     def __len__(self) -> int:
-        return sum(len(feeds) for feeds in self._followed.values())
+        return sum(feed._at >= 0 for crowd in self._crowds.values() for feed in crowd.feeds)
 
     async def follow(
         self,
@@ -238,15 +254,17 @@ class Feeds:
         hears of messages that do not meet ``criteria``, with the names of those they fail.
         Raises NotFound, CursorTooOld, Invalid (a number never given out), DatabaseUnavailable.
         """
-        feed = Feed(self, account, mailbox_id, deliver, criteria, miss)
 
         async def begin(tx: Tx) -> tuple[Mailbox, int]:
             mailbox = await store.find(tx, account, mailbox_id)
             start = after if look is None else await look(tx, mailbox)
             return mailbox, mailbox.cursor if start is None else start
 
+        feed = Feed(self, account, mailbox_id, deliver, criteria, miss)
+        crowd = self._crowds.setdefault(mailbox_id, Crowd(self._spawn, self.turn))
+        crowd.feeds[feed] = None
         try:
-            feed._bus = await self._bus.subscribe(mailbox_id, feed._hear)
+            await self._listen(crowd, mailbox_id)
             mailbox, start = await self._database.read(begin)
             if feed.closed:
                 raise NotFound(f"there is no mailbox {mailbox_id}")
@@ -258,7 +276,6 @@ class Feeds:
             feed.stop()
             raise
         feed._begin(start, mailbox.address, mailbox.cursor)
-        self._followed.setdefault(mailbox_id, {})[feed] = None
         if ready is not None:
             ready(start)
         # what was heard between the reading and now is above start, too
@@ -266,10 +283,15 @@ class Feeds:
             self._catch_up(mailbox_id)
         return feed
 
+    async def _listen(self, crowd: Crowd, mailbox: str) -> None:
+        """Hear the bus, once for the whole crowd."""
+        if crowd.bus is None:
+            crowd.hears(await self._bus.subscribe(mailbox, crowd.hear))
+
     async def look(self) -> None:
         """See whether any mailbox that is followed has moved on or is gone. Call it every two seconds. Raises
         DatabaseUnavailable: then call it again."""
-        asked = list(self._followed)
+        asked = list(self._crowds)
         if not asked:
             return
 
@@ -283,11 +305,14 @@ class Feeds:
 
         now, found = await self._database.read(stand)
         for mailbox in asked:
+            crowd = self._crowds.get(mailbox)
+            if crowd is None:
+                continue
             if mailbox not in found:
-                self._close(mailbox, now)
+                self._close(crowd, mailbox, now)
                 continue
             behind = False
-            for feed in tuple(self._followed.get(mailbox, ())):
+            for feed in tuple(crowd.feeds):
                 feed._high = max(feed._high, found[mailbox])
                 feed._work()
                 behind = behind or feed._behind
@@ -295,15 +320,20 @@ class Feeds:
                 self._catch_up(mailbox)
 
     def _forget(self, feed: Feed) -> None:
-        feeds = self._followed.get(feed.mailbox)
-        if feeds is not None:
-            feeds.pop(feed, None)
-            if not feeds:
-                del self._followed[feed.mailbox]
+        crowd = self._crowds.get(feed.mailbox)
+        if crowd is None or feed not in crowd.feeds:
+            return
+        del crowd.feeds[feed]
+        if not crowd.feeds:
+            del self._crowds[feed.mailbox]
+            if crowd.bus is not None:
+                crowd.bus.stop()
 
-    def _close(self, mailbox: str, now: int) -> None:
-        for feed in tuple(self._followed.get(mailbox, ())):
-            feed._end(MailboxClosed(mailbox, feed.account, mailbox, now, feed.address))
+    def _close(self, crowd: Crowd, mailbox: str, now: int) -> None:
+        # one that has not begun finds out by its own reading
+        begun = next((feed for feed in crowd.feeds if feed._at >= 0), None)
+        if begun is not None:
+            crowd.hear(MailboxClosed(mailbox, begun.account, mailbox, now, begun.address))
 
     def _catch_up(self, mailbox: str) -> None:
         if mailbox not in self._filling:
@@ -312,10 +342,10 @@ class Feeds:
 
     async def _fill(self, mailbox: str) -> None:
         """Read changes until no feed of this mailbox is behind. One reading serves all who miss the same."""
-        errors: list[Exception] = []
+        faults: list[Exception] = []
         gone = False
         try:
-            while behind := [feed for feed in self._followed.get(mailbox, ()) if feed._behind]:
+            while (crowd := self._crowds.get(mailbox)) and (behind := [feed for feed in crowd.feeds if feed._behind]):
                 account, low = behind[0].account, min(feed._at for feed in behind)
                 try:
                     found = await self._page(account, mailbox, low)
@@ -326,13 +356,7 @@ class Feeds:
                     continue
                 if not found or found[0].seq != low + 1:
                     break  # what the bus told of is not there to be read yet: look() comes by again
-                for change in found:
-                    for feed in tuple(self._followed.get(mailbox, ())):
-                        try:
-                            feed._take(change)
-                        except Exception as error:  # one follower's fault must not cost another its change
-                            feed.stop()
-                            errors.append(error)
+                faults += await crowd.tell(found)
         except NotFound:
             gone = True
         except (Temporary, Invalid):
@@ -341,8 +365,8 @@ class Feeds:
             self._filling.discard(mailbox)
         if gone:
             await self.look()  # knows by the database's clock, and tells
-        if errors:
-            raise errors[0]
+        if faults:
+            raise faults[0]
 
     async def _page(self, account: str, mailbox: str, after: int) -> Sequence[Change]:
         found, _ = await self._database.read(lambda tx: events.after(tx, account, mailbox, after, PAGE))

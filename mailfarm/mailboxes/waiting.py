@@ -17,7 +17,7 @@ Time is the host's: it calls ``time_out`` when time is up and ``stop`` when nobo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -214,9 +214,13 @@ class Wait:
             self._gone.clear()
         self._settle()
 
-    def _hear(self, told: Told) -> None:
-        if self._over:
-            return
+    def _hear(self, told: Sequence[Told]) -> None:
+        for each in told:
+            if self._over:
+                return
+            self._consider(each)
+
+    def _consider(self, told: Told) -> None:
         if isinstance(told, MailboxClosed):
             self._end("closed")
         elif isinstance(told, CursorTooOld):

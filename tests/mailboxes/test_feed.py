@@ -8,12 +8,14 @@ from dataclasses import replace
 import pytest
 import pytest_twisted
 from mailbox_house import House, until
+from twisted.internet import reactor
 
 from mailfarm.errors import CursorTooOld, DatabaseUnavailable, Invalid, NotFound
 from mailfarm.events import Filed, MailboxClosed
 from mailfarm.mailboxes import messages, store
 from mailfarm.mailboxes.feed import Feeds
 from mailfarm.mailboxes.match import Criteria
+from mailfarm.net.turns import Turns
 
 
 class LossyBus:
@@ -64,7 +66,7 @@ def database(house):
 
 @pytest.fixture
 def feeds(house, database):
-    return Feeds(database, house.bus, house.spawn)
+    return Feeds(database, house.bus, house.spawn, Turns(reactor).next)
 
 
 def numbers(told):
@@ -75,7 +77,7 @@ def numbers(told):
 async def test_a_change_in_order_is_told_without_reading_the_database(house, feeds, database):
     mailbox = await house.mailbox()
     told = []
-    await feeds.follow(house.account, mailbox.id, None, told.append)
+    await feeds.follow(house.account, mailbox.id, None, told.extend)
     reads = database.reads
     for _ in range(5):
         await house.send(mailbox)
@@ -93,7 +95,7 @@ async def test_what_was_before_comes_first_and_ready_before_that(house, feeds):
         house.account,
         mailbox.id,
         1,
-        lambda change: told.append(change.seq),
+        lambda heard: told.extend(change.seq for change in heard),
         ready=lambda at: told.append(("ready", at)),
     )
     await until(lambda: len(told) == 3)
@@ -106,7 +108,7 @@ async def test_what_was_before_comes_first_and_ready_before_that(house, feeds):
 async def test_what_the_bus_never_told_is_found_by_looking(house, feeds):
     mailbox = await house.mailbox()
     told = []
-    await feeds.follow(house.account, mailbox.id, None, told.append)
+    await feeds.follow(house.account, mailbox.id, None, told.extend)
     await house.file(house.item(mailbox), house.item(mailbox))
     assert told == []
     await feeds.look()
@@ -117,7 +119,7 @@ async def test_what_the_bus_never_told_is_found_by_looking(house, feeds):
 async def test_one_look_is_one_query_for_all_mailboxes(house, feeds, database):
     boxes = [await house.mailbox() for _ in range(20)]
     for box in boxes:
-        await feeds.follow(house.account, box.id, None, lambda change: None)
+        await feeds.follow(house.account, box.id, None, lambda told: None)
     assert len(feeds) == 20
     reads = database.reads
     await feeds.look()
@@ -129,7 +131,7 @@ async def test_a_gap_is_filled_by_one_read_for_all_who_miss_the_same(house, feed
     mailbox = await house.mailbox()
     many = [[] for _ in range(10)]
     for told in many:
-        await feeds.follow(house.account, mailbox.id, None, told.append)
+        await feeds.follow(house.account, mailbox.id, None, told.extend)
     await house.file(house.item(mailbox), house.item(mailbox))
     reads = database.reads
     await house.send(mailbox)
@@ -141,7 +143,7 @@ async def test_a_gap_is_filled_by_one_read_for_all_who_miss_the_same(house, feed
 async def test_old_and_doubled_hints_are_passed_over(house, feeds):
     mailbox = await house.mailbox()
     told = []
-    await feeds.follow(house.account, mailbox.id, None, told.append)
+    await feeds.follow(house.account, mailbox.id, None, told.extend)
     (filed,) = (await house.file(house.item(mailbox))).filed
     for _ in range(3):
         house.bus.publish(mailbox.id, filed)
@@ -152,7 +154,7 @@ async def test_old_and_doubled_hints_are_passed_over(house, feeds):
 async def test_a_hint_of_what_cannot_be_read_yet_is_waited_for(house, feeds):
     mailbox = await house.mailbox()
     told = []
-    await feeds.follow(house.account, mailbox.id, None, told.append)
+    await feeds.follow(house.account, mailbox.id, None, told.extend)
     (filed,) = (await house.file(house.item(mailbox))).filed
     house.bus.publish(mailbox.id, replace(filed, seq=9))
     await until(lambda: numbers(told) == [1])
@@ -172,7 +174,7 @@ async def test_nobody_follows_what_is_not_theirs_or_not_there(house, feeds):
         (house.account, mailbox.id, -1, Invalid),
     ):
         with pytest.raises(error):
-            await feeds.follow(account, id, after, lambda change: None)
+            await feeds.follow(account, id, after, lambda told: None)
     assert len(feeds) == 0
     assert not house.bus._topics
 
@@ -181,7 +183,7 @@ async def test_nobody_follows_what_is_not_theirs_or_not_there(house, feeds):
 async def test_a_stopped_feed_tells_nothing_and_holds_nothing(house, feeds):
     mailbox = await house.mailbox()
     told = []
-    feed = await feeds.follow(house.account, mailbox.id, None, told.append)
+    feed = await feeds.follow(house.account, mailbox.id, None, told.extend)
     feed.stop()
     feed.stop()
     await house.send(mailbox)
@@ -195,7 +197,7 @@ async def test_the_end_of_a_mailbox_is_told_and_is_the_last(house, feeds):
     by_bus, by_look, ends = [await house.mailbox() for _ in range(2)] + [await house.mailbox(lifetime=60)]
     told = {box.id: [] for box in (by_bus, by_look, ends)}
     for box in (by_bus, by_look, ends):
-        await feeds.follow(house.account, box.id, None, told[box.id].append)
+        await feeds.follow(house.account, box.id, None, told[box.id].extend)
     closed = await house.unit(store.delete, house.ids, house.account, by_bus.id)
     house.bus.publish(by_bus.id, closed)
     assert told[by_bus.id] == [closed]
@@ -214,7 +216,7 @@ async def test_the_end_of_a_mailbox_is_told_and_is_the_last(house, feeds):
 async def test_a_mailbox_that_ends_while_a_gap_is_filled_is_told(house, feeds):
     mailbox = await house.mailbox()
     told = []
-    await feeds.follow(house.account, mailbox.id, None, told.append)
+    await feeds.follow(house.account, mailbox.id, None, told.extend)
     (filed,) = (await house.file(house.item(mailbox))).filed
     await house.unit(store.delete, house.ids, house.account, mailbox.id)
     house.bus.publish(mailbox.id, replace(filed, seq=2))
@@ -226,7 +228,7 @@ async def test_a_mailbox_that_ends_while_a_gap_is_filled_is_told(house, feeds):
 async def test_a_paused_feed_catches_up_when_it_resumes(house, feeds):
     mailbox = await house.mailbox()
     told = []
-    feed = await feeds.follow(house.account, mailbox.id, None, told.append)
+    feed = await feeds.follow(house.account, mailbox.id, None, told.extend)
     feed.pause()
     for _ in range(5):
         await house.send(mailbox)
@@ -242,8 +244,8 @@ async def test_who_falls_behind_what_is_kept_is_told_to_list_again(house, feeds,
     monkeypatch.setattr("mailfarm.mailboxes.changes.TRIM", 1)
     mailbox = await house.mailbox()
     told, current = [], []
-    feed = await feeds.follow(house.account, mailbox.id, None, told.append)
-    await feeds.follow(house.account, mailbox.id, None, current.append)
+    feed = await feeds.follow(house.account, mailbox.id, None, told.extend)
+    await feeds.follow(house.account, mailbox.id, None, current.extend)
     feed.pause()
     for _ in range(30):
         await house.send(mailbox)
@@ -253,7 +255,7 @@ async def test_who_falls_behind_what_is_kept_is_told_to_list_again(house, feeds,
     assert told[0].last == 30
     assert numbers(current) == list(range(1, 31))
     with pytest.raises(CursorTooOld):
-        await feeds.follow(house.account, mailbox.id, 0, told.append)
+        await feeds.follow(house.account, mailbox.id, 0, told.extend)
     assert len(feeds) == 1
 
 
@@ -261,7 +263,7 @@ async def test_who_falls_behind_what_is_kept_is_told_to_list_again(house, feeds,
 async def test_a_database_that_is_away_only_delays(house, feeds, database):
     mailbox = await house.mailbox()
     told = []
-    await feeds.follow(house.account, mailbox.id, None, told.append)
+    await feeds.follow(house.account, mailbox.id, None, told.extend)
     database.away = True
     await house.file(house.item(mailbox))
     await house.send(mailbox)
@@ -282,7 +284,7 @@ async def test_one_followers_fault_costs_another_nothing(house, feeds):
         raise ValueError("a fault")
 
     await feeds.follow(house.account, mailbox.id, None, fails)
-    await feeds.follow(house.account, mailbox.id, None, told.append)
+    await feeds.follow(house.account, mailbox.id, None, told.extend)
     await house.file(house.item(mailbox))
     await feeds.look()
     await until(lambda: numbers(told) == [1])
@@ -300,7 +302,7 @@ async def test_with_criteria_only_what_meets_them_is_told_in_order(house, feeds)
         house.account,
         mailbox.id,
         0,
-        told.append,
+        told.extend,
         criteria=Criteria(subject="yes", contains="word"),
         miss=lambda message, failed: missed.append((message.seq, failed)),
     )
@@ -324,7 +326,7 @@ async def test_a_long_line_of_undecided_messages_stays_bounded_and_in_order(hous
     monkeypatch.setattr("mailfarm.mailboxes.feed.LINE", 5)
     mailbox = await house.mailbox()
     told = []
-    feed = await feeds.follow(house.account, mailbox.id, None, told.append, criteria=Criteria(contains="word"))
+    feed = await feeds.follow(house.account, mailbox.id, None, told.extend, criteria=Criteria(contains="word"))
     filed = (await house.file(*[house.item(mailbox, text="word") for _ in range(60)])).filed
     longest = 0
     for event in filed:
@@ -339,7 +341,7 @@ async def test_a_long_line_of_undecided_messages_stays_bounded_and_in_order(hous
 async def test_whatever_the_bus_does_each_follower_gets_the_event_tables_sequence(database_url, seed):
     chance = random.Random(seed)
     house = await House(database_url).open()
-    feeds = Feeds(house.database, house.bus, house.spawn)
+    feeds = Feeds(house.database, house.bus, house.spawn, Turns(reactor).next)
     bus = LossyBus(house.bus, chance)
     mailbox = await house.mailbox()
     followers = []
@@ -358,7 +360,7 @@ async def test_whatever_the_bus_does_each_follower_gets_the_event_tables_sequenc
         if chance.random() < 0.1:
             after = chance.choice((None, 0, (await house.find(mailbox)).cursor // 2))
             told = []
-            feed = await feeds.follow(house.account, mailbox.id, after, told.append)
+            feed = await feeds.follow(house.account, mailbox.id, after, told.extend)
             followers.append((feed, feed.cursor if after is None else after, told))
         if followers and chance.random() < 0.1:
             feed = chance.choice(followers)[0]

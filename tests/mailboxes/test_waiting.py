@@ -8,6 +8,7 @@ import pytest
 import pytest_twisted
 from mailbox_house import House, until
 from test_feed import LossyBus
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 
@@ -16,6 +17,7 @@ from mailfarm.mailboxes import store
 from mailfarm.mailboxes.feed import Feeds
 from mailfarm.mailboxes.match import ALL, Criteria
 from mailfarm.mailboxes.waiting import Need, Wait
+from mailfarm.net.turns import Turns
 
 
 class Waiting:
@@ -51,7 +53,7 @@ class Waiting:
 
 @pytest.fixture
 def feeds(house):
-    return Feeds(house.database, house.bus, house.spawn)
+    return Feeds(house.database, house.bus, house.spawn, Turns(reactor).next)
 
 
 @pytest.fixture
@@ -266,7 +268,7 @@ async def test_who_falls_behind_what_is_kept_begins_anew(house, begin, feeds, mo
 async def test_many_waits_on_a_bus_that_loses_get_theirs_and_nothing_else(database_url, seed):
     chance = random.Random(seed)
     house = await House(database_url).open()
-    feeds = Feeds(house.database, house.bus, house.spawn)
+    feeds = Feeds(house.database, house.bus, house.spawn, Turns(reactor).next)
     bus = LossyBus(house.bus, chance)
     boxes = [await house.mailbox() for _ in range(4)]
     waits = []

@@ -34,6 +34,7 @@ from mailfarm.mailboxes.addresses import Domains
 from mailfarm.mailboxes.content import Head, Parsed, Part
 from mailfarm.mailboxes.feed import Feeds
 from mailfarm.mailboxes.packing import Packer
+from mailfarm.net.turns import Turns
 from mailfarm.ports import Origin, Spooled
 from mailfarm.services.api import Api
 
@@ -68,7 +69,7 @@ class Farm:
         self.bus = MemoryBus()
         self.ids = Ids(clock, os.urandom)
         self.failures: list[Any] = []
-        self.feeds = Feeds(self.database, self.bus, self.spawn)
+        self.feeds = Feeds(self.database, self.bus, self.spawn, Turns(reactor).next)
         self.domains = Domains(("mailfarm.test",), any=True)
         self.account = ""
         self.cleanup: list[Any] = []

@@ -4,9 +4,11 @@ import pytest
 import pytest_twisted
 from farm_api import Browser, pump
 from twisted.internet import reactor
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.testing import StringTransport
 
 from mailfarm.errors import DatabaseUnavailable
 from mailfarm.net.http import Status
@@ -403,3 +405,36 @@ async def test_a_compressed_body_is_refused(ask):
     answer = await ask("POST", "/v1/mailboxes", b"{}", content_encoding="gzip")
     assert (answer.status, answer.problem, answer.header("accept-encoding")) == (415, "not-json", "identity")
     assert (await ask("POST", "/v1/mailboxes", b"{}", content_encoding="identity")).status == 201
+
+
+@ensure
+async def test_an_answer_leaves_in_one_piece_head_and_body(farm):
+    """A transport that sends at once would make two packets of them."""
+    written = []
+
+    class Transport(StringTransport):
+        def write(self, data):
+            written.append(data)
+            super().write(data)
+
+        def writeSequence(self, data):
+            self.write(b"".join(data))
+
+    channel = farm.api().site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+    channel.makeConnection(Transport())
+    for method, path, status in (
+        (b"GET", b"/v1/health", b"200"),
+        (b"HEAD", b"/v1/health", b"200"),
+        (b"GET", b"/v1/nothing", b"404"),
+    ):
+        channel.dataReceived(b"%b %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % (method, path))
+        await pump(lambda: written)
+        (answer,) = written
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 " + status)
+        length = int(
+            next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")).split()[1]
+        )
+        assert len(body) == (0 if method == b"HEAD" else length)
+        written.clear()
+    channel.loseConnection()

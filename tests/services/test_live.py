@@ -7,7 +7,6 @@ import pytest_twisted
 from counted import Counted
 from farm_api import Browser, pump
 from farm_live import connect, listen
-from prometheus_client import CollectorRegistry
 from test_api_guard import raw, serve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -17,7 +16,7 @@ from mailfarm.backends.memory import MemoryBus
 from mailfarm.mailboxes import store
 from mailfarm.mailboxes.mailbox import NewMailbox
 from mailfarm.services.live.connection import Connection
-from mailfarm.services.live.service import Counts
+from mailfarm.services.live.frames import EventFrames
 
 ensure = pytest_twisted.ensureDeferred
 
@@ -629,9 +628,7 @@ def test_a_slow_reader_has_its_time_anew_with_each_piece_it_takes():
     clock = Clock()
     dropped = []
     connection = Connection()
-    connection.factory = SimpleNamespace(
-        live=SimpleNamespace(reactor=clock, slow_after=15.0, counts=Counts(CollectorRegistry()))
-    )
+    connection.factory = SimpleNamespace(live=SimpleNamespace(reactor=clock, slow_after=15.0, frames=EventFrames()))
     connection.state = connection.STATE_OPEN
     connection.drop = lambda *told: dropped.append(told)
     written = []

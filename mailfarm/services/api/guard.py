@@ -70,16 +70,41 @@ class GuardedRequest(Request):
 
 
 class GuardedChannel(HTTPChannel):
-    """A connection that says why it ends, where twisted.web's would just end."""
+    """A connection that says why it ends, where twisted.web's would just end, and that sends the head of an answer
+    together with what follows: its transport sends at once (``net.fast_tcp``)."""
 
     transport: Any
     MAX_LENGTH = MAX_HEAD
     totalHeadersSize = MAX_HEAD
+    _head = b""
 
     def connectionMade(self) -> None:
         """Let the site know of us, though nothing may ever be asked here: browsers connect ahead."""
         self.site.connections.add(self)  # type: ignore[attr-defined]
         super().connectionMade()
+
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
+        """Keep the head until there is something behind it, or the answer is whole."""
+        lines = [b"%b %b %b\r\n" % (version, code, reason)]
+        lines += [b"%b: %b\r\n" % (name, value) for name, values in headers.getAllRawHeaders() for value in values]
+        self._head += b"".join(lines) + b"\r\n"
+
+    def write(self, data: bytes) -> None:
+        head, self._head = self._head, b""
+        self.transport.write(head + data if head else data)
+
+    def writeSequence(self, iovec: Any) -> None:
+        self.write(b"".join(iovec))
+
+    def requestDone(self, request: Any) -> None:
+        if self._head:
+            self.write(b"")
+        super().requestDone(request)
+
+    def loseConnection(self) -> Any:
+        if self._head:
+            self.write(b"")
+        return super().loseConnection()
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """A line of the head is too long."""

@@ -11,6 +11,7 @@ minute is dropped; it goes on with Last-Event-ID.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -19,7 +20,7 @@ from twisted.internet.task import LoopingCall
 from twisted.web.server import Request
 
 from mailfarm.errors import CursorTooOld
-from mailfarm.events import MailboxClosed, to_json
+from mailfarm.events import Change, MailboxClosed, to_json
 from mailfarm.mailboxes.feed import Feed, Feeds, Told
 from mailfarm.mailboxes.match import Criteria
 from mailfarm.net.problems import Problem
@@ -94,20 +95,22 @@ class _Stream:
         if self._flow.paused:
             feed.pause()
 
-    def hear(self, told: Told) -> None:
+    def hear(self, told: Sequence[Told]) -> None:
         """Send what the feed tells."""
         if self.ended.called:
             return
-        if isinstance(told, CursorTooOld):
-            self._write({"type": "resync", "mailbox": "", "oldest": told.oldest, "cursor": told.last})
-            self.end()
-        elif isinstance(told, MailboxClosed):
-            self._request.write(b"data: " + to_json(told) + b"\n\n")
-            self.end()
-        else:
-            self._request.write(b"id: %d\ndata: %b\n\n" % (told.seq, to_json(told)))
+        changes = [b"id: %d\ndata: %b\n\n" % (each.seq, to_json(each)) for each in told if isinstance(each, Change)]
+        if changes:
+            self._request.write(b"".join(changes))
             if self._flow.paused and self._feed is not None:
                 self._feed.pause()
+        last = told[-1]
+        if isinstance(last, CursorTooOld):
+            self._write({"type": "resync", "mailbox": "", "oldest": last.oldest, "cursor": last.last})
+            self.end()
+        elif isinstance(last, MailboxClosed):
+            self._request.write(b"data: " + to_json(last) + b"\n\n")
+            self.end()
 
     def _write(self, form: dict[str, Any]) -> None:
         if self._feed is not None:

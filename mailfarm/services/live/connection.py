@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -46,6 +48,7 @@ _DENIED = {
     503: "too-many-connections",
 }
 _PONG = frame({"type": "pong"})
+_ENDS = frozenset({CursorTooOld, MailboxClosed})
 
 
 @implementer(IPushProducer)
@@ -272,7 +275,7 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
             account,
             asked.mailbox,
             asked.after,
-            lambda told: self._hear(asked.mailbox, told),
+            partial(self._hear, asked.mailbox),
             criteria=asked.criteria,
             ready=begin,
         )
@@ -301,15 +304,18 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
 
     # What we say
 
-    def _hear(self, mailbox: str, told: Told) -> None:
-        if isinstance(told, CursorTooOld):
-            self._feeds.pop(mailbox, None)
-            self.send(frame({"type": "resync", "mailbox": mailbox, "oldest": told.oldest, "cursor": told.last}))
-        elif isinstance(told, MailboxClosed):
-            self._feeds.pop(mailbox, None)
-            self._tell(self.factory.live.frames.of(told), mailbox)
+    def _hear(self, mailbox: str, told: Sequence[Told]) -> None:
+        if type(told[-1]) not in _ENDS:
+            self.send(self.factory.live.frames.together(told), len(told))
+            return
+        *before, last = told
+        for each in before:
+            self.send(self.factory.live.frames.of(each))
+        self._feeds.pop(mailbox, None)
+        if isinstance(last, CursorTooOld):
+            self.send(frame({"type": "resync", "mailbox": mailbox, "oldest": last.oldest, "cursor": last.last}))
         else:
-            self.send(self.factory.live.frames.of(told))
+            self._tell(self.factory.live.frames.of(last), mailbox)
 
     def _tell(self, octets: bytes, closed: str) -> None:
         """Send a frame; the end of a mailbox only once, though a subscription and the watch may both say it."""
@@ -321,11 +327,11 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
                 del self._ended[next(iter(self._ended))]
         self.send(octets)
 
-    def send(self, octets: bytes) -> None:
-        """Send a frame now, or gather it while the transport is full."""
+    def send(self, octets: bytes, frames: int = 1) -> None:
+        """Send a frame, or some, now, or gather them while the transport is full."""
         if self.state != self.STATE_OPEN:
             return
-        self.factory.live.counts.frames.inc()
+        self.factory.live.frames.sent += frames
         if not self._full:
             self.transport.write(octets)
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -36,7 +36,18 @@ class EventFrames:
     ``filed`` event that is read later, when its message is gone, has the same id and says less.)"""
 
     def __init__(self) -> None:
+        self.sent = 0
+        """Frames sent, to whomever."""
         self._kept: OrderedDict[int, tuple[Event, bytes]] = OrderedDict()
+        self._last: tuple[Sequence[Event], bytes] = ((), b"")
+
+    def together(self, events: Sequence[Event]) -> bytes:
+        """The frames of some events, one after the other. A feed gives the same tuple to all who hear the same."""
+        last, octets = self._last
+        if last is not events:
+            octets = b"".join([self.of(event) for event in events])
+            self._last = (events, octets)
+        return octets
 
     def of(self, event: Event) -> bytes:
         """The frame of this event."""

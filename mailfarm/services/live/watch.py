@@ -1,7 +1,8 @@
 """Watching an account: mailboxes opened and closed, and a hint for each mailbox in which something changed.
 
 Hints are coalesced: a burst of a thousand messages is read as a few states of the mailbox, one query for all mailboxes
-that changed and all who watch.
+that changed and all who watch. Who watches is told in the same way as who follows a mailbox: some, then others have
+their turn (``mailboxes.crowd``).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from mailfarm.errors import Temporary
 from mailfarm.events import Change, Event, MailboxClosed, MailboxOpened
 from mailfarm.mailboxes import store
 from mailfarm.mailboxes.announce import account_topic
+from mailfarm.mailboxes.crowd import AT_ONCE as TOLD_AT_ONCE
+from mailfarm.mailboxes.crowd import Turn
 from mailfarm.mailboxes.feed import Spawn
 from mailfarm.mailboxes.forms import mailbox_form
 from mailfarm.mailboxes.mailbox import Mailbox
@@ -25,6 +28,11 @@ from .frames import EventFrames, frame
 LINGER = 0.05
 """Seconds between the first change and the hint: what changes meanwhile is in the same one."""
 AT_ONCE = 200
+"""Mailboxes in one reading."""
+LINE = 1000
+"""Frames that wait while others are told. Past it they are forgotten, and who watches is told to ask REST again."""
+
+_MISSED = frame({"type": "watching"})
 
 Tell = Callable[[bytes, str], None]
 """Told a frame, and the id of the mailbox whose end it says (or nothing)."""
@@ -34,18 +42,21 @@ class Watch:
     """One account, for all connections of the process that watch it."""
 
     def __init__(
-        self, account: str, database: Database, bus: Bus, spawn: Spawn, reactor: Any, events: EventFrames
+        self, account: str, database: Database, bus: Bus, spawn: Spawn, turn: Turn, reactor: Any, events: EventFrames
     ) -> None:
         self.account = account
         self.telling: dict[Tell, None] = {}
         self._database = database
         self._bus = bus
         self._spawn = spawn
+        self._turn = turn
         self._reactor = reactor
         self._events = events
         self._changed: dict[str, None] = {}
         self._timer: Any = None
         self._reading = False
+        self._line: list[tuple[bytes, str]] = []
+        self._telling = False
         self._subscription: Subscription | None = None
         self._starting: DeferredLock = DeferredLock()
         self._stopped = False
@@ -73,6 +84,7 @@ class Watch:
             self._timer.cancel()
             self._timer = None
         self._changed.clear()
+        self._line.clear()
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, MailboxOpened | MailboxClosed):
@@ -83,10 +95,10 @@ class Watch:
 
     def _missed(self) -> None:
         """A mailbox may have been opened or closed, and nobody was told: whoever watches asks REST again."""
-        self._tell(frame({"type": "watching"}), "")
+        self._tell(_MISSED, "")
 
     def _soon(self) -> None:
-        if self._changed and self._timer is None and not self._reading:
+        if self._changed and self._timer is None and not self._reading and not self._telling:
             self._timer = self._reactor.callLater(LINGER, self._read)
 
     def _read(self) -> None:
@@ -113,5 +125,24 @@ class Watch:
             self._soon()
 
     def _tell(self, octets: bytes, closed: str) -> None:
-        for tell in tuple(self.telling):
-            tell(octets, closed)
+        if len(self._line) >= LINE:
+            self._line[:] = [(_MISSED, "")]
+        self._line.append((octets, closed))
+        if not self._telling:
+            self._telling = True
+            self._spawn(self._tell_line())
+
+    async def _tell_line(self) -> None:
+        try:
+            while self._line:
+                line, self._line = self._line, []
+                tells = tuple(self.telling)
+                for start in range(0, len(tells), TOLD_AT_ONCE):
+                    if start:
+                        await self._turn()
+                    for tell in tells[start : start + TOLD_AT_ONCE]:
+                        for octets, closed in line:
+                            tell(octets, closed)
+        finally:
+            self._telling = False
+            self._soon()
