@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from datetime import date as _date
 from email.utils import mktime_tz, parsedate_tz
 from urllib.parse import unquote_to_bytes
 
@@ -22,42 +22,42 @@ MOST_PARAMETERS = 100
 LONGEST_STRUCTURED = 8192
 """Characters of a Content-Type or Content-Disposition that are looked at."""
 
-_END = re.compile(rb"\r?\n(?=\r?\n)")
 _FIELD = re.compile(rb"([!-9;-~]{1,200})[ \t]*:")
+# Fields with the lines folded into them, whole; where a line is none, nothing.
+_FIELDS = re.compile(r"([!-9;-~]{1,200})[ \t]*:([^\n]*+(?:\n[ \t][^\n]*+)*+)\n?|[^\n]+\n?")
+_SPACE = " \t\n\r\v\f"
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _WORD = re.compile(r"=\?([^?\s]{1,100})\?([bBqQ])\?([^?\r\n]*)\?=")
 _BETWEEN = re.compile(r"(\?=)\s+(?==\?[^?\s]{1,100}\?[bBqQ]\?)")
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One header field: its name as written and its value, unfolded, not decoded."""
-
-    name: str
-    value: str
-
-
 class Section:
-    """The fields of one header section, in order. ``start`` to ``body`` is where it lies."""
+    """The fields of one header section, in order: their names as written, their values not decoded."""
 
-    __slots__ = ("_first", "body", "cut", "fields", "malformed")
+    __slots__ = ("_fields", "_first", "body", "cut", "malformed")
 
-    def __init__(self, fields: Sequence[Field], body: int, cut: bool, malformed: int) -> None:
-        self.fields = fields
+    def __init__(self, fields: Sequence[tuple[str, str]], body: int, cut: bool, malformed: int) -> None:
+        self._fields = fields  # still folded
         self.body = body  # where the body begins
         self.cut = cut  # there was more than is considered
         self.malformed = malformed  # lines that are no field
-        self._first: dict[str, str] = {}
-        for field in fields:
-            self._first.setdefault(field.name.lower(), field.value)
+        self._first = {name.lower(): value for name, value in reversed(fields)}
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        """Name and value of each."""
+        return [(name, _unfolded(value)) for name, value in self._fields]
 
     def get(self, name: str, default: str = "") -> str:
         """The first field of this name (lower case)."""
-        return self._first.get(name, default)
+        value = self._first.get(name)
+        return default if value is None else _unfolded(value)
 
-    def all(self, name: str) -> Iterator[str]:
-        """Every field of this name (lower case)."""
-        return (field.value for field in self.fields if field.name.lower() == name)
+
+def _unfolded(value: str) -> str:
+    if "\n" not in value:
+        return value.strip(_SPACE)
+    return " ".join([piece.strip(_SPACE) for piece in value.split("\n")])
 
 
 def read_section(data: bytes, start: int = 0, stop: int | None = None) -> Section:
@@ -65,38 +65,50 @@ def read_section(data: bytes, start: int = 0, stop: int | None = None) -> Sectio
     stop = len(data) if stop is None else stop
     if data[start : start + 1] == b"\n" or data[start : start + 2] == b"\r\n":
         return Section((), start + (1 if data[start : start + 1] == b"\n" else 2), False, 0)
-    end = _END.search(data, start, stop)
-    last = stop if end is None else end.end()
-    body = stop
-    if end is not None:
-        body = last + (2 if data[last : last + 2] == b"\r\n" else 1)
+    # an empty line
+    end = data.find(b"\n\r\n", start, stop)
+    bare = data.find(b"\n\n", start, stop if end < 0 else end + 1)
+    if bare >= 0:
+        end = bare
+    last, body = (end + 1, end + (2 if end == bare else 3)) if end >= 0 else (stop, stop)
     block = data[start : min(last, start + MOST_OCTETS)]
-    fields: list[Field] = []
+    cut = last - start > MOST_OCTETS
+    if block.isascii() and b"\0" not in block:
+        found = _FIELDS.findall(block.decode("ascii"))
+        if len(found) <= MOST_FIELDS and ("", "") not in found:
+            return Section(found, body, cut, 0)
+    fields, more, malformed = _any_fields(block)
+    return Section(fields, body, cut or more, malformed)
+
+
+def _any_fields(block: bytes) -> tuple[list[tuple[str, str]], bool, int]:
+    """The fields of any block; whether there are more, and how many lines are no field."""
+    fields: list[tuple[str, str]] = []
     name, malformed = "", 0
     pieces: list[bytes] = []
-    cut = last - start > MOST_OCTETS
+    more = False
     for line in block.split(b"\n"):
         line = line.removesuffix(b"\r")
         if line[:1] in (b" ", b"\t"):
             if pieces:
-                pieces.append(line.strip())
+                pieces.append(line)
             continue
         if pieces:
-            fields.append(Field(name, charsets.decode(b" ".join(pieces))))
+            fields.append((name, charsets.decode(b"\n".join(pieces))))
             pieces = []
         if not line:
             continue
         if len(fields) >= MOST_FIELDS:
-            cut = True
+            more = True
             break
         match = _FIELD.match(line)
         if match is None:
             malformed += not line.startswith((b"From ", b">From "))
             continue
-        name, pieces = match[1].decode("ascii"), [line[match.end() :].strip()]
+        name, pieces = match[1].decode("ascii"), [line[match.end() :]]
     if pieces:
-        fields.append(Field(name, charsets.decode(b" ".join(pieces))))
-    return Section(fields, body, cut, malformed)
+        fields.append((name, charsets.decode(b"\n".join(pieces))))
+    return fields, more, malformed
 
 
 def plain(text: str) -> str:
@@ -152,6 +164,8 @@ def lenient_base64(data: bytes) -> bytes:
 
 
 _PARAMETER = re.compile(r';\s*([^\s=;"]{1,100})\s*=\s*(?:"((?:[^"\\]|\\.){0,4096})"?|([^;"]{0,4096}))', re.DOTALL)
+# The same where there is no backslash.
+_PLAIN_PARAMETER = re.compile(r';\s*([^\s=;"]{1,100})\s*=\s*(?:"([^"]{0,4096})"?|([^;"]{0,4096}))')
 _PAIR = re.compile(r"\\(.)", re.DOTALL)
 
 
@@ -162,15 +176,14 @@ def parameters(value: str) -> tuple[str, dict[str, str]]:
     first = value.partition(";")[0].strip().lower()
     found: dict[str, str] = {}
     pieces: dict[str, dict[int, tuple[bool, str]]] = {}
-    for number, match in enumerate(_PARAMETER.finditer(value)):
-        if number >= MOST_PARAMETERS:
-            break
-        name = match[1].lower()
-        text = _PAIR.sub(r"\1", match[2]) if match[2] is not None else match[3].strip()
-        base, star, rest = name.partition("*")
-        if not star:
+    escaped = "\\" in value
+    for name, quoted, text in (_PARAMETER if escaped else _PLAIN_PARAMETER).findall(value)[:MOST_PARAMETERS]:
+        name = name.lower()
+        text = (_PAIR.sub(r"\1", quoted) if escaped else quoted) or text.strip()
+        if "*" not in name:
             found.setdefault(name, decode_words(text))
             continue
+        base, _, rest = name.partition("*")
         place = rest.removesuffix("*")
         if not place:
             pieces.setdefault(base, {}).setdefault(0, (True, text))
@@ -194,19 +207,38 @@ def _extended(parts: dict[int, tuple[bool, str]]) -> str:
     return plain(charsets.decode(octets, label))
 
 
+_DATE = re.compile(
+    r"(?:[A-Z][a-z]{2}, )?([0-9]{1,2}) ([A-Z][a-z]{2}) ([12][0-9]{3}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) "
+    r"(?:([+-])([0-9]{2})([0-9]{2})|GMT)(?: \([A-Z]{3,4}\))?"
+)
+_EPOCH = _date(1970, 1, 1).toordinal()
+_MONTHS = {
+    "Jan": 1, "Feb": 2, "Mar": 3, "Apr": 4, "May": 5, "Jun": 6, "Jul": 7, "Aug": 8, "Sep": 9, "Oct": 10, "Nov": 11,
+    "Dec": 12,
+}  # fmt: skip
+
+
 def date(value: str) -> int | None:
     """The Date field (RFC 5322 §3.3) in microseconds since 1970, UTC; None if it cannot be read."""
+    usual = _DATE.fullmatch(value, 0, 128)
+    if usual is not None and usual[2] in _MONTHS and not value.endswith("-0000"):
+        day, month, year, hour, minute, second, sign, hours, minutes = usual.groups()
+        days = _date(int(year), _MONTHS[month], 1).toordinal() + int(day) - 1 - _EPOCH
+        east = 0 if sign is None else int(hours) * 3600 + int(minutes) * 60
+        seconds = days * 86400 + int(hour) * 3600 + int(minute) * 60 + int(second) - (-east if sign == "-" else east)
+        return _moment(int(year), seconds)
     try:
         parsed = parsedate_tz(value[:128])
-        if parsed is None or not 1900 <= parsed[0] <= 9999:
-            return None
-        seconds = mktime_tz(parsed)
+        return None if parsed is None else _moment(parsed[0], mktime_tz(parsed))
     except (ValueError, OverflowError, TypeError, IndexError):
         return None
+
+
+def _moment(year: int, seconds: int) -> int | None:
     # what cannot be written as RFC 3339 is no date
-    return seconds * 1_000_000 if -2_208_988_800 <= seconds < 253_402_214_400 else None
+    return seconds * 1_000_000 if year >= 1900 and -2_208_988_800 <= seconds < 253_402_214_400 else None
 
 
 def headers(data: bytes) -> list[tuple[str, str]]:
     """The fields of a message's header section, decoded, for a reader."""
-    return [(field.name, decode_words(field.value)) for field in read_section(data).fields]
+    return [(name, decode_words(value)) for name, value in read_section(data).fields]

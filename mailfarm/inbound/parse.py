@@ -23,7 +23,7 @@ from . import charsets, filenames, headers, structure
 from .headers import Section, decode_words, plain
 from .people import people
 from .structure import Broken, Node, Tree
-from .visible import visible
+from .visible import shown
 
 LONGEST_TEXT = 1024 * 1024
 LONGEST_SUBJECT = 2000
@@ -174,7 +174,7 @@ def _part(number: int, parent: int | None, node: Node, size: int | None, inside:
 def _parsed(section: Section, body: _Body, findings: _Findings) -> Parsed:
     from_ = people(section.get("from"))
     subject = decode_words(section.get("subject"))[:LONGEST_SUBJECT]
-    shown = visible(body.html)[0][:LONGEST_TEXT] if body.html else ""
+    visible = shown(body.html)[:LONGEST_TEXT] if body.html else ""
     text = body.text
     head = Head(
         people(section.get("reply-to")),
@@ -189,12 +189,12 @@ def _parsed(section: Section, body: _Body, findings: _Findings) -> Parsed:
         people(section.get("to")),
         people(section.get("cc")),
         subject,
-        _snippet(text) or _snippet(shown),
+        _snippet(text) or _snippet(visible),
         plain(section.get("message-id")).strip("<>")[:LONGEST_MESSAGE_ID],
         sum(each.attachment for each in body.parts),
         text,
         body.html,
-        shown,
+        visible,
         tuple(body.parts),
         head,
     )

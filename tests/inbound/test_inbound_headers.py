@@ -143,11 +143,16 @@ def test_fields_are_unfolded_and_in_order():
         (b"no field\r\nA : 1\r\n\r\nb", [("A", "1")], b"b"),
         (b" folded first\r\nA: 1\r\n\r\nb", [("A", "1")], b"b"),
         (b"A: caf\xe9\r\n\r\nb", [("A", "café")], b"b"),
+        (b"A: caf\xe9\r\n\tau lait\r\nB: \r\n x\r\n\r\nb", [("A", "café au lait"), ("B", " x")], b"b"),
+        (b"A:\r\n x \r\n\ty\r\n\r\nb", [("A", " x y")], b"b"),
+        (b"A: 1\r\n\n\r\nb", [("A", "1")], b"\r\nb"),
+        (b"A: 1\n\r\n\nb", [("A", "1")], b"\nb"),
+        (b"A: 1\r\nB\x00: 2\r\nC: \x00\r\n\r\nb", [("A", "1"), ("C", "\ufffd")], b"b"),
     ],
 )
 def test_sections_of_any_shape(raw, fields, body):
     section = read_section(raw)
-    assert [(field.name, field.value) for field in section.fields] == fields
+    assert section.fields == fields
     assert raw[section.body :] == body
 
 
@@ -170,6 +175,21 @@ def test_dates(value, expected):
 @given(st.text(max_size=200))
 def test_any_text_is_a_date_or_none(text):
     date(text)
+
+
+@given(
+    st.tuples(
+        *(st.sampled_from(["", "Tue, ", "Tue,", "tue, "]), st.integers(0, 40).map(str)),
+        *(st.sampled_from([" Mar ", " Feb ", " Dec ", " mar ", " Mai "]), st.integers(1890, 2100).map(str)),
+        st.tuples(*(st.integers(0, 99),) * 3).map(lambda time: " {:02}:{:02}:{:02}".format(*time)),
+        st.sampled_from([" +0000", " -0330", " +9999", " GMT", " EST", " +0100 (CET)", " -0000", "+0000", ""]),
+    )
+)
+def test_a_date_is_what_the_standard_library_says(pieces):
+    value = "".join(pieces)
+    parsed = email.utils.parsedate_tz(value)
+    expected = None if parsed is None or parsed[0] < 1900 else email.utils.mktime_tz(parsed) * 1_000_000
+    assert date(value) == expected
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.message
 import email.policy
 import random
+import re
 
 import orjson
 import pytest
@@ -16,7 +17,7 @@ from mailfarm.inbound import structure
 from mailfarm.inbound.found import find
 from mailfarm.inbound.links import links
 from mailfarm.inbound.parse import NoPart, parse, part
-from mailfarm.inbound.visible import visible
+from mailfarm.inbound.visible import shown, visible
 from mailfarm.mail.envelope import Envelope, Recipient
 from mailfarm.mailboxes.content import Link, dump, dump_detail, load_detail, load_head, load_parts
 from mailfarm.ports import Origin
@@ -222,6 +223,29 @@ def test_a_link_shown_as_picture_and_words_keeps_the_words():
 )
 def test_visible_text(html, text):
     assert visible(html)[0] == text
+    assert shown(html) == text
+
+
+_MARKUP = re.findall(
+    r"\S+",
+    """
+    < </ > /> <p> <P> </p> <br> <BR/> <td> </td> <tr> </tr> <table> </table> <b> </b> <o:p> <Table> <li> <hr/> <td <th>
+    <a_href='http://x.test/a'> <a_name=x> </a> <A_HREF="https://x.test/?a=1&amp;b"> </A> <area_href=http://z.test>
+    <img_alt="A_pic"> <img_alt="b_&amp;lt;_c"> <IMG_ALT=x> <Img_alt='q'> <SPAN_class="x"> <x_y='a<b'> <x_y=' " ' =
+    <head> </head> <HEAD> <title> </title> <title/> <headx> <style> </style> <Style_type=x> </STYLE_> <template>
+    </template> <script> </script> if_(a<b){} <body> <BODY_style='x>y'> </body> <body-x> <html> </html> <!doctype_html>
+    <!-- --> <!--[if_mso]> <![endif]--> <!> <?xml_?> </_> <input_value='a>b'> <p_title="</style>"> &nbsp; &amp; &lt;
+    &#8364; &copy &am p; & text _ __ é € <headſ> <ſtyle>
+    """,
+)
+_BLANKS = " \n\t\r\f\v\u00a0\u200b\u00ad\u2003\u2028\x1c"
+
+
+@given(st.lists(st.one_of(st.sampled_from(_MARKUP), st.sampled_from(_BLANKS)), max_size=40))
+@settings(max_examples=500)
+def test_the_text_alone_is_the_text_with_the_links(pieces):
+    html = "".join(pieces).replace("_", " ")
+    assert shown(html) == visible(html)[0]
 
 
 @given(st.binary(max_size=2000))
