@@ -15,9 +15,15 @@ LENGTH = 26
 
 def new_id(now: int, random: bytes) -> str:
     """An id for ``now`` (microseconds since 1970, UTC) and ten random bytes."""
+    # ten bits at a time, written out and in two halves that fit a machine's word: each message has an id
+    p = _PAIRS
     number = (now // 1000 & 0xFFFF_FFFF_FFFF) << 80 | int.from_bytes(random[:10], "big")
-    pairs = _PAIRS
-    return "".join([pairs[number >> shift & 1023] for shift in range(120, -1, -10)])
+    high, low = number >> 60, number & 0xFFF_FFFF_FFFF_FFFF
+    return (
+        f"{p[high >> 60]}{p[high >> 50 & 1023]}{p[high >> 40 & 1023]}{p[high >> 30 & 1023]}{p[high >> 20 & 1023]}"
+        f"{p[high >> 10 & 1023]}{p[high & 1023]}{p[low >> 50]}{p[low >> 40 & 1023]}{p[low >> 30 & 1023]}"
+        f"{p[low >> 20 & 1023]}{p[low >> 10 & 1023]}{p[low & 1023]}"
+    )
 
 
 def is_id(text: str) -> bool:

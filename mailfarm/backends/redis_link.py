@@ -170,7 +170,11 @@ class RedisLink:
     @property
     def connected(self) -> bool:
         """Whether every lane has its connection."""
-        return all(lane.connection is not None and lane.connection.connected for lane in self._lanes)
+        for lane in self._lanes:  # a loop, for each message asks
+            connection = lane.connection
+            if connection is None or not connection.connected:
+                return False
+        return True
 
     @property
     def open_to(self) -> tuple[str, int] | None:

@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
 from twisted.logger import Logger
 
-from mailfarm.errors import LeaseLost, MailfarmError, NotFound, QueueFull, QueueUnavailable, Temporary
+from mailfarm.errors import LeaseLost, MailfarmError, NotFound, QueueFull, QueueUnavailable
 from mailfarm.ids import Ids
 from mailfarm.ports import CHUNK, Attempt, Content, Depth, Entry, Spooled
 
@@ -111,50 +111,35 @@ class RedisQueue:
         """Why nothing may be put now, if so."""
         return unavailable(self.link, self._check)
 
-    def admit(self, size: int) -> Deferred[None]:
-        """Whether content of ``size`` octets (0: unknown) would find room. Fails with QueueFull, QueueUnavailable."""
-        try:
-            if error := self.unavailable:
-                raise error
-            if not self._room.fresh:
-                return Deferred.fromCoroutine(self._admit(size))
-            self._room.check(size)
-        except Temporary as error:
-            return fail(error)
-        return succeed(None)
-
-    async def _admit(self, size: int) -> None:
-        await self._measure()
+    async def admit(self, size: int) -> None:
+        """Whether content of ``size`` octets (0: unknown) would find room. Raises QueueFull, QueueUnavailable."""
+        if error := self.unavailable:
+            raise error
+        if not self._room.fresh:
+            await self._measure()
         self._room.check(size)
 
-    def put(self, spooled: Spooled) -> Deferred[None]:
-        """Fires when the entry would survive a crash. Fails with QueueFull, QueueUnavailable, Invalid."""
-        return Deferred.fromCoroutine(self._put(spooled))
-
-    async def _put(self, spooled: Spooled) -> None:
+    async def put(self, spooled: Spooled) -> None:
+        """Returns when the entry would survive a crash. Raises QueueFull, QueueUnavailable, Invalid."""
         try:
             if error := self.unavailable:
                 raise error
             size = spooled.content.size
             form = to_form(spooled)
             if size > CHUNK:
-                stored = await self._put_large(spooled, form)
+                await self._put_large(spooled, form)
             else:
                 data = b"".join([piece async for piece in spooled.content.chunks()])
                 check_size(spooled, len(data))
-                stored = await self._answer(Put(spooled.id, size, form, data))
+                await self._answer(Put(spooled.id, size, form, data))
         except QueueFull:
             self._metrics.full.inc()
             raise
         except QueueUnavailable:
             self._metrics.unavailable.inc()
             raise
-        if stored:
-            self._metrics.stored.inc()
-            self._room.add(1, size)
-            self._wake(1)
 
-    async def _put_large(self, spooled: Spooled, form: bytes) -> bool:
+    async def _put_large(self, spooled: Spooled, form: bytes) -> None:
         key = self._pieces.key()
         kept = False
         try:
@@ -168,7 +153,6 @@ class RedisQueue:
         finally:
             if not kept:
                 self._pieces.forget(key)
-        return kept
 
     async def _answer(self, put: Put) -> bool:
         """Whether it is a new entry."""
@@ -182,10 +166,15 @@ class RedisQueue:
     async def _put_all(self, puts: list[Put]) -> list[bytes]:
         self._metrics.put_entries.observe(len(puts))
         try:
-            return await self._calls.put(puts, self._room.max_entries, self._room.max_octets)
+            answers = await self._calls.put(puts, self._room.max_entries, self._room.max_octets)
         except QueueFull:
             self._room.overflowed()
             raise
+        stored = [put.size for put, said in zip(puts, answers, strict=True) if said == b"stored"]
+        self._metrics.stored.inc(len(stored))
+        self._room.add(len(stored), sum(stored))
+        self._wake(len(stored))
+        return answers
 
     # Taking
 

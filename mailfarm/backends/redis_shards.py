@@ -62,13 +62,8 @@ class ShardedQueue:
 
     # Putting
 
-    def admit(self, size: int) -> Deferred[None]:
-        """Whether any shard would find room. Fails with QueueFull when one that answers is full, QueueUnavailable."""
-        if len(self.shards) == 1:
-            return self.shards[0].admit(size)
-        return Deferred.fromCoroutine(self._admit(size))
-
-    async def _admit(self, size: int) -> None:
+    async def admit(self, size: int) -> None:
+        """Whether any shard would find room. Raises QueueFull when one that answers is full, QueueUnavailable."""
         await self._first_that_can(self._in_turn(), lambda shard: shard.admit(size))
 
     async def put(self, spooled: Spooled) -> None:

@@ -28,15 +28,36 @@ class NewerFormError(ValueError):
 
 def to_form(spooled: Spooled) -> bytes:
     """The form as JSON in UTF-8. Raises Invalid for text that has none (a lone surrogate)."""
+    envelope, origin = spooled.envelope, spooled.origin
     try:
+        # written out: orjson takes three times as long over dataclasses
         return orjson.dumps(
             {
                 "v": VERSION,
                 "id": spooled.id,
                 "account": spooled.account,
                 "accepted_at": spooled.accepted_at,
-                "envelope": spooled.envelope,
-                "origin": spooled.origin,
+                "envelope": {
+                    "sender": envelope.sender,
+                    "recipients": [
+                        {"address": each.address, "notify": each.notify, "orcpt": each.orcpt}
+                        for each in envelope.recipients
+                    ],
+                    "body": envelope.body,
+                    "smtputf8": envelope.smtputf8,
+                    "size": envelope.size,
+                    "ret": envelope.ret,
+                    "envid": envelope.envid,
+                },
+                "origin": {
+                    "service": origin.service,
+                    "client": origin.client,
+                    "port": origin.port,
+                    "helo": origin.helo,
+                    "protocol": origin.protocol,
+                    "tls": origin.tls,
+                    "credential": origin.credential,
+                },
                 "mailboxes": spooled.mailboxes,
                 "trace": b64encode(spooled.trace).decode("ascii"),
                 "sha256": spooled.sha256.hex(),

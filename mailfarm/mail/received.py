@@ -35,15 +35,22 @@ def received(*, helo: str, client: str, by: str, protocol: str, id: str, now: in
     ``client`` is its IP address, or empty; ``by`` our host name; ``protocol`` see ``protocol_name``; ``id`` the spool
     id; ``now`` microseconds since 1970; ``tls`` like ``TLSv1.3 TLS_AES_256_GCM_SHA384``, or empty.
     """
+    if not _WORD.fullmatch(id):
+        raise ValueError(f"{id!r} cannot stand in a trace header")
+    before, how = _same(helo, client, by, protocol, tls)
+    return f"{before}{id}{how}{_date(now // 1_000_000)}\r\n".encode("ascii")
+
+
+@lru_cache(maxsize=1024)
+def _same(helo: str, client: str, by: str, protocol: str, tls: str) -> tuple[str, str]:
+    """What stands before and behind the id, the same for all the mail of a session."""
     name = helo if _is_name(helo) else "unknown"
     where = f" ({_literal(client)})" if client else ""
     how = f"\r\n\t({tls})" if _TLS.fullmatch(tls) else ""
-    for word in (by, protocol, id):
+    for word in (by, protocol):
         if not _WORD.fullmatch(word):
             raise ValueError(f"{word!r} cannot stand in a trace header")
-    return (f"Received: from {name}{where}\r\n\tby {by} with {protocol} id {id}{how};\r\n\t{date(now)}\r\n").encode(
-        "ascii"
-    )
+    return f"Received: from {name}{where}\r\n\tby {by} with {protocol} id ", f"{how};\r\n\t"
 
 
 def _is_name(helo: str) -> bool:
@@ -73,7 +80,6 @@ def _date(seconds: int) -> str:
     )
 
 
-@lru_cache(maxsize=1024)
 def _literal(client: str) -> str:
     try:
         address = ip_address(client)

@@ -6,7 +6,7 @@ Most of what a session is asked is known at once: then there is no Deferred, and
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -20,14 +20,14 @@ def drive(work: Awaitable[T]) -> T | Deferred[T]:
     value, or a Deferred of it. Raises what it raises before it first waits. What waits cannot be cancelled."""
     if isinstance(work, Deferred):
         return work
-    assert isinstance(work, Coroutine)
+    steps: Any = work
     try:
-        awaited: Deferred[Any] = work.send(None)
+        awaited: Deferred[Any] = steps.send(None)
     except StopIteration as end:
         value: T = end.value
         return value
     told: Deferred[T] = Deferred()
-    awaited.addBoth(_go_on, work, told)
+    awaited.addBoth(_go_on, steps, told)
     return told
 
 

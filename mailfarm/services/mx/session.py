@@ -12,6 +12,7 @@ from mailfarm.mail.reply import Reply
 from mailfarm.net.clients import limited_as
 from mailfarm.net.content import SpillContent
 from mailfarm.net.smtp_session import Answer, Connection, origin_of
+from mailfarm.ports import Origin
 from mailfarm.smtp.requests import Auth, Discarded, Hello, Mail, Rcpt, Refused
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ ANOTHER_ACCOUNT: Final = Reply(
 class MxSession:
     """One session's decisions."""
 
-    __slots__ = ("_ahead", "_client", "_connection", "_mx", "_transaction", "_unknown_so_far", "_visit")
+    __slots__ = ("_ahead", "_client", "_connection", "_mx", "_origin", "_transaction", "_unknown_so_far", "_visit")
 
     def __init__(self, mx: Mx, connection: Connection) -> None:
         self._mx = mx
@@ -42,6 +43,7 @@ class MxSession:
         self._client = limited_as(connection.client)
         self._visit = mx.door.visit()
         self._ahead = mx.directory.ahead()
+        self._origin: Origin | None = None
         self._transaction: Transaction | None = None
         self._unknown_so_far = 0
 
@@ -49,6 +51,7 @@ class MxSession:
         return self._mx.door.answer(self._connection.client, self._visit)
 
     def hello(self, request: Hello) -> Answer:
+        self._origin = None  # also after STARTTLS, which has a client say it again
         return HELLO
 
     def authenticate(self, request: Auth) -> Answer:
@@ -126,7 +129,11 @@ class MxSession:
         assert transaction is not None
         self._settle(transaction)
         mailboxes = [transaction.mailboxes[recipient.address] for recipient in envelope.recipients]
-        origin = origin_of(self._connection, SERVICE, smtputf8=transaction.smtputf8)
+        origin = self._origin
+        if transaction.smtputf8:
+            origin = origin_of(self._connection, SERVICE, smtputf8=True)
+        elif origin is None:
+            origin = self._origin = origin_of(self._connection, SERVICE)
         return await self._mx.accept.take(envelope, content, origin, transaction.account, mailboxes)
 
     def discarded(self, request: Discarded) -> None:
