@@ -5,6 +5,7 @@ The bounds are generous: what they tell apart is linear and quadratic, seconds a
 
 from __future__ import annotations
 
+import base64
 import resource
 import time
 import tracemalloc
@@ -42,6 +43,12 @@ def header(line, body=b"body"):
     return b"Subject: bomb\r\n" + line + b"\r\n\r\n" + body
 
 
+def encoded(message, kind=b"Content-Type: message/rfc822"):
+    """Within a message in base64, which a parser does not see before it has decoded it."""
+    head = kind + b"\r\nSubject: bomb\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+    return head + base64.encodebytes(message)
+
+
 LINES = b"x" * 76 + b"\r\n"
 
 BOMBS = {
@@ -64,6 +71,12 @@ BOMBS = {
     "a million headers": lambda: header(b"X: a\r\n" * 1_000_000),
     "a subject of 10 MB": lambda: b"Subject: bomb" + b"a" * 10_000_000 + b"\r\n\r\nx",
     "300,000 encoded words": lambda: header(b"Subject: " + b"=?utf-8?q?a?= " * 300_000),
+    "a million ends of encoded words": lambda: header(b"Subject: =?utf-8?q?a" + b"?=a" * 1_000_000),
+    "encoded words within a message in base64": lambda: encoded(b"Subject: " + b"=?utf-8?q?a?= " * 200_000),
+    "the same, its type an encoded word": lambda: encoded(
+        b"Subject: " + b"=?utf-8?q?a?= " * 200_000, b"\tContent-Type :\r\n =?utf-8?q?message/rfc82=32?="
+    ),
+    "messages within a message in base64": lambda: encoded(messages(99, LINES * 35_000)),
     "halves of encoded words": lambda: header(b"Subject: " + b"=?" * 3_000_000),
     "encoded words everywhere": lambda: multipart(
         (b'--b\r\nContent-Type: text/plain; name="' + b"=?utf-8?q?a?= " * 300 + b'"\r\n\r\nx\r\n') * 500
@@ -145,7 +158,10 @@ def test_a_bomb_goes_off_quietly(name):
             assert len(part(raw, each.n, parsed.head.parser)[2]) == each.size
 
 
-@pytest.mark.parametrize("name", ["messages around much", "multiparts around much", "100,000 parts"])
+MUCH = ("messages around much", "multiparts around much", "messages within a message in base64")
+
+
+@pytest.mark.parametrize("name", [*MUCH, "100,000 parts"])
 def test_memory_is_bounded_by_the_message(name):
     raw = BOMBS[name]()
     parse(b"Subject: warm\r\n\r\nup")
