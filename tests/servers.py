@@ -124,8 +124,9 @@ class Redis(_Server):
     def start(self) -> None:
         """Start on the data there is, and return when it answers PING."""
         command = f"redis-server --bind 127.0.0.1 --port {self.port} --dir {self.folder} --save '' --appendonly yes"
-        words = [word.strip("'") for word in command.split()]
-        self._run([*words, "--appendfsync", "always", "--maxmemory-policy", "noeviction", *self.options])
+        command += " --appendfsync always --maxmemory-policy noeviction"
+        command += " --rdbcompression no --auto-aof-rewrite-min-size 256mb"  # as in stack/redis-queue.conf
+        self._run([*(word.strip("'") for word in command.split()), *self.options])
         self._until(lambda: _answers_ping(self.port))
 
     def ask(self, *words: str) -> str:

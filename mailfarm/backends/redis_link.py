@@ -17,7 +17,7 @@ from hashlib import sha1
 from importlib import resources
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
 from twisted.logger import Logger
 
 from .redis_connection import Argument, Connection, Connector, RedisAway, RedisRefused
@@ -28,6 +28,8 @@ __all__ = ["RedisAway", "RedisLink", "RedisRefused", "RedisUnconfirmed", "Script
 
 _FIRST = 0.05  # seconds before the second try to connect, doubled up to
 _MOST = 0.5
+_NOT_THE_MASTER = ("READONLY", "LOADING")
+"""Errors of a server that is the master no longer, or not yet: look for it again."""
 
 _log = Logger()
 
@@ -222,6 +224,29 @@ class RedisLink:
             return fail(self._not_connected(lane))
         return connection.send(*args, timeout=timeout)
 
+    def transaction(self, *commands: Sequence[Argument], lane: int = 0) -> Deferred[list[Any]]:
+        """The replies to commands of which all are done or none, with nothing between them. Unlike a script's, their
+        arguments are not read octet by octet. Fails with RedisAway, RedisRefused."""
+        connection = self._lanes[lane % len(self._lanes)].connection
+        if connection is None:
+            return fail(self._not_connected(lane))
+        return Deferred.fromCoroutine(self._transaction(connection, commands))
+
+    async def _transaction(self, connection: Connection, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        sent = [connection.send(*command) for command in (("MULTI",), *commands, ("EXEC",))]
+        outcomes: list[tuple[bool, Any]] = list(await DeferredList(sent, consumeErrors=True))
+        for good, outcome in outcomes:
+            if not good:  # the first one has the reason, EXEC's is that there was one
+                error = outcome.value
+                if isinstance(error, RedisRefused) and error.code in _NOT_THE_MASTER:
+                    connection.drop(str(error))
+                raise error
+        replies: list[Any] = outcomes[-1][1]
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise RedisRefused(str(reply))
+        return replies
+
     def evalsha(
         self,
         script: Script,
@@ -259,8 +284,8 @@ class RedisLink:
                     confirmed.addErrback(lambda failure: failure.trap(RedisAway))
                 if error.code == "NOSCRIPT" and verb == "EVALSHA":
                     continue
-                if error.code == "READONLY" or error.code == "LOADING":
-                    connection.drop(str(error))  # no longer the master: look for it again
+                if error.code in _NOT_THE_MASTER:
+                    connection.drop(str(error))
                 raise
             except RedisAway:
                 if confirmed is not None:

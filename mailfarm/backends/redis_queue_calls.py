@@ -94,7 +94,6 @@ class Calls:
             return Script.read(f"queue_{name}.lua", "queue_turns.lua")
 
         self._put = script("put")
-        self._piece = Script.read("queue_piece.lua")
         self._take = script("take")
         self._give_back = script("give_back")
         self._done = script("done")
@@ -120,8 +119,15 @@ class Calls:
         return answers
 
     async def piece(self, key: str, number: int, data: bytes) -> None:
-        """Store a piece of content ahead of its entry."""
-        await self._call("piece", self._piece, (number, data, PIECES_KEPT), LARGE, keys=(key,))
+        """Store a piece of content ahead of its entry, until which it ends by itself. No script: that would read each
+        octet of it once more, to hash it."""
+        began = self.link.reactor.seconds()
+        try:
+            await self.link.transaction(("HSET", key, number, data), ("EXPIRE", key, PIECES_KEPT), lane=LARGE)
+        except RedisAway as error:
+            self._metrics.failed("piece")
+            raise _translated(error) from error
+        self._metrics.called("piece", self.link.reactor.seconds() - began)
 
     async def load(self, key: str, number: int) -> bytes | None:
         """A piece of content; None when it is gone."""
@@ -223,14 +229,11 @@ class Calls:
         lane: int = WORKING,
         *,
         replicas: int = 0,
-        keys: Sequence[str] | None = None,
     ) -> Any:
         link = self.link
         began = link.reactor.seconds()
         try:
-            answer = await link.evalsha(
-                script, keys or self._keys, args, lane=lane, replicas=replicas, confirm=self._confirm
-            )
+            answer = await link.evalsha(script, self._keys, args, lane=lane, replicas=replicas, confirm=self._confirm)
         except RedisAway as error:
             self._metrics.failed(name)
             if name in _HOLDING:

@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from datetime import UTC, datetime
+from hashlib import sha1
 
 import pytest
 import pytest_twisted
@@ -161,12 +162,33 @@ async def test_an_error_of_the_server_says_its_code(redis):
 
 @pytest_twisted.ensureDeferred
 async def test_a_script_that_the_server_forgot_is_sent_again(redis):
-    script = Script.read("queue_piece.lua")
+    text = "return redis.call('INCRBY', KEYS[1], ARGV[1])"
+    script = Script("add", text, sha1(text.encode()).hexdigest())
     async with Linked(redis.url) as link:
         key = f"script-{time.time_ns()}"
-        for _ in range(3):
-            assert await link.evalsha(script, (key,), (0, b"x", 60)) == 1
+        for turn in range(3):
+            assert await link.evalsha(script, (key,), (2,)) == 2 * (turn + 1)
             await link.command("SCRIPT", "FLUSH")
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_a_transaction_all_is_done_or_nothing(own):
+    async with Linked(own.url) as link:
+        assert await link.transaction(("SET", "a", b"\x00\r\n"), ("EXPIRE", "a", 60)) == [b"OK", 1]
+        with pytest.raises(RedisRefused) as raised:
+            await link.transaction(("SET", "b", 1), ("SET", "c"))
+        assert raised.value.code == "ERR", "the first error, not that of EXEC"
+        assert await link.command("EXISTS", "b") == 0
+        with pytest.raises(RedisRefused) as raised:
+            await link.transaction(("INCR", "a"))
+        assert raised.value.code == "ERR"
+        own.ask("config", "set", "maxmemory", "1")
+        with pytest.raises(RedisRefused) as raised:
+            await link.transaction(("HSET", "d", 0, b"x"), ("EXPIRE", "d", 60))
+        assert raised.value.code == "OOM"
+        own.kill()
+        error, _ = await fails(link.transaction(("SET", "e", 1)))
+        assert not isinstance(error, RedisRefused)
 
 
 # Trouble
