@@ -39,15 +39,17 @@ def decode(data: bytes, label: str = "", *, cut: bool = False) -> str:
     """``data`` as text. A missing or unknown label, and ASCII that is none: UTF-8 if it is, else windows-1252. ``cut``
     says that the last character may not be whole."""
     codec = _KNOWN.get(_name(label), "")
-    if codec:
+    if codec not in ("", "utf_8"):
         try:
             return clean(data.decode(codec))
         except (UnicodeError, LookupError, ValueError):
-            if codec == "utf_8":
-                return clean(data.decode("utf_8", "replace"))
+            pass
     try:
-        return clean(data.decode("utf_8"))
+        text = data.decode("utf_8")
+        return text if "\0" not in text else clean(text)
     except UnicodeDecodeError as error:
+        if codec == "utf_8":
+            return clean(data.decode("utf_8", "replace"))
         if cut and error.start >= len(data) - 3:
             return clean(data[: error.start].decode("utf_8"))
         if codec not in ("", "cp1252"):

@@ -22,6 +22,11 @@ LONGEST_ADDRESS = 400
 # a quoted string, perhaps without its end; a bracketed address, perhaps with a route or without its end;
 # a run without any special; one special
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|<@[^<>";]{0,1000}>|<[^<>,;]*>?|[^"<>(),:;\\\s]+|\s+|.', re.DOTALL)
+# One of a list as nearly everyone writes it, without comment, group or backslash: `"A. User" <user@example.org>`,
+# `A. User <user@example.org>`, `user@example.org`. No attempt to match goes past the next comma, bracket or quote.
+_USUAL = re.compile(
+    r'\s*+(?:(?:"([^"\\]*+)"\s*+|([^"<>(),:;\\]*+))<([^<>,;"@\s][^<>,;"\s]*+)>|([^"<>(),:;\\\s]++))\s*+(?:,|\Z)'
+)
 _COMMENT = re.compile(r"[()\\]")
 _PAIR = re.compile(r"\\(.)", re.DOTALL)
 
@@ -29,6 +34,27 @@ _PAIR = re.compile(r"\\(.)", re.DOTALL)
 def people(value: str) -> tuple[Person, ...]:
     """Everyone in an address list; groups (§3.4) are flattened. What is no address keeps its words as a name."""
     value = value[:LONGEST]
+    found: list[Person] = []
+    at = 0
+    while at < len(value) and len(found) < MOST:
+        usual = _USUAL.match(value, at)
+        if usual is None:
+            return _any_people(value)
+        quoted, words, angle, alone = usual.groups()
+        if angle is not None:
+            name = decode_words(" ".join(words.split()) if quoted is None else quoted)
+            address = plain(angle)
+        elif "@" in alone[1:]:
+            name, address = "", plain(alone)
+        else:
+            return _any_people(value)
+        if name or address:
+            found.append(Person(name[:LONGEST_NAME], address[:LONGEST_ADDRESS]))
+        at = usual.end()
+    return tuple(found)
+
+
+def _any_people(value: str) -> tuple[Person, ...]:
     found: list[Person] = []
     words: list[str] = []
     angle: str | None = None
