@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from mailfarm.errors import NotFound
 from mailfarm.mailboxes.content import Head, Parsed, Parser, Part
 
-from . import charsets, filenames, headers, structure
+from . import charsets, headers, structure
 from .headers import Section, decode_words, plain
 from .people import people
 from .structure import Broken, Node, Tree
@@ -61,7 +61,7 @@ def part(content: bytes, n: int, parser: Parser) -> tuple[str, str, bytes]:
                 if number == n:
                     data = node.body.whole()
                     if data is not None:
-                        return node.content_type, filenames.safe(node.filename), data
+                        return node.kind.content_type, node.kind.name, data
         except Broken:
             pass
     raise NoPart(f"the message has no part {n} with content of its own")
@@ -118,28 +118,28 @@ def _read(tree: Tree, parser: Parser, findings: _Findings) -> _Body:
     room = {"text/plain": LONGEST_TEXT, "text/html": LONGEST_TEXT}
     foreign: set[int] = set()  # parts of a message within the message: none of its text, none of its attachments
     for number, parent, node in structure.walk(tree.root):
+        kind = node.kind
         inside = parent in foreign
-        if inside or node.content_type == "message/rfc822":
+        if inside or kind.content_type == "message/rfc822":
             foreign.add(number)
         size = node.body.size()
         made = _part(number, parent, node, size, inside, found)
-        if made.content_type in texts and not inside and not made.attachment and size is not None:
-            label = made.charset
-            if not charsets.known(label):
-                found.add(f"part {number}: the charset {label!r} is unknown")
-            left = room[made.content_type]
+        if kind.shown and not inside and not made.attachment and size is not None:
+            if not kind.known_charset:
+                found.add(f"part {number}: the charset {kind.charset!r} is unknown")
+            left = room[kind.content_type]
             most = 4 * left + 4  # a character takes up to four octets
             data = (node.body.head(most) or b"")[:most]
-            text = charsets.decode(data, label, cut=size > most).replace("\r\n", "\n")
+            text = charsets.decode(data, kind.charset, cut=size > most).replace("\r\n", "\n")
             if len(text) > left or size > most:
                 text = text[:left]
-                if made.content_type == "text/html":
+                if kind.content_type == "text/html":
                     body.html_cut = True
                 else:
                     body.text_cut = True
-            room[made.content_type] -= len(text)
+            room[kind.content_type] -= len(text)
             if text:
-                texts[made.content_type].append(text)
+                texts[kind.content_type].append(text)
         parts.append(made)
     body.parts = parts
     body.text = "\n".join(texts["text/plain"])
@@ -150,24 +150,22 @@ def _read(tree: Tree, parser: Parser, findings: _Findings) -> _Body:
 
 
 def _part(number: int, parent: int | None, node: Node, size: int | None, inside: bool, found: _Findings) -> Part:
-    name = filenames.safe(node.filename)
-    if name != node.filename:
-        found.add(f"part {number}: the name {node.filename!r} is not safe")
-    # RFC 2183 §2: what is neither shown inline nor part of the structure is an attachment
-    shown = node.content_type in ("text/plain", "text/html") and node.disposition != "attachment" and not name
-    picture = node.content_type.startswith("image/") and node.content_id and node.disposition != "attachment"
-    whole = node.container and node.content_type != "message/rfc822"
+    kind = node.kind
+    if kind.name != kind.filename:
+        found.add(f"part {number}: the name {kind.filename!r} is not safe")
+    picture = kind.content_type.startswith("image/") and node.content_id and kind.disposition != "attachment"
+    whole = node.container and kind.content_type != "message/rfc822"
     return Part(
         number,
         parent,
-        node.content_type,
-        plain(node.parameters.get("charset", "")).strip()[:100],
-        name,
-        plain(node.disposition),
-        plain(node.content_id),
-        plain(node.encoding),
+        kind.content_type,
+        kind.charset,
+        kind.name,
+        kind.disposition,
+        plain(node.content_id) if node.content_id else "",
+        kind.encoding,
         size,
-        not (inside or shown or picture or whole),
+        not (inside or kind.shown or picture or whole),
     )
 
 
@@ -201,7 +199,10 @@ def _parsed(section: Section, body: _Body, findings: _Findings) -> Parsed:
 
 
 def _snippet(text: str) -> str:
-    return plain(" ".join(text[: SNIPPET * 4].split())[:SNIPPET])
+    begins = " ".join(text[: SNIPPET + 50].split())
+    if len(begins) < SNIPPET:
+        begins = " ".join(text[: SNIPPET * 4].split())
+    return plain(begins[:SNIPPET])
 
 
 def kept(content: bytes, finding: str) -> Parsed:

@@ -20,8 +20,8 @@ from typing import Protocol
 
 import fast_mail_parser
 
-from .headers import Section, lenient_base64, parameters, read_section
-from .headers import plain as plain_text
+from .headers import Section, lenient_base64, read_section
+from .kinds import Kind, kind
 
 MOST_PARTS = 1000
 DEEPEST = 100
@@ -54,12 +54,8 @@ class Body(Protocol):
 class Node:
     """One part, and those in it."""
 
-    content_type: str
-    parameters: dict[str, str]
-    disposition: str
-    filename: str
+    kind: Kind
     content_id: str
-    encoding: str
     depth: int
     body: Body
     children: list[Node] = field(default_factory=list)
@@ -67,7 +63,7 @@ class Node:
     @property
     def container(self) -> bool:
         """Whether it is made of parts, or of a message."""
-        return bool(self.children) or self.content_type.startswith("multipart/")
+        return bool(self.children) or self.kind.content_type.startswith("multipart/")
 
 
 class Broken(Exception):
@@ -157,8 +153,8 @@ def fast(data: bytes) -> Tree:
 
 
 def _from_fast(part: fast_mail_parser.PyLazyMimePart, depth: int) -> Node:
-    headers = {name.lower(): values[0] for name, values in part.headers.items() if values}
-    return _node(headers.get, depth, _FastBody(part), part.content_type)
+    said = {name.lower(): values[0] for name, values in part.headers.items() if values}
+    return _node(said.get, depth, _FastBody(part), part.content_type)
 
 
 class _FastBody:
@@ -239,7 +235,7 @@ class _Reader:
                 self._find(f"only the first {MOST_PARTS} parts are listed")
                 break
             body = start + len(line) if end < 0 else end + 1
-            child = "message/rfc822" if self.open[place].node.content_type == "multipart/digest" else "text/plain"
+            child = "message/rfc822" if self.open[place].node.kind.content_type == "multipart/digest" else "text/plain"
             self._enter(body, child)
             at = max(self.resume - 1, at)
         else:
@@ -254,18 +250,19 @@ class _Reader:
         while True:
             section = self._section(start)
             depth = len(self.open)
-            node = _node(section.get, depth, _NOTHING, None, default)
+            node = _node(section.get, depth, _NOTHING, "", default)
             if self.open:
                 self.open[-1].node.children.append(node)
             self.open.append(_Open(node, section.body))
             self.parts += 1
             self.resume = section.body
             first = first or node
-            boundary = node.parameters.get("boundary", "").encode("utf-8", "replace")[:200].rstrip()
-            nested = node.content_type == "message/rfc822" and node.encoding in ("", "7bit", "8bit", "binary")
-            if depth >= DEEPEST and (nested or node.content_type.startswith("multipart/")):
+            content_type = node.kind.content_type
+            boundary = node.kind.boundary.encode("utf-8", "replace")[:200].rstrip()
+            nested = content_type == "message/rfc822" and node.kind.transfer in ("", "7bit", "8bit", "binary")
+            if depth >= DEEPEST and (nested or content_type.startswith("multipart/")):
                 self._find(f"parts more than {DEEPEST} deep are not listed")
-            elif node.content_type.startswith("multipart/"):
+            elif content_type.startswith("multipart/"):
                 if not boundary:
                     self._find("a multipart names no boundary")
                 elif boundary in self.places:
@@ -298,8 +295,8 @@ class _Reader:
         for open_ in self.open[place:]:
             self.places = {name: at for name, at in self.places.items() if at < place}
             node, start = open_.node, open_.start
-            if not node.content_type.startswith("multipart/") or not node.children:
-                node.body = _Place(data, start, max(end, start), node.encoding)
+            if not node.kind.content_type.startswith("multipart/") or not node.children:
+                node.body = _Place(data, start, max(end, start), node.kind.transfer)
         del self.open[place:]
 
     def _find(self, finding: str) -> None:
@@ -371,23 +368,13 @@ def decoded(body: bytes, encoding: str) -> bytes:
 
 
 def _node(
-    get: Callable[[str, str], str],
-    depth: int,
-    body: Body,
-    content_type: str | None,
-    default: str = "text/plain",
+    get: Callable[[str, str], str], depth: int, body: Body, content_type: str, default: str = "text/plain"
 ) -> Node:
-    stated, of_type = parameters(get("content-type", ""))
-    disposition, of_disposition = parameters(get("content-disposition", ""))
-    # RFC 2045 §5.2: what names no type and subtype is text/plain
-    kind = content_type or (stated if stated.count("/") == 1 and " " not in stated else default)
-    return Node(
-        plain_text(kind[:200].lower()),
-        of_type,
-        disposition.partition(" ")[0][:50],
-        of_disposition.get("filename") or of_type.get("name", ""),
-        get("content-id", "").strip().strip("<>")[:500],
-        get("content-transfer-encoding", "").partition(";")[0].strip().lower()[:50],
-        depth,
-        body,
+    said = kind(
+        get("content-type", ""),
+        get("content-disposition", ""),
+        get("content-transfer-encoding", ""),
+        content_type,
+        default,
     )
+    return Node(said, get("content-id", "").strip().strip("<>")[:500], depth, body)
