@@ -17,7 +17,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-_EXPECTED: Final[dict[str, bytes]] = {
+EXPECTED: Final[dict[str, bytes]] = {
     "greeting": b"220",
     "ehlo": b"250",
     "starttls": b"220",
@@ -30,7 +30,7 @@ _EXPECTED: Final[dict[str, bytes]] = {
     "end": b"250",
     "quit": b"221",
 }
-_SUBJECTS: Final[dict[str, tuple[bytes, ...]]] = {
+SUBJECTS: Final[dict[str, tuple[bytes, ...]]] = {
     "starttls": (b"2.0.",),
     "auth": (b"2.7.0",),
     "mail": (b"2.1.0",),
@@ -206,11 +206,11 @@ class Dialog:
             self._session(kind)
 
     def _check(self, kind: str, line: bytes) -> None:
-        if line[:3] != _EXPECTED[kind] or line[3:4] not in (b" ", b"\r", b"\n"):
+        if line[:3] != EXPECTED[kind] or line[3:4] not in (b" ", b"\r", b"\n"):
             self.fault = f"wrong code in answer to {kind}: {line[:80]!r}"
         elif not line.endswith(b"\r\n"):
             self.fault = f"a reply line without CR LF in answer to {kind}: {line[:80]!r}"
-        elif line[4:6] == b"2." and kind in _SUBJECTS and not line[4:].startswith(_SUBJECTS[kind]):
+        elif line[4:6] == b"2." and kind in SUBJECTS and not line[4:].startswith(SUBJECTS[kind]):
             self.fault = f"out of order, in answer to {kind}: {line[:80]!r}"
         else:
             self._known[kind] = line
@@ -220,7 +220,7 @@ class Dialog:
             self.fault = f"a reply nobody waits for: {line!r}"
             return
         kind = self._awaited[0]
-        if line[:3] != _EXPECTED[kind]:
+        if line[:3] != EXPECTED[kind]:
             self.fault = f"wrong code in answer to {kind}: {line[:80]!r}"
         elif kind == "ehlo":
             self._offer(line)

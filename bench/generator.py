@@ -23,7 +23,8 @@ from connection import Connection
 from corpus import Mail, halves, stamp
 from dialog import Dialog, Options, proxy_header
 
-_MOST_ERRORS = 50
+MOST_ERRORS = 50
+"""After so many a run ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,4 +352,4 @@ class Load:
         session.sock.close()
 
     def _too_many_errors(self) -> bool:
-        return sum(self._result.errors.values()) >= _MOST_ERRORS
+        return sum(self._result.errors.values()) >= MOST_ERRORS

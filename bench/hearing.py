@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 
-_IDS = re.compile(rb'"message_id":"<?([^"@>]{1,64})@')
+_IDS = re.compile(rb'"message_id":"<?([^"@>]+)@')
 _FILED = b'"type":"filed"'
 
 
@@ -22,7 +22,7 @@ class Hearing:
         self.count = 0
         self.last = 0.0
         self.noting = False
-        self.times: dict[bytes, float] = {}
+        self.times: dict[str, float] = {}
         self._cores = cores
         self._socket = socket.create_connection(("127.0.0.1", port), 5)
         self._socket.sendall(b"PSUBSCRIBE %b\r\n" % pattern.encode())
@@ -62,7 +62,7 @@ class Hearing:
                 continue
             if self.noting:
                 for one in _IDS.findall(whole):
-                    self.times.setdefault(one, now)
+                    self.times.setdefault(one.decode(), now)
             self.last = now
             self.count += found
 

@@ -26,14 +26,21 @@ from typing import IO, Any
 from corpus import corpus
 from dialog import Options
 from generator import Load, Plan, Result
+from swift import Swift
 
 _WORKER = "--worker"
+
+
+def engine(plan: Plan) -> Load | Swift:
+    """What runs a plan: the swift one, unless there is TLS or AUTH in it."""
+    plain = plan.options.security == "plain" and not plan.options.auth
+    return (Swift if plain else Load)(plan, corpus(plan.size, seed=plan.seed))
 
 
 def run(plan: Plan, processes: int = 1) -> Result:
     """Run a plan, shared out over several processes if one is not enough."""
     if processes == 1:
-        return Load(plan, corpus(plan.size, seed=plan.seed)).run()
+        return engine(plan).run()
     running: list[subprocess.Popen[bytes]] = []
     result = Result()
     try:
@@ -84,7 +91,7 @@ def _work() -> int:
         _tell(sys.stdout.buffer, None)
         _hear(sys.stdin.buffer)
 
-    _tell(sys.stdout.buffer, Load(plan, corpus(plan.size, seed=plan.seed)).run(start))
+    _tell(sys.stdout.buffer, engine(plan).run(start))
     return 0
 
 

@@ -65,7 +65,7 @@ async function flush() {
 const known = new Map();
 
 async function mailbox(address) {
-  const key = address.toLowerCase();
+  const key = address.toLowerCase().replace(/\+[^@]*@/, '@'); // name+tag@ is name@'s
   const found = known.get(key);
   if (found && found.until > Date.now()) return found.id;
   const { rows } = await pool.query({ name: 'look', text: 'select id from mailbox where address = $1', values: [key] });

@@ -9,6 +9,8 @@ from typing import Any, Self
 
 MAILBOXES = 1000
 """How many addresses there are: ``box0@mailfarm.test`` and so on."""
+INBOX = "inbox@mailfarm.test"
+"""Where everything goes that is sent to a server for development."""
 ADDRESSES = tuple(f"box{number}@mailfarm.test" for number in range(MAILBOXES))
 
 
@@ -18,11 +20,18 @@ class Missing(Exception):
 
 @dataclass(slots=True)
 class Sent:
-    """What the generator was told 250 for: ``label`` and the numbers of the messages, each in so many ``copies``."""
+    """What the generator was told 250 for: the ``label`` and numbers of the messages, each in so many ``copies``.
+    ``times`` are when each was accepted (monotonic)."""
 
     label: str
     numbers: Sequence[int]
+    times: Sequence[float] = ()
     copies: int = 1
+
+    @property
+    def last(self) -> float:
+        """When the last one was accepted."""
+        return max(self.times, default=0.0)
 
 
 @dataclass(slots=True)

@@ -26,6 +26,7 @@ class QueueDesign(Peer):
         self._cores = cores
         self.hearing: Hearing
         self.rows: Rows
+        self.database = ""
         self._told = 0
 
     def start(self) -> None:
@@ -34,6 +35,7 @@ class QueueDesign(Peer):
             raise Missing("the packages of bench/node are not installed: .ci/setup bench (needs node and npm)")
         stand = self._stand
         database = stand.postgres.new_database()
+        self.database = database
         self.rows = Rows(database)
         self._running.callback(self.rows.close)
         self.rows.ask((_NODE / "schema.sql").read_text().replace("%", "%%"))

@@ -1,0 +1,148 @@
+"""What is aimed at, and whether it is met: a line each, whatever came out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+Form = dict[str, Any]
+_WORDS = {True: "met", False: "not met", None: "–"}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A target as the table shows it. ``met`` is None where nothing was measured."""
+
+    what: str
+    target: str
+    moonshot: str
+    measured: str
+    met: bool | None
+
+    def row(self) -> tuple[object, ...]:
+        """Its cells."""
+        return self.what, self.target, self.moonshot, self.measured, _WORDS[self.met]
+
+    def form(self) -> Form:
+        """Its JSON."""
+        return asdict(self)
+
+
+def lines(results: Form, folder: Path) -> list[Line]:
+    """All of them; ``folder`` has what other scripts of the bench have left."""
+    return [
+        _ratio("one edge process, queue that keeps nothing", results, "kept", "edge", "to_sink", 0.9, 1.05),
+        _ratio("one edge process, synced, PROXY, limits, metrics", results, "kept", "mx", "to_sink", 0.6, 0.8),
+        _ratio("the same without PROXY and limits", results, "kept", "mx-off", "to_sink", 0.75, 0.8),
+        _ratio("a new connection for each message, the same", results, "new", "mx", "to_sink", 0.55, 0.7),
+        _ratio(
+            "accepted, committed in Postgres, announced", results, "kept", "cluster", "to_queue_design", 3.0, 5.0
+        ),
+        *_latency(results, 200, (3.0, 5.0, 8.0)),
+        *_latency(results, 800, (6.0, 12.0, 16.0)),
+        _ratio("1 MB, end to end", results, "large", "cluster", "to_queue_design", 5.0, 8.0),
+        _ratio("100 recipients in one mailbox", results, "one-mailbox", "cluster", "to_queue_design", 5.0, 8.0),
+        _ratio("100 recipients in 100 mailboxes", results, "each-mailbox", "cluster", "to_queue_design", 2.5, 5.0),
+        _dev(results),
+        _scale(results),
+        *_elsewhere(folder),
+    ]  # fmt: skip
+
+
+_NAMES = {"to_sink": "smtp-sink", "to_queue_design": "the queue design"}
+
+
+def _ratio(what: str, results: Form, scenario: str, key: str, name: str, target: float, moonshot: float) -> Line:
+    found = results["scenarios"].get(scenario, {}).get("summary", {}).get(key, {})
+    value = found.get(name)
+    text = "not measured"
+    if value is not None:
+        rate = found["readable_per_second"] if name == "to_queue_design" else found["accepted_per_second"]
+        text = f"{value:.2f} ({rate:,.0f}/s)" + (", bounded by the generator" if found["bounded_by_generator"] else "")
+    met = None if value is None else value >= target
+    return Line(what, f"≥ {target:g} × {_NAMES[name]}", f"{moonshot:g} ×", text, met)
+
+
+def _latency(results: Form, rate: int, targets: tuple[float, float, float]) -> list[Line]:
+    ours = results["latency"].get(f"cluster {rate}")
+    theirs = results["latency"].get(f"queue {rate}")
+    titles = ("last dot → 250", "accepted → committed", "accepted → WebSocket frame")
+    made = []
+    for title, way, target in zip(titles, ("dot_ms", "committed_ms", "announced_ms"), targets, strict=True):
+        text, met = "not measured", None
+        if ours:
+            value = ours[way]["p99"]
+            met = value <= target and (not theirs or value <= theirs[way]["p99"])
+            text = f"{value:.1f} ms" + (f" (queue design {theirs[way]['p99']:.1f})" if theirs else "")
+        aim = f"≤ {target:g} ms and the queue design's"
+        made.append(Line(f"p99 at {rate}/s, {title}", aim, f"{target / 2:g} ms", text, met))
+    return made
+
+
+def _dev(results: Form) -> Line:
+    summary = results["scenarios"].get("dev", {}).get("summary", {})
+    ours, theirs = (summary.get(key, {}).get("readable_per_second") for key in ("dev", "maildev"))
+    value = ours / theirs if ours and theirs else None
+    text = f"{value:.2f} ({ours:,.0f}/s beside {theirs:,.0f}/s)" if value else "not measured"
+    return Line(
+        "mailfarm dev, accepted and readable", "≥ 5 × MailDev", "10 ×", text, None if value is None else value >= 5
+    )
+
+
+def _scale(results: Form) -> Line:
+    found = results.get("scale")
+    if not found:
+        return Line("two edges and two workers on four cores", "≥ 1.7 × one each on two", "1.9 ×", "not measured", None)
+    how = "" if found["cores"] >= 4 else " by CPU per message"
+    return Line(
+        f"two edges and two workers on four cores{how}",
+        "≥ 1.7 × one each on two",
+        "1.9 ×",
+        f"{found['ratio']:.2f} ({found['two']:,.0f}/s beside {found['one']:,.0f}/s)",
+        found["ratio"] >= 1.7,
+    )
+
+
+def _elsewhere(folder: Path) -> list[Line]:
+    """Targets that scripts of their own measure: what each has left under ``targets`` in its JSON."""
+    made = []
+    for script, what, target, moonshot in _SCRIPTS:
+        told = _told(folder / f"{script}.json")
+        if not told:
+            made.append(Line(what, target, moonshot, f"bench/{script}.py measures it", None))
+        made += [
+            Line(
+                str(one.get("what", what)),
+                str(one.get("target", target)),
+                str(one.get("moonshot", moonshot)),
+                str(one["measured"]),
+                one["met"],
+            )
+            for one in told
+        ]
+    return made
+
+
+_SCRIPTS = (
+    ("tls", "TLS: CPU per message, kept and new connection", "≤ 1.3 × asyncio with uvloop", "1.0 ×"),
+    ("idle", "idle connections behind PROXY", "≤ 4 MiB per 1,000; 20,000 held while mail flows", "2 MiB"),
+    ("push", "one event to 5,000 WebSocket clients", "≤ 90 ms of CPU, nobody else waits > 50 ms", "50 ms"),
+    ("lists", "list of 50, list by sender, wait: 1,000 and 1,000,000 stored", "p50 within 1.5 ×, list ≤ 5 ms", "2 ms"),
+    (
+        "growth",
+        "growth: 1 KB to 50 MB, 1 to 1,000,000 mailboxes, 0 to 100,000 waiting",
+        "cost per byte, message flat",
+        "",
+    ),
+)
+
+
+def _told(path: Path) -> list[Form]:
+    try:
+        form = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    found = form.get("targets", []) if isinstance(form, dict) else []
+    return [one for one in found if isinstance(one, dict) and {"measured", "met"} <= one.keys()]
