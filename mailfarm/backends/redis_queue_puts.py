@@ -119,8 +119,11 @@ class Pieces:
 
         try:
             async for piece in content.chunks():
-                held += piece
                 size += len(piece)
+                if not held and len(piece) == CHUNK:  # as content comes that is ours: no need to copy it
+                    await send(piece)
+                    continue
+                held += piece
                 while len(held) >= CHUNK:
                     await send(bytes(held[:CHUNK]))
                     del held[:CHUNK]

@@ -1,20 +1,26 @@
 """Content on its way in: in memory while it is small, in a file without a name once it is not.
 
-Fifty messages of 50 MB that come in at once cost fifty times ``threshold`` octets of memory, not 2.5 GB. The file is
-unlinked from the start, so that nothing is left of it when the process dies.
+Fifty messages of 50 MB that come in at once cost at most fifty times ``threshold`` octets of memory, not 2.5 GB. The
+file is unlinked from the start, so that nothing is left of it when the process dies.
+
+In memory it stays in the pieces in which it came: joining each to those before would copy all of it several times.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Final
 
 from mailfarm.ports import CHUNK
 
-from .incoming_room import IncomingRoom
+from .incoming_room import IN_ONE, IncomingRoom
+
+SMALL: Final = 8 * 1024
+"""Octets up to which a piece is put to the one before it, so that many small ones cost no more than they hold."""
 
 
 class SpillContent:
@@ -25,12 +31,12 @@ class SpillContent:
     readers, also in other threads, do not disturb one another.
     """
 
-    __slots__ = ("_file", "_folder", "_memory", "_room", "_sha256", "closed", "size", "threshold")
+    __slots__ = ("_file", "_folder", "_parts", "_room", "_sha256", "closed", "size", "threshold")
 
-    def __init__(self, folder: Path | None = None, threshold: int = CHUNK, room: IncomingRoom | None = None) -> None:
+    def __init__(self, folder: Path | None = None, threshold: int = IN_ONE, room: IncomingRoom | None = None) -> None:
         self._room = room
         self._folder = folder if room is None else room.folder
-        self._memory: bytes | bytearray = b""
+        self._parts: list[bytes | bytearray] = []
         self._file: int | None = None
         self._sha256 = sha256()
         self.threshold = threshold
@@ -43,6 +49,11 @@ class SpillContent:
         return self._sha256.digest()
 
     @property
+    def in_memory(self) -> int:
+        """Octets of it in memory."""
+        return sum(map(len, self._parts))
+
+    @property
     def spilled(self) -> bool:
         """Whether the content is in a file."""
         return self._file is not None
@@ -52,36 +63,47 @@ class SpillContent:
 
         The write goes to the page cache, and blocks no longer than the kernel holds back a writer of dirty pages.
         """
-        if self.closed:
-            raise ValueError("the content is closed")
+        self._check()
         self._sha256.update(data)
         if self._file is None and self.size + len(data) <= self.threshold and self._may_hold(len(data)):
-            # The usual mail comes in one piece: keep that piece, copy only when there is a second.
-            if not self.size:
-                self._memory = data
-            else:
-                if isinstance(self._memory, bytes):
-                    self._memory = bytearray(self._memory)
-                self._memory += data
+            self._keep(data)
         else:
             if self._file is None:
                 self._file = _nameless(self._folder)
-                _write_all(self._file, self._memory)
+                for part in self._parts:
+                    _write_all(self._file, part)
                 self._forget()
             _write_all(self._file, data)
         self.size += len(data)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The content from its start, in pieces of at most ``CHUNK`` octets. Raises OSError, ValueError (closed)."""
+        """The content from its start, in pieces of ``CHUNK`` octets, the last one what is left. Raises OSError,
+        ValueError (closed)."""
+        pieces = self._from_memory() if self._file is None else self._from_file(self._file)
+        for _ in range(0, self.size, CHUNK):
+            self._check()  # first: a file that is closed may be another's by now
+            yield next(pieces)
+
+    def _from_memory(self) -> Iterator[bytes]:
+        if len(self._parts) == 1 and isinstance(only := self._parts[0], bytes) and len(only) <= CHUNK:
+            yield only  # as usual mail comes
+            return
+        some: list[memoryview] = []
+        room = CHUNK
+        for part in self._parts:
+            left = memoryview(part)
+            while len(left) >= room:
+                yield b"".join([*some, left[:room]])
+                left, some, room = left[room:], [], CHUNK
+            if left:
+                some.append(left)
+                room -= len(left)
+        if some:
+            yield b"".join(some)
+
+    def _from_file(self, number: int) -> Iterator[bytes]:
         for start in range(0, self.size, CHUNK):
-            if self.closed:
-                raise ValueError("the content is closed")
-            if self._file is None:
-                whole = len(self._memory) <= CHUNK and isinstance(self._memory, bytes)
-                # _memory is bytes or a bytearray by then; mypy does not follow that through `whole`
-                yield self._memory if whole else bytes(self._memory[start : start + CHUNK])  # type: ignore[misc]
-            else:
-                yield _read_all(self._file, min(CHUNK, self.size - start), start)
+            yield _read_all(number, min(CHUNK, self.size - start), start)
 
     def close(self) -> None:
         """Free memory and file. Idempotent."""
@@ -94,10 +116,23 @@ class SpillContent:
     def _may_hold(self, octets: int) -> bool:
         return self._room is None or self._room.hold(octets)
 
+    def _keep(self, data: bytes) -> None:
+        if not self._parts or len(data) > SMALL:
+            self._parts.append(data)
+            return
+        last = self._parts[-1]
+        if isinstance(last, bytes):
+            self._parts[-1] = last = bytearray(last)
+        last += data
+
+    def _check(self) -> None:
+        if self.closed:
+            raise ValueError("the content is closed")
+
     def _forget(self) -> None:
         if self._room is not None:
-            self._room.give_back(len(self._memory))
-        self._memory = b""
+            self._room.give_back(self.in_memory)
+        self._parts = []
 
     def __del__(self) -> None:
         # a content nobody closed must not keep its file and its room until the process ends

@@ -1,8 +1,8 @@
 """Where content may be while it comes in: so much of it in memory, and what the folder for the rest has free.
 
-Memory first: content is in memory up to ``content.SpillContent.threshold``, but that of all sessions together only up
-to ``IN_MEMORY``. Past it the next octets go to a file at once. So ten thousand sessions that each hold back their last
-line cost what sessions cost (with at most 32 KiB that gather before they are content), whatever they have sent.
+Memory first: content is in memory up to ``IN_ONE`` octets, but that of all sessions together only up to ``IN_MEMORY``.
+Past it the next octets go to a file at once. So ten thousand sessions that each hold back their last line cost what
+sessions cost (with at most 32 KiB that gather before they are content), whatever they have sent.
 
 The folder is looked at before content is let in, at most once a second. That foresees a full one; what comes in at the
 same moment can still fill it, and is answered after its end (``incoming``).
@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Final
 
 from mailfarm.errors import QueueFull
-from mailfarm.ports import CHUNK
 
 IN_MEMORY: Final = 64 * 1024 * 1024
 """Octets of content in memory, of all sessions of a service together."""
+IN_ONE: Final = 2 * 1024 * 1024
+"""Octets of one content in memory. A file costs 0.6 ms a megabyte, so the usual attachment goes without."""
 _AGE: Final = 1.0  # seconds for which a measurement is good
 
 
@@ -64,7 +65,7 @@ class IncomingRoom:
         """Whether content of ``size`` octets can be kept; 0, which is unknown, stands for the largest that may come.
         Raises QueueFull."""
         wanted = size or self._largest
-        if size and size <= CHUNK and self.held + size <= self._in_memory:
+        if size and size <= IN_ONE and self.held + size <= self._in_memory:
             return
         now = self._seconds()
         if self._measured is None or now - self._measured >= _AGE:

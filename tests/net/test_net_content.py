@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from mailfarm.errors import QueueFull
-from mailfarm.net.content import SpillContent
-from mailfarm.net.incoming_room import IncomingRoom
+from mailfarm.net.content import SMALL, SpillContent
+from mailfarm.net.incoming_room import IN_ONE, IncomingRoom
 from mailfarm.ports import CHUNK
 
 
@@ -24,13 +24,17 @@ def read(content: SpillContent) -> bytes:
         return [piece async for piece in content.chunks()]
 
     pieces = asyncio.run(gather())
+    assert all(len(piece) == CHUNK for piece in pieces[:-1])
     assert all(0 < len(piece) <= CHUNK for piece in pieces)
     assert all(type(piece) is bytes for piece in pieces)
     return b"".join(pieces)
 
 
-@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 3 * CHUNK + 7])
-@pytest.mark.parametrize("piece", [1000, CHUNK, 10 * CHUNK])
+SIZES = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 3 * CHUNK + 7, IN_ONE, IN_ONE + 1]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("piece", [1000, SMALL, SMALL + 1, CHUNK - 1, CHUNK, 10 * CHUNK])
 def test_what_is_read_is_what_was_written(tmp_path: Path, size: int, piece: int) -> None:
     data = random.Random(size).randbytes(size)
     content = SpillContent(tmp_path)
@@ -38,7 +42,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, size: int, piece: int)
         content.write(data[start : start + piece])
     assert content.size == size
     assert content.sha256 == hashlib.sha256(data).digest()
-    assert content.spilled == (size > CHUNK)
+    assert content.spilled == (size > IN_ONE)
     assert read(content) == data
     assert read(content) == data, "it can be read again"
     assert os.listdir(tmp_path) == [], "the file has no name"
@@ -46,9 +50,10 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, size: int, piece: int)
     content.close()
 
 
-def test_two_readers_do_not_disturb_one_another(tmp_path: Path) -> None:
+@pytest.mark.parametrize("threshold", [0, IN_ONE])
+def test_two_readers_do_not_disturb_one_another(tmp_path: Path, threshold: int) -> None:
     data = random.Random(1).randbytes(3 * CHUNK)
-    content = SpillContent(tmp_path)
+    content = SpillContent(tmp_path, threshold)
     content.write(data)
 
     async def both() -> None:
@@ -62,7 +67,7 @@ def test_two_readers_do_not_disturb_one_another(tmp_path: Path) -> None:
 
 
 def test_a_closed_content_is_not_read_and_frees_its_file(tmp_path: Path) -> None:
-    content = SpillContent(tmp_path)
+    content = SpillContent(tmp_path, CHUNK)
     before = len(os.listdir("/proc/self/fd"))
     content.write(b"x" * (CHUNK + 1))
     assert len(os.listdir("/proc/self/fd")) == before + 1
@@ -74,9 +79,24 @@ def test_a_closed_content_is_not_read_and_frees_its_file(tmp_path: Path) -> None
         content.write(b"more")
 
 
+@pytest.mark.parametrize("threshold", [0, IN_ONE])
+def test_who_reads_what_is_closed_meanwhile_is_told(tmp_path: Path, threshold: int) -> None:
+    content = SpillContent(tmp_path, threshold)
+    content.write(b"x" * (CHUNK + 1))
+
+    async def reading() -> None:
+        pieces = content.chunks()
+        assert await anext(pieces) == b"x" * CHUNK
+        content.close()
+        with pytest.raises(ValueError, match="closed"):
+            await anext(pieces)
+
+    asyncio.run(reading())
+
+
 def test_a_content_nobody_closed_frees_its_file(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
-    content = SpillContent(tmp_path)
+    content = SpillContent(tmp_path, CHUNK)
     content.write(b"x" * (CHUNK + 1))
     del content
     gc.collect()
@@ -87,8 +107,7 @@ def test_many_small_pieces_cost_no_more_than_their_octets() -> None:
     content = SpillContent()
     for _ in range(10_000):
         content.write(b"x")
-    assert len(content._memory) == 10_000
-    assert isinstance(content._memory, bytearray)
+    assert content._parts == [bytearray(b"x" * 10_000)]
 
 
 def test_with_a_room_there_is_so_much_in_memory_and_the_rest_in_files(tmp_path: Path) -> None:
@@ -120,15 +139,15 @@ def test_the_folder_is_asked_for_room_once_a_second(tmp_path: Path) -> None:
     now = [0.0]
     huge = 10**18
     room = IncomingRoom(tmp_path, largest=huge, seconds=lambda: now[0])
-    room.check(CHUNK + 1)
-    room.check(CHUNK)
+    room.check(IN_ONE + 1)
+    room.check(IN_ONE)
     with pytest.raises(QueueFull, match=f"octets are free in {tmp_path}"):
         room.check(huge)
     with pytest.raises(QueueFull):
         room.check(0)  # anything may come
     gone = tmp_path / "gone"
     gone.mkdir()
-    room = IncomingRoom(gone, largest=CHUNK + 1, seconds=lambda: now[0])
+    room = IncomingRoom(gone, largest=IN_ONE + 1, seconds=lambda: now[0])
     room.check(0)
     gone.rmdir()
     now[0] = 0.9
@@ -148,7 +167,7 @@ def test_what_would_be_in_memory_needs_the_folder_once_memory_is_full(tmp_path: 
 
 
 def test_a_folder_that_is_gone_is_an_error_of_the_write(tmp_path: Path) -> None:
-    content = SpillContent(tmp_path / "gone")
+    content = SpillContent(tmp_path / "gone", CHUNK)
     with pytest.raises(FileNotFoundError):
         content.write(b"x" * (CHUNK + 1))
     content.close()
@@ -157,7 +176,7 @@ def test_a_folder_that_is_gone_is_an_error_of_the_write(tmp_path: Path) -> None:
 def test_a_file_that_may_not_grow_is_an_error_of_the_write(tmp_path: Path) -> None:
     # RLIMIT_FSIZE makes the kernel refuse as a full disk does; SIGXFSZ is ignored by Python.
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    content = SpillContent(tmp_path)
+    content = SpillContent(tmp_path, CHUNK)
     content.write(b"x" * CHUNK)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2 * CHUNK, hard))
     try:

@@ -23,7 +23,7 @@ from mailfarm.mail.envelope import Envelope
 from mailfarm.mail.reply import Reply
 from mailfarm.net import content as content_module
 from mailfarm.net.content import SpillContent
-from mailfarm.net.incoming_room import IncomingRoom
+from mailfarm.net.incoming_room import IN_ONE, IncomingRoom
 from mailfarm.net.smtp_listener import Listener
 from mailfarm.net.smtp_metrics import SMTPMetrics
 from mailfarm.net.smtp_server import READ_AHEAD, Caps, SMTPFactory
@@ -574,7 +574,7 @@ async def test_content_that_is_not_taken_is_freed(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(content_module.SpillContent, "__init__", spied)
     config = ServerConfig(hostname="mx.test", max_size=1_000_000)
-    async with playing(room=IncomingRoom(tmp_path), config=config) as play:
+    async with playing(room=IncomingRoom(tmp_path, in_memory=256 * 1024), config=config) as play:
         client = await play.connect()
         client.send(GREETED + "DATA\r\n" + "x" * 70 + "\r\n" + ("y" * 70 + "\r\n") * 20_000 + ".\r\n")
         assert await client.codes(5) == ["250", "250", "250", "354", "552"]
@@ -595,7 +595,7 @@ async def test_a_full_disk_is_452_for_that_transaction_and_the_session_lives_on(
     def full(number: int, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    async with playing(room=IncomingRoom(tmp_path)) as play:
+    async with playing(room=IncomingRoom(tmp_path, in_memory=256 * 1024)) as play:
         client = await play.connect()
         client.send("EHLO client.test\r\n")
         assert (await client.reply()).startswith("250")
@@ -709,13 +709,13 @@ async def test_a_port_in_use_says_what_to_do() -> None:
 def in_memory(protocol: Any) -> int:
     """The octets of content a session keeps in memory, here and in the core."""
     content = protocol._incoming.content
-    kept = 0 if content is None else len(content._memory)
+    kept = 0 if content is None else content.in_memory
     return kept + protocol._core.buffered + len(protocol._core.content._gathered)
 
 
 @pytest_twisted.ensureDeferred
 async def test_many_large_messages_at_once_cost_little_memory(tmp_path: Path) -> None:
-    """Twenty of 8 MB in flight: each keeps 256 KiB at most in memory, counted where it is kept."""
+    """Twenty of 8 MB in flight: each keeps 2 MiB at most in memory, counted where it is kept."""
     line = b"x" * 998 + b"\r\n"
     count, lines = 20, 8 * 1024
     async with playing(room=IncomingRoom(tmp_path)) as play:
@@ -730,7 +730,7 @@ async def test_many_large_messages_at_once_cost_little_memory(tmp_path: Path) ->
                 client.send(block)
             await wait_until(lambda: all(all_sent(client) for client in clients))
             sizes.append(sum(in_memory(protocol) for protocol in play.factory.open))
-        assert max(sizes) <= count * 512 * 1024
+        assert max(sizes) <= count * (IN_ONE + 256 * 1024)
         for client in clients:
             client.send(b".\r\n")
             assert (await client.reply()).startswith("250 ")
@@ -751,7 +751,7 @@ async def test_content_of_all_sessions_together_has_so_much_memory_and_the_rest_
         await wait_until(lambda: all(protocol._incoming is not None for protocol in play.factory.open))
         await wait_until(lambda: sum(p._incoming.content.size for p in play.factory.open) >= 20 * 200_000)  # type: ignore[union-attr]
         contents = [protocol._incoming.content for protocol in play.factory.open]  # type: ignore[union-attr]
-        kept = sum(len(content._memory) for content in contents if content is not None)
+        kept = sum(content.in_memory for content in contents if content is not None)
         assert kept == room.held <= 1024 * 1024
         assert sum(content.spilled for content in contents if content is not None) >= 15
         for client in clients[1:]:
