@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from mailfarm.errors import CursorTooOld, Invalid, NotFound, Temporary
-from mailfarm.events import Change, Filed, MailboxClosed, Summary
+from mailfarm.events import Change, Filed, MailboxClosed
 from mailfarm.ports import Bus, Database, Tx
 
 from . import events, messages, store
@@ -50,7 +50,6 @@ Deliver = Callable[[Sequence[Told]], None]
 Spawn = Callable[[Coroutine[Any, Any, None]], Any]
 """Runs a coroutine in the background and logs what it raises."""
 Look = Callable[[Tx, Mailbox], Awaitable[int]]
-Miss = Callable[[Summary, tuple[str, ...]], None]
 
 
 class Feed:
@@ -63,7 +62,6 @@ class Feed:
         "_high",
         "_line",
         "_matcher",
-        "_miss",
         "_paused",
         "_working",
         "account",
@@ -74,16 +72,13 @@ class Feed:
         "stopped",
     )
 
-    def __init__(
-        self, feeds: Feeds, account: str, mailbox: str, deliver: Deliver, criteria: Criteria, miss: Miss | None
-    ):
+    def __init__(self, feeds: Feeds, account: str, mailbox: str, deliver: Deliver, criteria: Criteria) -> None:
         self._feeds = feeds
         self.account = account
         self.mailbox = mailbox
         self.address = ""
         self._deliver = deliver
         self._matcher = Matcher(criteria) if criteria else None
-        self._miss = miss
         self._at = -1  # the last change taken; -1 until it is known where to begin
         self._high = 0  # the last change heard of
         self._line: deque[Change] = deque()
@@ -150,29 +145,26 @@ class Feed:
         if change.seq != self._at + 1 or self._at < 0 or not self._open:
             return
         self._at = change.seq
-        failed = () if self._line else self._judge(change)
-        if failed is None or self._line:
+        meets = True if self._line else self._judge(change)
+        if meets is None or self._line:
             self._line.append(change)
             self._work()
         else:
-            self._pass(change, failed, told)
+            self._pass(change, meets, told)
 
-    def _judge(self, change: Change, text: str | None = None) -> tuple[str, ...] | None:
-        """The criteria a change does not meet; None if that takes the text to say."""
+    def _judge(self, change: Change, text: str | None = None) -> bool | None:
+        """Whether a change is told; None if that takes the text to say."""
         if self._matcher is None or not isinstance(change, Filed):
-            return ()
+            return True
         if change.gone:
-            return ("gone",)  # nothing is left to hold the criteria against
+            return False  # nothing is left to hold the criteria against
         failed = self._matcher.failed(change.message, text or "")
-        unsettled = text is None and "contains" in failed and (len(failed) == 1 or self._miss is not None)
-        return None if unsettled else failed
+        return None if text is None and failed == ("contains",) else not failed
 
-    def _pass(self, change: Change, failed: tuple[str, ...], told: list[Told]) -> None:
+    def _pass(self, change: Change, meets: bool, told: list[Told]) -> None:
         self.cursor = change.seq
-        if not failed:
+        if meets:
             told.append(change)
-        elif self._miss is not None and isinstance(change, Filed) and not change.gone:
-            self._miss(change.message, failed)
 
     def _end(self, last: CursorTooOld) -> None:
         if not self.stopped:
@@ -193,9 +185,9 @@ class Feed:
                 if self.stopped:
                     return
                 told: list[Told] = []
-                for change, failed in zip(some, judged, strict=True):
+                for change, meets in zip(some, judged, strict=True):
                     self._line.popleft()
-                    self._pass(change, failed, told)
+                    self._pass(change, meets, told)
                 if told:
                     self._deliver(tuple(told))
         except Temporary:
@@ -205,18 +197,18 @@ class Feed:
         if self._behind:
             self._feeds._catch_up(self.mailbox)
 
-    async def _judged(self, some: Sequence[Change]) -> list[tuple[str, ...]]:
+    async def _judged(self, some: Sequence[Change]) -> list[bool]:
         return await self._feeds._database.read(lambda tx: self._judge_all(tx, some))
 
-    async def _judge_all(self, tx: Tx, some: Sequence[Change]) -> list[tuple[str, ...]]:
+    async def _judge_all(self, tx: Tx, some: Sequence[Change]) -> list[bool]:
         # in the unit, so that one text at a time is in memory
         judged = []
         for change in some:
-            failed = self._judge(change)
-            if failed is None:
+            meets = self._judge(change)
+            if meets is None:
                 assert isinstance(change, Filed)
-                failed = self._judge(change, await messages.text(tx, change.message.id)) or ()
-            judged.append(failed)
+                meets = self._judge(change, await messages.text(tx, change.message.id))
+            judged.append(bool(meets))
         return judged
 
 
@@ -243,15 +235,13 @@ class Feeds:
         deliver: Deliver,
         *,
         criteria: Criteria = ALL,
-        miss: Miss | None = None,
         look: Look | None = None,
         ready: Callable[[int], None] | None = None,
     ) -> Feed:
         """Tell ``deliver`` every change after the change number ``after`` (None: from now on), until ``stop``.
 
         ``ready`` is called with the number where it begins, before the first delivery. ``look`` may read something in
-        the very snapshot in which the feed begins, and says where: at a number not above ``mailbox.cursor``. ``miss``
-        hears of messages that do not meet ``criteria``, with the names of those they fail.
+        the very snapshot in which the feed begins, and says where: at a number not above ``mailbox.cursor``.
         Raises NotFound, CursorTooOld, Invalid (a number never given out), DatabaseUnavailable.
         """
 
@@ -260,7 +250,7 @@ class Feeds:
             start = after if look is None else await look(tx, mailbox)
             return mailbox, mailbox.cursor if start is None else start
 
-        feed = Feed(self, account, mailbox_id, deliver, criteria, miss)
+        feed = Feed(self, account, mailbox_id, deliver, criteria)
         crowd = self._crowds.setdefault(mailbox_id, Crowd(self._spawn, self.turn))
         crowd.feeds[feed] = None
         try:

@@ -64,7 +64,16 @@ class Criteria:
     @property
     def from_key(self) -> str:
         """The full address ``from`` asks for as it is compared, empty if it asks for something else."""
-        return address_key(self.from_) if _FULL.fullmatch(self.from_) else ""
+        return _key(self.from_)
+
+    @property
+    def to_key(self) -> str:
+        """The same for ``to``."""
+        return _key(self.to)
+
+
+def _key(text: str) -> str:
+    return address_key(text) if _FULL.fullmatch(text) else ""
 
 
 ALL = Criteria()
@@ -106,6 +115,10 @@ class Matcher:
             failed.append("contains")
         return tuple(failed)
 
+    def contained(self, text: str) -> bool:
+        """Whether ``contains`` is met by this text, for a message whose subject does not meet it."""
+        return self._contains in fold(text)
+
     def matches(self, summary: Summary, text: Callable[[], str] | str = "") -> bool:
         """Whether the message meets every criterion."""
         return not self.failed(summary, text)
@@ -117,7 +130,7 @@ class _Who:
     __slots__ = ("_key", "_part")
 
     def __init__(self, value: str) -> None:
-        self._key = address_key(value) if _FULL.fullmatch(value) else ""
+        self._key = _key(value)
         self._part = "" if self._key else fold(value)
 
     def __bool__(self) -> bool:

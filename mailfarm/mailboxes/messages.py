@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from mailfarm.errors import Invalid, NotFound
 from mailfarm.events import Change, Deleted, Expired, Seen, Summary
@@ -24,20 +24,29 @@ MOST_IDS = 10_000
 """More ids than this are refused in one call."""
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, slots=True)
-class Page:
+class Page(Generic[T]):
     """Some messages. ``cursor`` is the last change considered for this very answer. To follow the mailbox, go on after
     the cursor of the *first* page: what happened to its messages while the others were read has a number above that
     one, and perhaps below a later page's.
     ``next`` is where the next page begins, ``after`` it (asc) or ``before`` it (desc); None when there is no more."""
 
-    messages: tuple[Summary, ...]
+    messages: tuple[T, ...]
     cursor: int
     next: int | None
 
 
-async def list_(
+async def list_(tx: Tx, account: str, mailbox_id: str, criteria: Criteria = ALL, **asked: Any) -> Page[Summary]:
+    """``list_as`` of summaries."""
+    return await list_as(tx, summary_from, account, mailbox_id, criteria, **asked)
+
+
+async def list_as(
     tx: Tx,
+    read: Callable[[str, bool], T],
     account: str,
     mailbox_id: str,
     criteria: Criteria = ALL,
@@ -47,8 +56,9 @@ async def list_(
     before: int | None = None,
     order: Order = "asc",
     limit: int = 50,
-) -> Page:
-    """The messages that meet the criteria, by change number, from ``after`` to ``before`` (both excluded).
+) -> Page[T]:
+    """The messages that meet the criteria, by change number, from ``after`` to ``before`` (both excluded), each as
+    ``read`` makes it of its stored summary: ``summary_from`` or ``summary_json``.
 
     A call looks at a bounded number of messages (``scan.MOST``); where that is reached the page is short, even empty,
     and ``next`` says where to go on. Raises NotFound, Invalid.
@@ -60,7 +70,7 @@ async def list_(
         raise Invalid(f"after is {after}; the mailbox's last change number is {mailbox.cursor}")
     last = mailbox.cursor if before is None else min(mailbox.cursor, max(before - 1, 0))
     found = await scan.scan(
-        tx, mailbox_id, criteria, seen=seen, after=after, upto=last, descending=order == "desc", limit=limit
+        tx, mailbox_id, criteria, read, seen=seen, after=after, upto=last, descending=order == "desc", limit=limit
     )
     # asc: what lies behind a page that was cut short has not been considered; desc comes from the top
     cursor = found.at if found.more and order == "asc" else last

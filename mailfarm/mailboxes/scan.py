@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from mailfarm.errors import Damaged
-from mailfarm.events import Summary
 from mailfarm.ports import Tx
 
 from .changes import marks, summary_from
 from .content import load_words
 from .match import Criteria, Matcher
 from .packing import unpack_detail
+from .sieve import Sieve
 
 ROWS = 500
-"""Rows read at a time."""
+"""Rows read at a time, but for the"""
+FIRST = 64
+"""first time, which often is enough."""
 MOST = 10_000
 """Messages one scan considers at most."""
 MOST_TEXT = 16 * 1024 * 1024
@@ -28,105 +30,140 @@ AHEAD_OCTETS = 2 * 1024 * 1024
 """Their content together, unless one alone is larger."""
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, slots=True)
-class Scanned:
+class Scanned(Generic[T]):
     """What matched. ``at`` is the number of the last message considered, or ``after`` when there was none; ``more``
     says that there may be more behind it."""
 
-    messages: tuple[Summary, ...]
+    messages: tuple[T, ...]
     at: int
     more: bool
-
-
-Miss = Callable[[Summary, tuple[str, ...]], None]
 
 
 async def scan(
     tx: Tx,
     mailbox: str,
     criteria: Criteria,
+    read: Callable[[str, bool], T],
     *,
     seen: bool | None = None,
     after: int = 0,
     upto: int,
     descending: bool = False,
     limit: int,
-    miss: Miss | None = None,
     eager: bool = False,
-) -> Scanned:
+) -> Scanned[T]:
     """At most ``limit`` messages that meet the criteria, their numbers above ``after`` and not above ``upto``.
 
-    ``miss`` hears of each message that does not meet them all, with the names of those it fails. ``eager`` stops at the
-    message that completes ``limit``, without looking whether there is another.
+    ``read`` makes of a stored summary, and whether it was seen, what is given back (``changes.summary_from``).
+    ``eager`` stops at the message that completes ``limit``, without looking whether there is another.
     """
-    matcher = Matcher(criteria)
-    sql = "select m.content, m.until, m.size, m.seq, m.seen, m.summary from message m where m.mailbox = ?"
-    fixed: list[Any] = [mailbox]
-    if seen is not None:
-        sql, fixed = f"{sql} and m.seen = ?", [*fixed, int(seen)]
-    if criteria.from_key and miss is None:
-        # what the matcher would say, said by the database: both columns hold the compared form
-        sql, fixed = f"{sql} and (m.from_key = ? or m.sender = ?)", [*fixed, criteria.from_key, criteria.from_key]
-    sql += f" and m.seq > ? and m.seq <= ? order by m.seq {'desc' if descending else 'asc'} limit ?"
-    found: list[Summary] = []
-    low, high, at, considered, read, ahead = after, upto, after, 0, 0, 1
+    judge, sieve = _Judge(criteria), Sieve(criteria)
+    asked = _Question(mailbox, criteria, seen, descending)
+    found: list[T] = []
+    low, high, at, considered, octets, ahead = after, upto, after, 0, 0, 1
+    wanted = min(ROWS, limit + 1 if judge.settled else max(FIRST, 2 * limit))
     while True:
-        wanted = ROWS if criteria else min(ROWS, limit + 1)
-        rows = await tx.rows(sql, (*fixed, low, high, wanted))
-        left = deque(rows)
+        if considered >= MOST:
+            return Scanned(tuple(found), at, True)
+        rows = await asked.rows(tx, low, high, min(wanted, MOST - considered))
+        considered += len(rows)
+        left = deque([row for row in rows if sieve.passes(row.summary)] if sieve else rows)
         while left:
-            some = _next(left, ahead)
+            some = _next(left, ahead) if judge.reads else [left.popleft()]
             ahead = min(2 * ahead, AHEAD)
-            judged = [_judge(matcher, row, bool(criteria), miss is not None) for row in some]
-            words = await _words(tx, {each.content: each.until for each in judged if each.undecided})
-            for each in judged:
-                if considered >= MOST or read >= MOST_TEXT:
+            judged = [judge.of(row) for row in some]
+            undecided = {row.content: row.until for row, is_it in zip(some, judged, strict=True) if is_it is None}
+            words = await _words(tx, undecided)
+            for row, is_it in zip(some, judged, strict=True):
+                if octets >= MOST_TEXT:
                     return Scanned(tuple(found), at, True)
-                failed = each.failed
-                if each.undecided:
-                    said = words.get(each.content, "")
-                    read += len(said)
-                    failed = matcher.failed(each.summary, said)
-                if not failed:
+                if is_it is None:
+                    said = words.get(row.content, "")
+                    octets += len(said)
+                    is_it = judge.said(said)
+                if is_it:
                     if len(found) == limit:
                         return Scanned(tuple(found), at, True)
-                    found.append(each.summary)
+                    found.append(read(row.summary, bool(row.seen)))
                     if eager and len(found) == limit:
-                        return Scanned(tuple(found), each.summary.seq, True)
-                elif miss is not None:
-                    miss(each.summary, failed)
-                considered += 1
-                at = each.summary.seq
-        if len(rows) < wanted:
+                        return Scanned(tuple(found), row.seq, True)
+                at = row.seq
+        if rows:
+            at = rows[-1].seq
+        if len(rows) < wanted and considered < MOST:
             return Scanned(tuple(found), at, False)
         low, high = (low, at - 1) if descending else (at, high)
+        wanted = ROWS
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """``undecided``: what it says decides."""
+class Row(NamedTuple):
+    """What is read of a message."""
 
     content: str
     until: int
-    summary: Summary
-    failed: tuple[str, ...]
-    undecided: bool
+    size: int
+    seq: int
+    seen: int
+    summary: str
 
 
-def _judge(matcher: Matcher, row: tuple[Any, ...], any_criteria: bool, all_failures: bool) -> _Judged:
-    content, until, _, _, was_seen, data = row
-    summary = summary_from(data, bool(was_seen))
-    failed = matcher.failed(summary, "") if any_criteria else ()
-    undecided = "contains" in failed and (failed == ("contains",) or all_failures)
-    return _Judged(content, until, summary, failed, undecided)
+class _Question:
+    """The statement that reads messages in order."""
+
+    def __init__(self, mailbox: str, criteria: Criteria, seen: bool | None, descending: bool) -> None:
+        way = "desc" if descending else "asc"
+        self._fixed: list[list[Any]] = [[mailbox] if seen is None else [mailbox, int(seen)]]
+        start = f"select {', '.join(f'm.{name}' for name in Row._fields)} from message m where m.mailbox = ?"
+        start += "" if seen is None else " and m.seen = ?"
+        end = f" and m.seq > ? and m.seq <= ? order by m.seq {way} limit ?"
+        if not criteria.from_key:
+            self._sql = start + end
+            return
+        # what the matcher would say, said by the database: both columns hold the compared form. Two questions, as each
+        # is answered from an index in order, and `or` is not; what meets both is the first one's
+        one, two = (f"{start} and {who}{end}" for who in ("m.from_key = ?", "m.sender = ? and m.sender <> m.from_key"))
+        self._sql = f"select * from ({one}) as a union all select * from ({two}) as b order by 4 {way} limit ?"
+        self._fixed = [[*self._fixed[0], criteria.from_key]] * 2
+
+    async def rows(self, tx: Tx, low: int, high: int, limit: int) -> list[Row]:
+        """At most ``limit`` of those above ``low`` and not above ``high``."""
+        values = [value for fixed in self._fixed for value in (*fixed, low, high, limit)]
+        if len(self._fixed) > 1:
+            values.append(limit)
+        return [Row(*row) for row in await tx.rows(self._sql, values)]
 
 
-def _next(rows: deque[tuple[Any, ...]], most: int) -> list[tuple[Any, ...]]:
+class _Judge:
+    """Whether messages meet the criteria: ``settled`` where the statement has said so, ``reads`` where that may take
+    their text."""
+
+    def __init__(self, criteria: Criteria) -> None:
+        self._matcher = Matcher(criteria)
+        self.settled = not criteria or (bool(criteria.from_key) and criteria == Criteria(criteria.from_))
+        self.reads = bool(criteria.contains)
+
+    def of(self, row: Row) -> bool | None:
+        """By its summary; None if that does not decide."""
+        if self.settled:
+            return True
+        failed = self._matcher.failed(summary_from(row.summary, False))
+        return None if failed == ("contains",) else not failed
+
+    def said(self, text: str) -> bool:
+        """By its text, if that alone decides."""
+        return self._matcher.contained(text)
+
+
+def _next(rows: deque[Row], most: int) -> list[Row]:
     """Take the next rows: at most ``most``, and no more content than may stand in memory together."""
     some = [rows.popleft()]
-    octets = some[0][2]
-    while rows and len(some) < most and octets + rows[0][2] <= AHEAD_OCTETS:
-        octets += rows[0][2]
+    octets = some[0].size
+    while rows and len(some) < most and octets + rows[0].size <= AHEAD_OCTETS:
+        octets += rows[0].size
         some.append(rows.popleft())
     return some
 

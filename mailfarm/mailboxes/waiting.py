@@ -17,7 +17,7 @@ Time is the host's: it calls ``time_out`` when time is up and ``stop`` when nobo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,13 +26,14 @@ from mailfarm.events import Deleted, Expired, Filed, MailboxClosed, Summary
 from mailfarm.ports import Database, Tx
 
 from . import scan
+from .changes import summary_from
 from .feed import Feed, Feeds, Spawn, Told
 from .mailbox import Mailbox
 from .match import Criteria
 
+Found = scan.Scanned[Summary]
 LARGEST = 10_000
 """The most messages one wait counts."""
-NEAR_MISSES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,47 +65,12 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
-class NearMiss:
-    """A message that came and did not match: ``failed`` names the criteria it does not meet."""
-
-    message: Summary
-    failed: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
-    """How a wait ended; ``closed``: its mailbox ended or was deleted. ``messages`` are those that matched, in order.
-    ``near_misses`` met the most criteria, the newest first."""
+    """How a wait ended; ``closed``: its mailbox ended or was deleted. ``messages`` are those that matched, in order."""
 
     kind: Literal["found", "timeout", "too-many", "closed"]
     messages: tuple[Summary, ...]
     cursor: int
-    near_misses: tuple[NearMiss, ...] = ()
-
-
-class NearMisses:
-    """The few that came nearest."""
-
-    def __init__(self) -> None:
-        self._kept: list[NearMiss] = []
-
-    def hear(self, message: Summary, failed: tuple[str, ...]) -> None:
-        """Keep it, if it is among the nearest."""
-        self._kept.append(NearMiss(message, failed))
-        self._kept.sort(key=lambda miss: (len(miss.failed), -miss.message.seq))
-        del self._kept[NEAR_MISSES:]
-
-    def forget(self, ids: set[str]) -> None:
-        """These were deleted."""
-        self._kept = [miss for miss in self._kept if miss.message.id not in ids]
-
-    def merge(self, other: NearMisses) -> None:
-        """Take over what another has kept."""
-        for miss in other._kept:
-            self.hear(miss.message, miss.failed)
-
-    def __iter__(self) -> Iterator[NearMiss]:
-        return iter(self._kept)
 
 
 class Wait:
@@ -137,7 +103,6 @@ class Wait:
 
     def _reset(self) -> None:
         self._matched: dict[str, Summary] = {}
-        self._near = NearMisses()
         self._looked = False  # all that was there at the beginning has been considered
         self._at = self._after  # and until then, all up to here
         self._gone: set[str] = set()  # deleted while there is still something to look at
@@ -147,7 +112,7 @@ class Wait:
 
         Raises NotFound, Invalid, DatabaseUnavailable; then there is no answer.
         """
-        looked: list[tuple[scan.Scanned, NearMisses]] = []
+        looked: list[Found] = []
         end = 0
 
         async def look(tx: Tx, mailbox: Mailbox) -> int:
@@ -159,7 +124,7 @@ class Wait:
             return end
 
         def ready(_: int) -> None:
-            self._absorb(*looked[0], end)
+            self._absorb(looked[0], end)
 
         feed = await self._feeds.follow(
             self._account,
@@ -167,7 +132,6 @@ class Wait:
             None,
             self._hear,
             criteria=self._criteria,
-            miss=self._miss,
             look=look,
             ready=ready,
         )
@@ -177,7 +141,7 @@ class Wait:
         self._feed = feed
         # a mailbox too large for one look: go on looking up to where the feed began
         while not self._looked and not self._over:
-            self._absorb(*await self._database.read(lambda tx: self._scan(tx, self._at, end)), end)
+            self._absorb(await self._database.read(lambda tx: self._scan(tx, self._at, end)), end)
 
     def time_out(self) -> None:
         """Time is up: give the answer now."""
@@ -193,21 +157,17 @@ class Wait:
             self._feed = None
         self._reset()
 
-    async def _scan(self, tx: Tx, after: int, upto: int) -> tuple[scan.Scanned, NearMisses]:
-        near = NearMisses()
+    async def _scan(self, tx: Tx, after: int, upto: int) -> Found:
         limit = self._need.n if self._need.mode == "count" else self._need.n + 1
         limit = max(1, limit - len(self._matched))
-        found = await scan.scan(
-            tx, self._mailbox, self._criteria, after=after, upto=upto, limit=limit, miss=near.hear, eager=True
+        return await scan.scan(
+            tx, self._mailbox, self._criteria, summary_from, after=after, upto=upto, limit=limit, eager=True
         )
-        return found, near
 
-    def _absorb(self, found: scan.Scanned, near: NearMisses, end: int) -> None:
+    def _absorb(self, found: Found, end: int) -> None:
         for message in found.messages:
             if message.id not in self._gone:
                 self._matched[message.id] = message
-        near.forget(self._gone)
-        self._near.merge(near)
         self._at = found.at if found.more else end
         self._looked = not found.more
         if self._looked:
@@ -236,7 +196,6 @@ class Wait:
             gone = set(told.messages)
             for id in gone:
                 self._matched.pop(id, None)
-            self._near.forget(gone)
             if not self._looked:
                 self._gone |= gone
 
@@ -245,9 +204,6 @@ class Wait:
             await self.start()
         except NotFound:
             self._end("closed")
-
-    def _miss(self, message: Summary, failed: tuple[str, ...]) -> None:
-        self._near.hear(message, failed)
 
     def _settle(self) -> None:
         if self._over:
@@ -270,6 +226,5 @@ class Wait:
         if kind == "too-many" or (kind == "found" and self._need.mode == "count"):
             messages = messages[: self._need.n + (kind == "too-many")]
             cursor = messages[-1].seq  # what came behind it was not considered
-        near = () if kind == "found" else tuple(self._near)
         self.stop()
-        self._answer(Answer(kind, messages, cursor, near))
+        self._answer(Answer(kind, messages, cursor))

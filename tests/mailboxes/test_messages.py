@@ -123,6 +123,32 @@ async def test_filters_agree_with_the_matcher_and_look_at_a_bounded_number(house
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_sender_is_one_of_the_header_or_of_the_envelope_each_message_once_and_in_order(house):
+    mailbox = await house.mailbox()
+    ways = (
+        ("a@one.test", "a@one.test"),
+        ("b@one.test", "a@one.test"),
+        ("a@one.test", "b@one.test"),
+        ("b@one.test",) * 2,
+    )
+    for n in range(12):
+        sender, address = ways[n % 4]
+        await house.file(house.item(mailbox, sender=sender, from_=Person("", address)))
+    asked = Criteria(from_="A@one.test")
+    wanted = [seq for seq in range(1, 13) if seq % 4]
+    for order in ("asc", "desc"):
+        pages, at = [], None
+        while at is not None or not pages:
+            where = {} if at is None else {"after" if order == "asc" else "before": at}
+            page = await house.list(mailbox, asked, order=order, limit=2, **where)
+            pages.append([message.seq for message in page.messages])
+            at = page.next
+        assert sum(pages, []) == (wanted if order == "asc" else wanted[::-1])  # noqa: RUF017 - short
+        assert all(len(page) == 2 for page in pages[:-1])
+    assert [m.seq for m in (await house.list(mailbox, asked, after=3, before=9)).messages] == [5, 6, 7]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_limit_has_limits(house):
     mailbox = await house.mailbox()
     for limit in (0, 1001):

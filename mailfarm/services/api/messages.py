@@ -13,6 +13,7 @@ from mailfarm.ids import Ids
 from mailfarm.inbound.found import find
 from mailfarm.mailboxes import messages, store
 from mailfarm.mailboxes.announce import announce
+from mailfarm.mailboxes.changes import summary_json
 from mailfarm.mailboxes.content import Found, StoredMessage
 from mailfarm.mailboxes.forms import message_form
 from mailfarm.mailboxes.match import LONGEST, Criteria
@@ -82,8 +83,9 @@ class Messages(Resource):
         query = ask.query
 
         async def work(tx: Tx) -> Any:
-            return await messages.list_(
+            return await messages.list_as(
                 tx,
+                summary_json,
                 ask.account,
                 ask.id,
                 criteria(query),
@@ -95,9 +97,7 @@ class Messages(Resource):
             )
 
         page = await self._database.read(work)
-        return Answer(
-            {"messages": [summary_form(one) for one in page.messages], "cursor": page.cursor, "next": page.next}
-        )
+        return Answer({"messages": page.messages, "cursor": page.cursor, "next": page.next})
 
     @route(
         app,

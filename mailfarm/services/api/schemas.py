@@ -272,8 +272,9 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "WaitProblem": more_members(
         _PROBLEM,
-        "How a wait ended that was not met: `messages` are those that matched, `near_misses` those that came nearest, "
-        "`refusals` what was refused (empty without the scope refusals:read). To wait again, go on after `cursor`.",
+        "How a wait ended that was not met: `messages` are those that matched, `near_misses` those of the newest 200 "
+        "that came nearest, `refusals` what was refused (empty without the scope refusals:read). To wait again, go on "
+        "after `cursor`.",
         criteria=named("Criteria"),
         cursor=CURSOR,
         messages=many(named("Summary")),

@@ -10,11 +10,13 @@ from twisted.internet.defer import Deferred
 from mailfarm.events import form, summary_form
 from mailfarm.mailboxes import store
 from mailfarm.mailboxes.feed import Feeds, Spawn
+from mailfarm.mailboxes.mailbox import Mailbox
+from mailfarm.mailboxes.near import NearMiss, near_misses
 from mailfarm.mailboxes.waiting import LARGEST as MOST_MESSAGES
 from mailfarm.mailboxes.waiting import Answer as Outcome
 from mailfarm.mailboxes.waiting import Need, Wait
 from mailfarm.net.problems import Problem
-from mailfarm.ports import Database
+from mailfarm.ports import Database, Tx
 
 from .access import Access
 from .answering import Answer
@@ -111,27 +113,31 @@ class Waits(Resource):
             return Answer({"messages": found, "cursor": outcome.cursor})
         if outcome.kind == "closed":
             raise Problem("not-found", f"the mailbox {ask.id} ended while it was waited for")
-        mailbox = await self._database.read(lambda tx: store.find(tx, ask.account, ask.id))
+        after = ask.query["after"]
+
+        async def look(tx: Tx) -> tuple[Mailbox, tuple[NearMiss, ...]]:
+            mailbox = await store.find(tx, ask.account, ask.id)
+            return mailbox, await near_misses(tx, ask.id, criteria(ask.query), after=after, upto=outcome.cursor)
+
+        mailbox, near = await self._database.read(look)
         refusals = self._refusals.of_mailbox(mailbox) if "refusals:read" in ask.caller.scopes else ()
         members: dict[str, Any] = {
             "criteria": {
                 **dict(criteria(ask.query).asked()),
                 need.mode: True if need.mode == "none" else need.n,
-                "after": ask.query["after"],
+                "after": after,
                 "timeout": ask.query["timeout"],
             },
             "cursor": outcome.cursor,
             "messages": found,
-            "near_misses": [
-                {"message": summary_form(miss.message), "failed": list(miss.failed)} for miss in outcome.near_misses
-            ],
+            "near_misses": [{"message": summary_form(miss.message), "failed": list(miss.failed)} for miss in near],
             "refusals": [form(one) for one in refusals],
         }
         if outcome.kind == "too-many":
             came = f"{len(found)} {'message' if len(found) == 1 else 'messages'} matched"
             wanted = "none" if need.n == 0 else f"exactly {need.n}"
             raise Problem("too-many-messages", f"{came}; {wanted} should", **members)
-        raise Problem("wait-timed-out", _sentence(ask, need, len(found), len(outcome.near_misses)), **members)
+        raise Problem("wait-timed-out", _sentence(ask, need, len(found), len(near)), **members)
 
 
 def _need(query: Any) -> Need:
