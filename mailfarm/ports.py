@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 from .events import Event
 from .limits import Limit, Quota
@@ -155,6 +155,27 @@ class Queue(Protocol):
         """Forget an entry that was set aside. Raises NotFound."""
 
 
+class Rows:
+    """Many rows as one parameter, at least one, of ``str``, ``int`` or ``bytes`` in each column: SQL reads them from
+    ``(values ?) as v``, with the columns ``v.column1``, ``v.column2`` and so on."""
+
+    __slots__ = ("rows",)
+
+    def __init__(self, rows: Sequence[Sequence[Any]]) -> None:
+        self.rows = rows
+
+
+class _Now:
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "NOW"
+
+
+NOW: Final = _Now()
+"""As a parameter: the database's clock. For what is asked before ``Tx.now`` is known."""
+
+
 class Tx(Protocol):
     """An open unit. SQL is the subset SQLite and PostgreSQL share, with ``?`` for each parameter.
 
@@ -174,11 +195,19 @@ class Tx(Protocol):
     def row(self, sql: str, params: Sequence[Any] = ()) -> Awaitable[tuple[Any, ...] | None]:
         """The first row, or None."""
 
+    def several(self, questions: Sequence[tuple[str, Sequence[Any]]]) -> Awaitable[Sequence[Sequence[tuple[Any, ...]]]]:
+        """The rows of several statements, run in this order. To a server that is one journey. Parameters are ``None``,
+        ``str``, ``int``, ``bytes``, ``Rows`` or ``NOW``."""
+
+    def tell(self, sql: str, params: Sequence[Any] = ()) -> Awaitable[None]:
+        """Execute it, before whatever is asked next or at the end of the unit. Parameters as in ``several``."""
+
     def insert(
         self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, ignore: bool = False
     ) -> Awaitable[int]:
         """Insert many rows, in as few statements as the engine likes; with ``ignore``, rows whose key is taken are
-        passed over (ON CONFLICT DO NOTHING). The number inserted."""
+        passed over (ON CONFLICT DO NOTHING). The number inserted. Without ``ignore`` it may be put off like ``tell``:
+        an error may come later, and dooms the unit all the same."""
 
     def lock(self, table: str, ids: Sequence[str]) -> Awaitable[None]:
         """Lock rows by id, in id order, until the unit ends. Where writers are one at a time this does nothing.
@@ -193,12 +222,12 @@ class Tx(Protocol):
 class Database(Protocol):
     """Where mailfarm keeps what it knows."""
 
-    def unit(self, work: Callable[[Tx], Awaitable[T]]) -> Awaitable[T]:
+    def unit(self, work: Callable[[Tx], Awaitable[T]], *, late: bool = False) -> Awaitable[T]:
         """Run ``work`` in one database transaction and return its result once that is durable.
 
         ``work`` awaits only its ``tx`` and may be run again from the start; what it raises rolls the unit back and is
-        raised here. Raises DatabaseUnavailable.
-        """
+        raised here. Raises DatabaseUnavailable. ``late``: ``work`` locks its rows first and then asks ``several``;
+        ``tx.now`` is known when these have been answered. Saves a server two journeys."""
 
     def read(self, work: Callable[[Tx], Awaitable[T]]) -> Awaitable[T]:
         """The same on a snapshot that cannot be written."""

@@ -8,21 +8,18 @@ https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format"
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct
-from types import SimpleNamespace
 from typing import Any, Final
 
-import psycopg2
-from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from .postgres_libpq import BYTEA, INT4, INT8, TEXT, Libpq, Lost, Result
+from .postgres_libpq import BYTEA, INT4, INT8, TEXT
 from .postgres_sql import clean
+from .postgres_talk import Talk, error_of
 
 PAYS: Final = 32 * 1024
-"""Octets of bytes in some rows from which on they are copied."""
+"""Octets of bytes in one row from which on it and its neighbours are copied."""
 GATHER: Final = 64 * 1024
 """Octets after which a piece is sent."""
 TYPES: Final = """
@@ -42,14 +39,7 @@ _int8 = Struct("!iq").pack
 
 def pays(rows: Iterable[Sequence[Any]]) -> bool:
     """Whether to copy these rows."""
-    octets = 0
-    for row in rows:
-        for value in row:
-            if isinstance(value, bytes | memoryview):
-                octets += len(value)
-        if octets >= PAYS:
-            return True
-    return False
+    return any(type(value) in (bytes, memoryview) and len(value) >= PAYS for row in rows for value in row)
 
 
 def encoded(rows: Iterable[Sequence[Any]], types: Sequence[int]) -> Iterator[bytearray]:
@@ -85,84 +75,38 @@ def statement(table: str, columns: Sequence[str]) -> str:
     return f"COPY {table} ({', '.join(columns)}) FROM STDIN (FORMAT binary)"
 
 
-class Copying:
-    """One COPY on the txpostgres connection ``link``, which it replaces in the reactor meanwhile. ``done`` fires with
-    the number of rows; fails with psycopg2.Error."""
+class Copying(Talk):
+    """One COPY on the connection ``link``. ``done`` fires with the number of rows; fails with psycopg2.Error."""
 
     def __init__(self, link: Any, sql: str, pieces: Iterator[bytearray]) -> None:
-        self.done: Deferred[int] = Deferred()
-        self._link = link
-        self._reactor = link.reactor
-        self._libpq = Libpq(link.pollable())
+        super().__init__(link)
         self._sql = sql
         self._pieces = pieces
-        self._giving = self._over = False
+        self._giving = False
         self._rows = 0
         self._error: Exception | None = None
 
-    def start(self) -> None:
-        """Begin."""
-        self._link.cursorRunning(self)
-        self._go_on(lambda: self._libpq.send(self._sql))
+    def begin(self) -> None:
+        """Say that a COPY comes."""
+        self.libpq.send(self._sql)
 
-    # ---- IReadWriteDescriptor
-
-    def fileno(self) -> int:
-        """The connection's socket; -1 once it has none."""
-        number: int = self._link.fileno()
-        return number
-
-    def logPrefix(self) -> str:
-        return "copying"
-
-    def doRead(self) -> None:
-        """Something came."""
-        self._go_on(self._libpq.consume)
-
-    def doWrite(self) -> None:
-        """There is room for more."""
-        self._go_on(lambda: None)
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The connection was closed under it."""
-        self._finish(reason)
-
-    # ---- the conversation
-
-    def _go_on(self, step: Callable[[], None]) -> None:
-        # libpq closes the socket of a connection that it finds broken, and by then the reactor must not watch it
-        self._reactor.removeReader(self)
-        self._reactor.removeWriter(self)
-        try:
-            step()
-            sent = self._talk()
-        except Lost as error:
-            self._link.end(str(error))  # and that comes to connectionLost
-            return
-        if self._over:
-            self._finish(self._rows if self._error is None else Failure(self._error))
-            return
-        self._reactor.addReader(self)
-        if not sent:
-            self._reactor.addWriter(self)
-
-    def _talk(self) -> bool:
-        """Say and hear what can be said and heard now. Whether all that was said has been sent."""
-        while self._libpq.flush():
-            if self._giving:
-                self._give()
-            elif self._libpq.busy:
-                return True
-            else:
-                result = self._libpq.result()
-                if result is None:
-                    self._over = True
-                    return True
-                self._giving = result.copy_in
-                self._rows = result.rows
-                if result.code and self._error is None:
-                    self._error = _error(result)
+    def hear(self) -> bool:
+        """Give the next piece, or hear what became of them."""
+        if self._giving:
+            self._give()
+            return False
+        result = self.libpq.result()
+        if result is None:
+            return True
+        self._giving = result.copy_in
+        self._rows = result.rows
+        if result.code and self._error is None:
+            self._error = error_of(result)
         return False
+
+    def outcome(self) -> Any:
+        """The rows, or the first error."""
+        return self._rows if self._error is None else Failure(self._error)
 
     def _give(self) -> None:
         try:
@@ -170,15 +114,10 @@ class Copying:
         except Exception as error:  # a value that is not of its column's type
             piece, self._error = None, error
         if piece is not None:
-            self._libpq.put(piece)
+            self.libpq.put(piece)
             return
         self._giving = False
-        self._libpq.end(None if self._error is None else "a value does not fit")
-
-    def _finish(self, outcome: Any) -> None:
-        if not self.done.called:
-            self._link.cursorFinished(self)
-            self.done.callback(outcome)  # a Failure goes the other way by itself
+        self.libpq.end(None if self._error is None else "a value does not fit")
 
 
 def _text(value: str) -> bytes:
@@ -187,22 +126,3 @@ def _text(value: str) -> bytes:
     except UnicodeEncodeError:
         data = b"\0"
     return clean(value).encode() if b"\0" in data else data  # type: ignore[no-any-return]  # clean text is text
-
-
-def _error(result: Result) -> psycopg2.Error:
-    """What psycopg2 would have raised."""
-    error: psycopg2.Error = _error_class(result.code)(result.text)
-    error.__setstate__({"pgcode": result.code})  # type: ignore[attr-defined]  # its stubs do not know how it unpickles
-    error.diag = SimpleNamespace(  # type: ignore[misc,assignment]
-        message_primary=result.text, constraint_name=result.constraint or None
-    )
-    return error
-
-
-@lru_cache(64)
-def _error_class(code: str) -> Any:
-    try:
-        known = psycopg2.errors.lookup(code)
-    except KeyError:
-        known = psycopg2.DatabaseError
-    return type(known.__name__, (known,), {"diag": None})  # psycopg2's own diag can only be what libpq gave it

@@ -10,9 +10,12 @@ https://www.postgresql.org/docs/current/libpq-async.html, libpq-copy.html
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from psycopg2 import _psycopg
+
+from .postgres_arrays import Param
 
 TEXT, INT8, INT4, BYTEA = 25, 20, 23, 17
 """Types by their number in ``pg_type``."""
@@ -20,9 +23,13 @@ TEXT, INT8, INT4, BYTEA = 25, 20, 23, 17
 _BAD_RESPONSE: Final = 5
 _FATAL: Final = 7
 _COPY_IN: Final = 4
+_SYNCED: Final = 10
+_ABORTED: Final = 11
 
 _pointer, _text, _number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
-_loaded = ctypes.CDLL(_psycopg.__file__)  # finds what the driver is linked with
+# Finds what the driver is linked with. The interpreter stays locked: no call blocks, and to unlock it each time would
+# mean to wait for any thread that computes.
+_loaded = ctypes.PyDLL(_psycopg.__file__)
 
 
 def _function(name: str, result: Any, *arguments: Any) -> Any:
@@ -43,6 +50,22 @@ _result_status = _function("PQresultStatus", _number, _pointer)
 _result_error_field = _function("PQresultErrorField", _text, _pointer, _number)
 _command_rows = _function("PQcmdTuples", _text, _pointer)
 _clear = _function("PQclear", None, _pointer)
+_enter_pipeline = _function("PQenterPipelineMode", _number, _pointer)
+_exit_pipeline = _function("PQexitPipelineMode", _number, _pointer)
+_pipeline_sync = _function("PQpipelineSync", _number, _pointer)
+_prepare = _function("PQsendPrepare", _number, _pointer, _text, _text, _number, _pointer)
+_query_params = _function(
+    "PQsendQueryParams", _number, _pointer, _text, _number, _pointer, _pointer, _pointer, _pointer, _number
+)
+_query_prepared = _function(
+    "PQsendQueryPrepared", _number, _pointer, _text, _number, _pointer, _pointer, _pointer, _number
+)
+_row_count = _function("PQntuples", _number, _pointer)
+_column_count = _function("PQnfields", _number, _pointer)
+_column_type = _function("PQftype", ctypes.c_uint, _pointer, _number)
+_value = _function("PQgetvalue", _text, _pointer, _number, _number)
+_is_null = _function("PQgetisnull", _number, _pointer, _number, _number)
+_command = _function("PQcmdStatus", _text, _pointer)
 
 
 class Lost(Exception):
@@ -57,6 +80,25 @@ class Result(NamedTuple):
     code: str = ""
     text: str = ""
     constraint: str = ""
+
+
+class Answer(NamedTuple):
+    """What the server answered to a statement of a pipeline. ``synced``: to none, it was the end. ``skipped``: one
+    before it had failed. ``code`` is the SQLSTATE of an error."""
+
+    rows: list[tuple[Any, ...]]
+    command: str = ""
+    synced: bool = False
+    skipped: bool = False
+    code: str = ""
+    text: str = ""
+    constraint: str = ""
+
+    @property
+    def changed(self) -> int:
+        """The number of rows changed."""
+        last = self.command.rpartition(" ")[2]
+        return int(last) if last.isdigit() else 0
 
 
 class Libpq:
@@ -103,6 +145,58 @@ class Libpq:
         finally:
             _clear(found)
 
+    # ---- pipelines
+
+    def enter_pipeline(self) -> None:
+        """From now on statements are sent without waiting for answers."""
+        self._check(_enter_pipeline(self._at))
+
+    def leave_pipeline(self) -> None:
+        """All has been answered."""
+        self._check(_exit_pipeline(self._at))
+
+    def sync(self) -> None:
+        """That was all."""
+        self._check(_pipeline_sync(self._at))
+
+    def prepare(self, name: bytes, sql: str, types: Sequence[int]) -> None:
+        """Make a statement known by a name. 0: the server finds out the type."""
+        given = (ctypes.c_uint * len(types))(*types)
+        self._check(_prepare(self._at, name, sql.encode(), len(types), given))
+
+    def execute(self, name: bytes, params: Sequence[Param]) -> None:
+        """Ask a statement that is known."""
+        many = len(params)
+        self._check(_query_prepared(self._at, name, many, *_given(params), 0))
+
+    def query(self, sql: str, params: Sequence[Param]) -> None:
+        """Ask one that is not."""
+        many = len(params)
+        types = (ctypes.c_uint * many)(*[param.type for param in params])
+        self._check(_query_params(self._at, sql.encode(), many, types, *_given(params), 0))
+
+    def answer(self) -> Answer | None:
+        """The next one; None between two statements."""
+        found = _get_result(self._at)
+        if not found:
+            return None
+        try:
+            status = _result_status(found)
+            if status == _SYNCED:
+                return Answer([], synced=True)
+            if status == _ABORTED:
+                return Answer([], skipped=True)
+            if status in (_BAD_RESPONSE, _FATAL):
+                code, text, constraint = (_field(found, name) for name in "CMn")
+                if not code:
+                    raise Lost(self._why())
+                return Answer([], code=code, text=text, constraint=constraint)
+            return Answer(_rows(found), _command(found).decode())
+        finally:
+            _clear(found)
+
+    # ---- copying
+
     def put(self, data: bytearray) -> None:
         """Give a piece of what is copied. It is kept in memory until it is flushed."""
         self._check(_put_copy_data(self._at, (ctypes.c_char * len(data)).from_buffer(data), len(data)) == 1)
@@ -123,3 +217,30 @@ class Libpq:
 def _field(result: Any, name: str) -> str:
     said: bytes | None = _result_error_field(result, ord(name))
     return (said or b"").decode("utf-8", "replace")
+
+
+def _given(params: Sequence[Param]) -> tuple[Any, Any, Any]:
+    many = len(params)
+    values = (_text * many)(*[param.data for param in params])
+    lengths = (_number * many)(*[0 if param.data is None else len(param.data) for param in params])
+    return values, lengths, (_number * many)(*[param.binary for param in params])
+
+
+def _rows(result: Any) -> list[tuple[Any, ...]]:
+    many = _row_count(result)
+    if not many:
+        return []
+    readers = [_READERS.get(_column_type(result, column), bytes.decode) for column in range(_column_count(result))]
+
+    def value(row: int, column: int, read: Any) -> Any:
+        data = _value(result, row, column)
+        return None if not data and _is_null(result, row, column) else read(data)
+
+    return [tuple([value(row, column, read) for column, read in enumerate(readers)]) for row in range(many)]
+
+
+_READERS: Final[dict[int, Callable[[bytes], Any]]] = {
+    20: int, 21: int, 23: int, 16: lambda data: data == b"t", 17: lambda data: bytes.fromhex(data[2:].decode()),
+    700: float, 701: float,
+}  # fmt: skip
+"""How the text of a value is read, by its type; any other is text."""

@@ -26,6 +26,9 @@ from mailfarm.errors import DatabaseUnavailable, SchemaMismatch
 
 from .postgres_copy import Copying
 from .postgres_errors import Again, first_line, meaning
+from .postgres_libpq import Answer
+from .postgres_pipeline import Asked, Journey
+from .postgres_talk import Talk
 
 OLDEST_SERVER = 140000
 HURRY = 1.0
@@ -66,6 +69,9 @@ class Link(txpostgres.Connection):
         self._limit: Any = None
         self.types: dict[tuple[str, tuple[str, ...]], Sequence[int] | None] = {}
         """The types of columns that were asked for, by table and columns."""
+        self._prepared: dict[str, bytes] = {}
+        self.heard_at = 0.0
+        """When it answered last (the reactor's seconds)."""
         self.unfinished = False
         """Whether a transaction is open that nobody wants any more: the next question begins with its end."""
 
@@ -119,22 +125,41 @@ class Link(txpostgres.Connection):
 
     async def copy(self, sql: str, pieces: Iterator[bytearray]) -> int:
         """Give ``pieces`` to a COPY; how many rows it took. Raises what ``ask`` raises."""
-        rows: int = await self._within(self._answer, self._copy(sql, pieces))
+        rows: int = await self._within(self._answer, self._talk(Copying(self, sql, pieces)))
         return rows
+
+    async def journey(self, asked: Sequence[Asked]) -> Sequence[Answer]:
+        """Ask several statements at once; an answer to each. Raises what ``ask`` raises."""
+        answers: Sequence[Answer] = await self._within(self._answer, self._talk(Journey(self, asked, self._prepared)))
+        return answers
+
+    def noticed(self) -> str:
+        """What the server has said beside its answers since it was asked for the last time."""
+        self.reactor.removeReader(self)  # libpq may close the socket
+        try:
+            self.pollable().poll()  # takes up what libpq has kept
+        except psycopg2.Error as error:
+            self.end(first_line(error))
+        else:
+            self.reactor.addReader(self)
+        said, self.notices[:] = " ".join(self.notices).strip(), []
+        return said
 
     async def _within(self, seconds: float, answer: Awaitable[Any]) -> Any:
         timer = self.reactor.callLater(seconds, self.end, f"no answer within {seconds:g} s")
         self._limit = timer
         try:
-            return await answer
+            found = await answer
+            self.heard_at = self.reactor.seconds()
+            return found
         except psycopg2.Error as error:
             # a server that shuts down says so, and then closes
-            found = meaning(error, bool(self.why) or self.closed != 0)
-            if isinstance(found, Again) and found.why == "lost":
-                self.end(str(found))
-            if found is error:
+            mean = meaning(error, bool(self.why) or self.closed != 0)
+            if isinstance(mean, Again) and mean.why == "lost":
+                self.end(str(mean))
+            if mean is error:
                 raise
-            raise found from None
+            raise mean from None
         except (ConnectionDone, ConnectionLost):
             if self.why is _GIVEN_UP:
                 raise CancelledError from None  # the caller's wish: nothing to be run again
@@ -164,13 +189,12 @@ class Link(txpostgres.Connection):
         self._check()  # it may have ended between the answer's arrival and now
         return cursor
 
-    async def _copy(self, sql: str, pieces: Iterator[bytearray]) -> int:
+    async def _talk(self, talk: Talk) -> Any:
         self._check()
-        copying = Copying(self, sql, pieces)
-        copying.start()
-        rows: int = await self._heard(copying.done)
+        talk.start()
+        heard = await self._heard(talk.done)
         self._check()
-        return rows
+        return heard
 
     def _check(self) -> None:
         if self.why:

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 
+from mailfarm.ports import NOW, Rows
+
 from .sqlite_engine import Engine
 
 T = TypeVar("T")
@@ -56,6 +58,26 @@ class Tx:
         first: tuple[Any, ...] | None = cursor.fetchone()
         cursor.close()  # a statement that was not read to its end would keep its snapshot
         return first
+
+    async def several(self, questions: Sequence[tuple[str, Sequence[Any]]]) -> Sequence[Sequence[tuple[Any, ...]]]:
+        """The rows of each."""
+        return [self._run(*self._spread(sql, params)).fetchall() for sql, params in questions]
+
+    async def tell(self, sql: str, params: Sequence[Any] = ()) -> None:
+        """Execute it."""
+        self._run(*self._spread(sql, params)).close()
+
+    def _spread(self, sql: str, params: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+        """The statement with a mark for each value of Rows, and NOW told."""
+        flat: list[Any] = []
+        for param in params:
+            if isinstance(param, Rows):
+                row = f"({', '.join('?' * len(param.rows[0]))})"
+                sql = sql.replace("(values ?)", f"(values {', '.join([row] * len(param.rows))})", 1)
+                flat += [value for each in param.rows for value in each]
+            else:
+                flat.append(self.now if param is NOW else param)
+        return sql, flat
 
     async def insert(
         self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, ignore: bool = False
@@ -119,7 +141,7 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def unit(self, work: Callable[[Tx], Awaitable[T]]) -> Deferred[T]:
+    def unit(self, work: Callable[[Tx], Awaitable[T]], *, late: bool = False) -> Deferred[T]:
         """Run ``work`` in one transaction; fires once that is durable. Fails with what ``work`` raises,
         DatabaseUnavailable."""
         clock = self._engine.clock

@@ -294,7 +294,7 @@ class Pipeline:
         moves = 0
         while True:
             try:
-                return await self._database.unit(self._work(to_file, follow=moves < MOST_MOVES))
+                return await self._database.unit(self._work(to_file, follow=moves < MOST_MOVES), late=True)
             except MovedError as moved:
                 to_file = [moved.led(each) for each in to_file]
                 moves += 1

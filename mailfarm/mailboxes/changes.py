@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -27,7 +27,9 @@ from mailfarm.events import (
     summary_from_form,
     to_json,
 )
-from mailfarm.ports import Tx
+from mailfarm.ports import Rows, Tx
+
+T = TypeVar("T")
 
 EVENTS_KEPT = 10_000
 """How many of its last changes a mailbox keeps as events, at least."""
@@ -60,7 +62,7 @@ class Growth:
 TO_REMOVE = "m.id, m.content, m.until, m.shared, m.seen, m.size"
 """The columns of a message that ``Removal`` holds."""
 AT_ONCE = 500
-"""Mailboxes in one statement."""
+"""Rows in one parameter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +160,11 @@ async def advance(tx: Tx, where: Place, seq: int, messages: int, unseen: int) ->
 async def grow(tx: Tx, growths: Sequence[Growth]) -> None:
     """The same for messages filed into many mailboxes, in a statement for every ``AT_ONCE`` of them."""
     grown = [growth for growth in growths if growth.messages]
-    for start in range(0, len(grown), AT_ONCE):
-        some = grown[start : start + AT_ONCE]
-        values = ", ".join(["(?, ?)"] * len(some))
-        await tx.execute(
+    for some in parted(grown):
+        await tx.tell(
             "update mailbox set seq = seq + v.column2, messages = messages + v.column2, unseen = unseen + v.column2"
-            f" from (values {values}) as v where mailbox.id = v.column1",
-            [value for growth in some for value in (growth.where.mailbox, growth.messages)],
+            " from (values ?) as v where mailbox.id = v.column1",
+            [Rows([(growth.where.mailbox, growth.messages) for growth in some])],
         )
     for growth in grown:
         await _trim(tx, growth.where, growth.where.seq + growth.messages)
@@ -229,6 +229,11 @@ async def remove_some(tx: Tx, mailbox: str) -> bool:
     if some:
         await remove(tx, some)
     return len(some) < len(rows) or len(rows) == MOST
+
+
+def parted(items: Sequence[T]) -> list[Sequence[T]]:
+    """``items`` in order, ``AT_ONCE`` together."""
+    return [items[start : start + AT_ONCE] for start in range(0, len(items), AT_ONCE)]
 
 
 def marks(values: Sequence[Any]) -> str:

@@ -7,13 +7,7 @@ That is a second message: it is kept, listed and counted as any other, and bears
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from hashlib import sha256
-
-from mailfarm.ports import Tx
-
-AT_ONCE = 500
-"""Keys in one statement."""
 
 Key = tuple[str, bytes]
 """A mailbox's id, and what ``copy_key`` gave."""
@@ -24,18 +18,10 @@ def copy_key(message_id: str, content: bytes) -> bytes | None:
     return sha256(message_id.encode() + b"\0" + content).digest()[:16] if message_id else None
 
 
-async def firsts(tx: Tx, keys: Iterable[Key]) -> dict[Key, str]:
-    """The first message that each mailbox still has of a key. One statement for every ``AT_ONCE`` keys, each an index's
-    first row."""
-    wanted: Sequence[Key] = list(dict.fromkeys(keys))
-    found: dict[Key, str] = {}
-    for start in range(0, len(wanted), AT_ONCE):
-        some = wanted[start : start + AT_ONCE]
-        values = ", ".join(["(?, ?)"] * len(some))
-        rows = await tx.rows(
-            "select v.column1, v.column2, (select m.id from message m where m.mailbox = v.column1"
-            f" and m.copy_key = v.column2 order by m.seq limit 1) from (values {values}) as v",
-            [value for key in some for value in key],
-        )
-        found |= {(mailbox, bytes(key)): id for mailbox, key, id in rows if id is not None}
-    return found
+FIRSTS = (
+    "select * from (select v.column1, v.column2, (select m.id from message m where m.mailbox = v.column1"
+    " and m.copy_key = v.column2 order by m.seq limit 1) as first from (values ?) as v) as found"
+    " where first is not null"
+)
+"""Asks for the first message that each mailbox still has of each ``Key``: mailbox, key, message; an index's first row
+each."""

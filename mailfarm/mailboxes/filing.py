@@ -14,10 +14,10 @@ from typing import Any
 
 from mailfarm.events import Filed, Summary
 from mailfarm.ids import Ids
-from mailfarm.ports import NEVER, Spooled, Tx
+from mailfarm.ports import NEVER, NOW, Rows, Spooled, Tx
 
 from . import changes, copies
-from .changes import Growth, Place, event_row, marks, summary_text
+from .changes import Growth, Place, event_row, parted, summary_text
 from .content import Parsed, dump_detail
 from .following import follow_addresses
 from .mailbox import SECOND
@@ -95,13 +95,11 @@ async def file(tx: Tx, ids: Ids, items: Sequence[ToFile], *, follow: bool = Fals
     items = list({item.spooled.id: item for item in items}.values())
     wanted = sorted({mailbox for item in items for mailbox in item.spooled.mailboxes})
     await tx.lock("mailbox", wanted)  # in id order, so that two workers never wait for each other
-    new = await _claim(tx, [item.spooled.id for item in items])
-    places = await _places(tx, wanted)
+    new, places, firsts = await _look(tx, items, wanted)
     if follow:
         moved = await follow_addresses(tx, [item.spooled for item in items if item.spooled.id in new], places)
         if moved:
             raise MovedError(moved)
-    firsts = await copies.firsts(tx, _copy_keys(items, new, places))
     filed: list[Filed] = []
     dropped: list[Dropped] = []
     contents: list[tuple[ToFile, int]] = []
@@ -138,35 +136,37 @@ async def forget_filed(tx: Tx, before: int, limit: int = 5_000) -> int:
     )
 
 
-async def _claim(tx: Tx, spools: Sequence[str]) -> set[str]:
-    """Those spool ids that are not filed yet: they are now, if this unit is kept."""
-    if not spools:
-        return set()
-    values = ", ".join(["(?, ?)"] * len(spools))
-    params = [value for spool in sorted(spools) for value in (spool, tx.now)]
-    sql = f"insert into filed (spool, filed_at) values {values} on conflict do nothing returning spool"
-    return {row[0] for row in await tx.rows(sql, params)}
+_CLAIM = (
+    "insert into filed (spool, filed_at) select v.column1, ? from (values ?) as v where true on conflict do nothing"
+    " returning spool"
+)
+_PLACES = (
+    "select m.id, m.account, m.seq, m.oldest, m.retention, m.ends_at from (values ?) as v"
+    " join mailbox m on m.id = v.column1"
+)
 
 
-async def _places(tx: Tx, wanted: Sequence[str]) -> dict[str, tuple[Place, int | None]]:
-    """The mailboxes that are there and have not ended, with their retention. Whether one had begun was decided when
-    the mail was accepted."""
-    found: dict[str, tuple[Place, int | None]] = {}
-    for start in range(0, len(wanted), 1000):
-        some = wanted[start : start + 1000]
-        rows = await tx.rows(
-            f"select id, account, seq, oldest, retention from mailbox where id in ({marks(some)})"
-            " and (ends_at is null or ends_at > ?)",
-            (*some, tx.now),
-        )
-        found |= {row[0]: (Place(*row[:4]), row[4]) for row in rows}
-    return found
+async def _look(
+    tx: Tx, items: Sequence[ToFile], wanted: Sequence[str]
+) -> tuple[set[str], dict[str, tuple[Place, int | None]], dict[copies.Key, str]]:
+    """All that must be known, asked at once: those spool ids that are not filed yet (they are now, if this unit is
+    kept); the mailboxes that are there and have not ended, with their retention (whether one had begun was decided when
+    the mail was accepted); and what they have of what is to be filed."""
+    if not items:
+        return set(), {}, {}
+    spools = sorted(item.spooled.id for item in items)
+    ids = [(_PLACES, [Rows([(id,) for id in some])]) for some in parted(wanted)]
+    keys = dict.fromkeys(key for item in items for key in _copy_keys(item))
+    known = [(copies.FIRSTS, [Rows(some)]) for some in parted(list(keys))]
+    claimed, *rest = await tx.several([(_CLAIM, [NOW, Rows([(spool,) for spool in spools])]), *ids, *known])
+    rows = [row for some in rest[: len(ids)] for row in some]
+    places = {row[0]: (Place(*row[:4]), row[4]) for row in rows if row[5] is None or row[5] > tx.now}
+    firsts = {(mailbox, bytes(key)): id for some in rest[len(ids) :] for mailbox, key, id in some}
+    return {row[0] for row in claimed}, places, firsts
 
 
-def _copy_keys(items: Sequence[ToFile], new: set[str], places: Mapping[str, Any]) -> Iterator[copies.Key]:
-    for item in items:
-        if item.spooled.id in new and item.copy_key is not None:
-            yield from ((mailbox, item.copy_key) for mailbox in set(item.spooled.mailboxes) if mailbox in places)
+def _copy_keys(item: ToFile) -> list[copies.Key]:
+    return [] if item.copy_key is None else [(mailbox, item.copy_key) for mailbox in set(item.spooled.mailboxes)]
 
 
 def _by_mailbox(spooled: Spooled) -> dict[str, tuple[str, ...]]:

@@ -103,11 +103,11 @@ async def test_a_column_whose_type_is_not_known_is_left_to_a_statement(postgres_
     database = made(postgres_database)
 
     async def work(tx):
-        await tx.execute("create temporary table odd (data bytea, many bigint[])")
-        await tx.insert("odd", ("data", "many"), [(PIECE, [1, 2])])
-        return await tx.row("select length(data), many from odd")
+        await tx.execute("create temporary table odd (data bytea, much numeric)")
+        await tx.insert("odd", ("data", "much"), [(PIECE, 2)])
+        return await tx.row("select length(data), much from odd")
 
-    assert await database.unit(work) == (len(PIECE), [1, 2])
+    assert await database.unit(work) == (len(PIECE), 2)
     assert not copies
 
 
@@ -279,6 +279,7 @@ def test_rows_in_binary_can_be_read_back(rows, gather):
     assert data[at:] == b"\xff\xff"
 
 
-def test_what_pays_is_counted_in_octets_of_bytes():
+def test_what_pays_is_counted_in_octets_of_bytes_of_one_row():
     assert not postgres_copy.pays([("x" * 100_000, 1, None, os.urandom(1000))])
-    assert postgres_copy.pays([(1, b"x" * 20_000), (2, memoryview(b"x" * 20_000))])
+    assert not postgres_copy.pays([(1, b"x" * 20_000), (2, memoryview(b"x" * 20_000))])
+    assert postgres_copy.pays([(1, b"x"), (2, memoryview(b"x" * 40_000))])

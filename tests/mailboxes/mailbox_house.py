@@ -96,7 +96,8 @@ class House:
         Deferred.fromCoroutine(coroutine).addErrback(lambda failure: self.failures.append(failure.value))
 
     def unit(self, work: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
-        return self.database.unit(lambda tx: work(tx, *args, **kwargs))
+        late = work is filing.file  # as the service does
+        return self.database.unit(lambda tx: work(tx, *args, **kwargs), late=late)
 
     def read(self, work: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
         return self.database.read(lambda tx: work(tx, *args, **kwargs))

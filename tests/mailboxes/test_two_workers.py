@@ -43,7 +43,7 @@ def start(work):
 
 
 def file(house, worker, items):
-    return start(worker.unit(lambda tx: filing.file(tx, house.ids, items)))
+    return start(worker.unit(lambda tx: filing.file(tx, house.ids, items), late=True))
 
 
 async def check(house, mailbox):

@@ -11,6 +11,8 @@ import pytest_twisted
 from spooled_samples import clock, soon
 from twisted.internet.defer import Deferred, gatherResults
 
+from mailfarm.ports import NOW, Rows
+
 
 def start(work):
     async def wait():
@@ -26,6 +28,33 @@ async def count(tx):
 def file(*spools):
     async def work(tx):
         return await tx.insert("filed", ["spool", "filed_at"], [(spool, tx.now) for spool in spools])
+
+    return work
+
+
+async def now(tx):
+    return tx.now
+
+
+async def nothing(tx):
+    return None
+
+
+async def forget(tx):
+    await tx.execute("delete from filed")
+
+
+def questions(text, octets, missing):
+    async def work(tx):
+        return await tx.several(
+            [
+                ("select spool from filed where spool = ?", [text]),
+                (
+                    "select v.column1 from (values ?) as v where v.column2 = ? or v.column1 = ?",
+                    [Rows([(1, octets)]), octets, missing],
+                ),
+            ]
+        )
 
     return work
 
@@ -48,6 +77,87 @@ class DatabaseContract:
     async def test_a_unit_returns_its_result_and_is_read_afterwards(self, database):
         assert await database.unit(file("a", "b")) == 2
         assert await database.read(count) == 2
+
+    @pytest_twisted.ensureDeferred
+    async def test_several_questions_are_answered_in_order_each_with_its_rows(self, database):
+        async def work(tx):
+            await file("a", "b")(tx)
+            found = "select f.spool from (values ?) as v join filed f on f.spool = v.column1 order by 1"
+            add = "insert into filed (spool, filed_at) select v.column1, v.column2 + ? from (values ?) as v"
+            return await tx.several(
+                [
+                    (found, [Rows([("a",), ("c",)])]),
+                    (f"{add} where true on conflict do nothing returning spool", [1, Rows([("a", 1), ("c", 2)])]),
+                    ("select filed_at, 'what? (values ?)' from filed where spool = ?", ["c"]),
+                    (found, [Rows([("a",), ("c",)])]),
+                ]
+            )
+
+        nothing, late = [], await database.unit(work, late=True)
+        assert [[*rows] for rows in late] == [[("a",)], [("c",)], [(3, "what? (values ?)")], [("a",), ("c",)]]
+        assert [[*rows] for rows in await database.read(questions("nobody", b"\0\xff", None))] == [nothing, [(1,)]]
+
+    @pytest_twisted.ensureDeferred
+    async def test_what_is_told_is_done_before_the_next_question_and_by_the_end(self, database):
+        async def work(tx):
+            await tx.insert("filed", ["spool", "filed_at"], [("a", 1), ("b", 2)])
+            await tx.tell("update filed set filed_at = filed_at + 1 where spool = ?", ["a"])
+            seen = await tx.rows("select filed_at from filed order by spool")
+            await tx.tell("delete from filed where spool = ?", ["b"])
+            return [*seen]
+
+        assert await database.unit(work) == [(2,), (2,)]
+        assert await database.read(count) == 1
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_late_unit_knows_the_time_from_its_first_answer(self, database):
+        async def work(tx):
+            await tx.lock("mailbox", ["nobody's"])
+            await tx.several([("insert into filed (spool, filed_at) values (?, ?)", ["a", NOW])])
+            return tx.now, (await tx.row("select filed_at from filed"))[0]
+
+        before = await database.unit(now)
+        for _ in range(2):
+            told, stored = await database.unit(work, late=True)
+            assert before <= told <= stored <= await database.unit(now)
+            await database.unit(forget)
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_late_unit_that_fails_leaves_nothing_wherever_it_does(self, database):
+        async def first(tx):
+            await tx.lock("mailbox", ["nobody's"])
+            await tx.several([("select 1", []), ("select nonsense", [])])
+
+        async def told(tx):
+            await tx.several([("select 1", [])])
+            await file("a")(tx)
+            await tx.tell("update filed set nonsense = 1")
+
+        async def raised(tx):
+            await file("a")(tx)
+            raise LookupError
+
+        for work in (first, told, raised, first):
+            with pytest.raises(Exception, match=r"nonsense|^$"):
+                await database.unit(work, late=True)
+            assert await database.read(count) == 0
+        await database.unit(nothing, late=True)
+        assert await database.unit(file("a"), late=True) == 1
+
+    @pytest_twisted.ensureDeferred
+    async def test_rows_may_be_many(self, database):
+        spools = [(f"{number:04}",) for number in range(3000)]
+
+        async def work(tx):
+            await tx.tell(
+                "insert into filed (spool, filed_at) select v.column1, 5 from (values ?) as v", [Rows(spools)]
+            )
+            return await tx.several(
+                [("select f.spool from (values ?) as v join filed f on f.spool = v.column1", [Rows(spools)])]
+            )
+
+        (found,) = await database.unit(work)
+        assert sorted(found) == spools
 
     @pytest_twisted.ensureDeferred
     async def test_a_unit_that_raises_leaves_nothing_and_raises_the_same(self, database):

@@ -259,11 +259,11 @@ class Outage:
         self.left = units
         self.last = False
 
-    def unit(self, work):
+    def unit(self, work, **how):
         if self.left:
             self.left -= 1
             raise DatabaseUnavailable("away")
-        return self._database.unit(work)
+        return self._database.unit(work, **how)
 
 
 @pytest_twisted.ensureDeferred
@@ -442,11 +442,11 @@ class Slow:
         self._database = database
         self.held = []
 
-    async def unit(self, work):
+    async def unit(self, work, **how):
         gate = Deferred()
         self.held.append(gate)
         await gate
-        return await self._database.unit(work)
+        return await self._database.unit(work, **how)
 
 
 @pytest_twisted.ensureDeferred

@@ -1,0 +1,112 @@
+"""A talk with PostgreSQL through libpq, on a txpostgres connection that rests meanwhile.
+
+What psycopg2 cannot say (``postgres_libpq``) is said here, piece by piece, as the socket lets it: a talk stands in the
+reactor in place of the connection until all is said and heard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg2
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from .postgres_libpq import Answer, Libpq, Lost, Result
+
+
+class Talk:
+    """``done`` fires with ``outcome()`` when ``hear`` says that all has been heard. ``link`` is the connection."""
+
+    def __init__(self, link: Any) -> None:
+        self.done: Deferred[Any] = Deferred()
+        self.libpq = Libpq(link.pollable())
+        self._link = link
+        self._reactor = link.reactor
+
+    def begin(self) -> None:
+        """Say the first words."""
+        raise NotImplementedError
+
+    def hear(self) -> bool:
+        """All that was said has been sent: hear what is there, say more. Whether all is said and heard."""
+        raise NotImplementedError
+
+    def outcome(self) -> Any:
+        """What ``done`` fires with; a Failure goes the other way."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Begin."""
+        self._link.cursorRunning(self)
+        self._go_on(self.begin)
+
+    # ---- IReadWriteDescriptor
+
+    def fileno(self) -> int:
+        """The connection's socket; -1 once it has none."""
+        number: int = self._link.fileno()
+        return number
+
+    def logPrefix(self) -> str:
+        return "talk"
+
+    def doRead(self) -> None:
+        """Something came."""
+        self._go_on(self.libpq.consume)
+
+    def doWrite(self) -> None:
+        """There is room for more."""
+        self._go_on(lambda: None)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The connection was closed under it."""
+        self._finish(reason)
+
+    # ----
+
+    def _go_on(self, step: Callable[[], None]) -> None:
+        # libpq closes the socket of a connection that it finds broken, and by then the reactor must not watch it
+        self._reactor.removeReader(self)
+        self._reactor.removeWriter(self)
+        over = sent = False
+        try:
+            step()
+            while not over and (sent := self.libpq.flush()) and not self.libpq.busy:
+                over = self.hear()
+        except Lost as error:
+            self._link.end(str(error))  # and that comes to connectionLost
+            return
+        if over:
+            self._finish(self.outcome())
+            return
+        self._reactor.addReader(self)
+        if not sent:
+            self._reactor.addWriter(self)
+
+    def _finish(self, outcome: Any) -> None:
+        if not self.done.called:
+            self._link.cursorFinished(self)
+            self.done.callback(outcome)
+
+
+def error_of(result: Answer | Result) -> psycopg2.Error:
+    """What psycopg2 would have raised."""
+    error: psycopg2.Error = _error_class(result.code)(result.text)
+    error.__setstate__({"pgcode": result.code})  # type: ignore[attr-defined]  # its stubs do not know how it unpickles
+    error.diag = SimpleNamespace(  # type: ignore[misc,assignment]
+        message_primary=result.text, constraint_name=result.constraint or None
+    )
+    return error
+
+
+@lru_cache(64)
+def _error_class(code: str) -> Any:
+    try:
+        known = psycopg2.errors.lookup(code)
+    except KeyError:
+        known = psycopg2.DatabaseError
+    return type(known.__name__, (known,), {"diag": None})  # psycopg2's own diag can only be what libpq gave it
