@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,7 +12,10 @@ from .headers import parameters, plain
 REMEMBERED = 512
 """Kinds that are remembered: ``text/plain; charset="utf-8"`` in quoted-printable and the like."""
 SHORT = 200
-"""Characters up to which a part's headers are remembered together. Those that name a boundary never come again."""
+"""Characters up to which a part's headers are remembered together."""
+
+# A boundary is a message's own, and says nothing of the kind.
+_WITH_BOUNDARY = re.compile(r'(multipart/[a-z]+); *boundary=(?:"[^"\\;]*+"|[^"\\;\s=]++)', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,6 @@ class Kind:
 
     content_type: str
     charset: str
-    boundary: str
     disposition: str
     filename: str
     name: str
@@ -35,9 +38,12 @@ def kind(stated: str, disposition: str, transfer: str, content_type: str = "", d
     """The kind that the fields Content-Type, Content-Disposition and Content-Transfer-Encoding describe; the empty
     string for one that is not there. ``content_type`` is the type where it is known, ``default`` where none is named.
     """
-    short = len(stated) + len(disposition) + len(transfer) + len(content_type) <= SHORT
-    read = _remembered if short and "boundary" not in stated else _read
-    return read(stated, disposition, transfer, content_type, default)
+    bare = _WITH_BOUNDARY.fullmatch(stated)
+    if bare is not None:
+        stated = bare[1]
+    if len(stated) + len(disposition) + len(transfer) + len(content_type) > SHORT:
+        return _read(stated, disposition, transfer, content_type, default)
+    return _remembered(stated, disposition, transfer, content_type, default)
 
 
 def _read(stated: str, disposition: str, transfer: str, content_type: str, default: str) -> Kind:
@@ -53,9 +59,8 @@ def _read(stated: str, disposition: str, transfer: str, content_type: str, defau
     charset = plain(of_type.get("charset", "")).strip()[:100]
     # RFC 2183 §2: what is neither shown inline nor part of the structure is an attachment
     shown = content_type in ("text/plain", "text/html") and disposed != "attachment" and not name
-    boundary = of_type.get("boundary", "")
     known = charsets.known(charset)
-    return Kind(content_type, charset, boundary, disposed, filename, name, transfer, plain(transfer), shown, known)
+    return Kind(content_type, charset, disposed, filename, name, transfer, plain(transfer), shown, known)
 
 
 _remembered = lru_cache(REMEMBERED)(_read)

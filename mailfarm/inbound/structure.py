@@ -20,7 +20,7 @@ from typing import Protocol
 
 import fast_mail_parser
 
-from .headers import Section, lenient_base64, read_section
+from .headers import Section, lenient_base64, parameters, read_section
 from .kinds import Kind, kind
 
 MOST_PARTS = 1000
@@ -86,7 +86,8 @@ def walk(root: Node) -> Iterator[tuple[int, int | None, Node]]:
         node, parent = pending.pop()
         number += 1
         yield number, parent, node
-        pending.extend((child, number) for child in reversed(node.children))
+        if node.children:
+            pending += [(child, number) for child in reversed(node.children)]
 
 
 # ---- fast
@@ -153,8 +154,12 @@ def fast(data: bytes) -> Tree:
 
 
 def _from_fast(part: fast_mail_parser.PyLazyMimePart, depth: int) -> Node:
-    said = {name.lower(): values[0] for name, values in part.headers.items() if values}
+    said = {name.lower(): values[0] for name, values in part.headers.items() if len(name) in _LENGTHS and values}
     return _node(said.get, depth, _FastBody(part), part.content_type)
+
+
+# Of the names of fields that say something of a part.
+_LENGTHS = {len(name) for name in ("content-type", "content-disposition", "content-transfer-encoding", "content-id")}
 
 
 class _FastBody:
@@ -258,7 +263,7 @@ class _Reader:
             self.resume = section.body
             first = first or node
             content_type = node.kind.content_type
-            boundary = node.kind.boundary.encode("utf-8", "replace")[:200].rstrip()
+            boundary = _boundary(section) if content_type.startswith("multipart/") else b""
             nested = content_type == "message/rfc822" and node.kind.transfer in ("", "7bit", "8bit", "binary")
             if depth >= DEEPEST and (nested or content_type.startswith("multipart/")):
                 self._find(f"parts more than {DEEPEST} deep are not listed")
@@ -302,6 +307,10 @@ class _Reader:
     def _find(self, finding: str) -> None:
         if finding not in self.findings:
             self.findings.append(finding)
+
+
+def _boundary(section: Section) -> bytes:
+    return parameters(section.get("content-type"))[1].get("boundary", "").encode("utf-8", "replace")[:200].rstrip()
 
 
 _BLANK = re.compile(rb"\n\r?\n")
@@ -377,4 +386,5 @@ def _node(
         content_type,
         default,
     )
-    return Node(said, get("content-id", "").strip().strip("<>")[:500], depth, body)
+    content_id = get("content-id", "")
+    return Node(said, content_id and content_id.strip().strip("<>")[:500], depth, body)
