@@ -162,8 +162,8 @@ class Farm:
     def _make(self, rooms: Rooms) -> list[Step]:
         """The services' steps, in the order of their start."""
         steps: list[Step] = []
-        if "inbound" in self.services:
-            inbound = rooms.inbound()
+        inbound = rooms.inbound() if "inbound" in self.services else None
+        if inbound is not None:
             steps.append(Step("inbound", inbound.start, inbound.stop))
         if "sweep" in self.services:
             sweep = rooms.sweep()
@@ -188,10 +188,11 @@ class Farm:
             websocket: Any = None if self.live is None else self.live.resource
             self.api = rooms.api(pages, websocket, lambda: self.where()["smtp"])
             steps.append(Step("api", self._listening("MAILFARM_API_LISTEN", self.api.start), self.api.stop))
+        intake = rooms.intake(inbound)
         if "submission" in self.services:
-            self.submission = rooms.submission()
+            self.submission = rooms.submission(intake)
         if "mx" in self.services:
-            self.mx = rooms.mx()
+            self.mx = rooms.mx(intake)
         if self.mx or self.submission:
             steps.append(Step("listeners", self._listen, self._drain))
         return steps

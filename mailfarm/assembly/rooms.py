@@ -18,6 +18,7 @@ from mailfarm import __version__
 from mailfarm.accounts.limit_sets import LimitSets
 from mailfarm.config import Address, Settings
 from mailfarm.ids import Ids
+from mailfarm.inbound.accept import Intake
 from mailfarm.inbound.capture import DefaultMailbox
 from mailfarm.mailboxes.addresses import Domains
 from mailfarm.mailboxes.feed import Feeds
@@ -54,18 +55,35 @@ class Rooms:
     incoming: Path | None
     grace: float
 
-    def mx(self) -> Mx:
+    def intake(self, inbound: Inbound | None) -> Intake:
+        """Where mail goes that is accepted: to be filed at once where this process has all for it, else the queue."""
+        if self.stores.gathering is None or inbound is None:
+            queue: Intake = self.stores.queue
+            return queue
+        from mailfarm.inbound.embedded import FilingIntake
+
+        return FilingIntake(
+            queue=self.stores.queue,
+            database=self.stores.gathering,
+            bus=self.stores.bus,
+            ids=self.ids,
+            host=inbound,
+        )
+
+    def mx(self, intake: Intake) -> Mx:
         """Raises ConfigurationError."""
         from mailfarm.services.mx import Mx
 
         account = self.default.account
-        return Mx(settings=self.settings.mx, domains=self.domains, owner=lambda domain: account, **self._smtp)
+        return Mx(
+            settings=self.settings.mx, domains=self.domains, owner=lambda domain: account, queue=intake, **self._smtp
+        )
 
-    def submission(self) -> Submission:
+    def submission(self, intake: Intake) -> Submission:
         """Raises ConfigurationError."""
         from mailfarm.services.submission import Submission
 
-        return Submission(settings=self.settings.submission, **self._smtp)
+        return Submission(settings=self.settings.submission, queue=intake, **self._smtp)
 
     def inbound(self) -> Inbound:
         from mailfarm.services.inbound import Inbound
@@ -129,7 +147,6 @@ class Rooms:
             **self._common,
             "hostname": farm.hostname,
             "max_size": farm.max_size,
-            "queue": self.stores.queue,
             "limiter": self.stores.limiter,
             "limits": self.limits,
             "clock": clock,

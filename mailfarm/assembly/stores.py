@@ -8,6 +8,9 @@ MAILFARM_QUEUE_URL        the same SQLite                 Redis, a shard for eac
 MAILFARM_CACHE_URL        memory, in this process         Redis: the bus and the limiter
 ========================  ==============================  =======================================
 
+Where queue and database are the same SQLite and one process accepts and files, mail is filed in the transaction that
+accepts it (``inbound/embedded.py``); the queue takes only what cannot go that way.
+
 The modules of a backend, and the drivers below them, are loaded only where it is used.
 """
 
@@ -18,7 +21,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
@@ -33,6 +36,9 @@ from mailfarm.ports import Bus, Database, Limiter, Tx
 
 from .background import clock, nothing
 from .steps import Step
+
+if TYPE_CHECKING:
+    from mailfarm.inbound.embedded import Gathering
 
 DATABASE = "mailfarm.sqlite"
 QUEUE = "inbound"
@@ -72,6 +78,8 @@ class Stores:
         """Those of ``checks`` without which everything goes on."""
         self.database: Database
         self.queue: Any = None
+        self.gathering: Gathering | None = None
+        """The database, where the queue is in the same file: then mail can be filed without the queue."""
         self.bus: Bus = MemoryBus()
         self.limiter: Limiter = MemoryLimiter(clock=time.monotonic)
         here = {"database": not farm.database_url, "queue": not farm.queue_url, "cache": not farm.cache_url}
@@ -117,8 +125,9 @@ class Stores:
         # patient: it always ends what it was given, for that is what 250 was said for
         self.steps.append(Step("sqlite", nothing, engine.close, patient=True))
         if "database" in uses:
-            self.database = SqliteDatabase(engine)
+            self.database = database = SqliteDatabase(engine)
             self.checks["database"] = self._database_answers
+            self.gathering = database if "queue" in uses else None
         if "queue" in uses:
             queue = SqliteQueue(
                 engine,

@@ -17,6 +17,7 @@ from mailfarm.ports import NOW, Rows
 from .sqlite_engine import Engine
 
 T = TypeVar("T")
+I = TypeVar("I")  # noqa: E741 - an item
 
 PRUNED_ROWS = 500
 """Contents one step of pruning deletes at most, and ..."""
@@ -151,6 +152,27 @@ class Database:
         """Run ``work`` on a snapshot. A statement that would write fails."""
         clock = self._engine.clock
         return self._engine.read(lambda connection: drive(work, connection, clock()))
+
+    def gather(
+        self, work: Callable[[Tx, Sequence[I]], Awaitable[T]], told: Callable[[T], None]
+    ) -> Callable[[I, int], Deferred[None]]:
+        """What takes an item and its octets, and fires once ``work``, given it and all others that waited at the same
+        time, is durable. Where that fails, ``work`` is given each of them alone. ``told`` gets what ``work`` gave, in
+        the reactor's thread, once for each time and before the last of its items is told."""
+        engine = self._engine
+
+        def together(connection: sqlite3.Connection, items: Sequence[I]) -> Sequence[T | None]:
+            result = drive(lambda tx: work(tx, items), connection, engine.clock())
+            return [*[None] * (len(items) - 1), result]
+
+        def tell(result: T | None) -> None:
+            if result is not None:
+                told(result)
+
+        def add(item: I, size: int) -> Deferred[None]:
+            return engine.gather(together, item, size).addCallback(tell)
+
+        return add
 
     def prune(self) -> Deferred[int]:
         """Delete some content whose time is over and of which no message is left, with its chunks; how many."""

@@ -6,10 +6,11 @@ results to the reactor, in one call. While it syncs the next group gathers; noth
 larger.
 
 Jobs of the same kind, such as the queue's puts, can be run together by ``write_many``: one statement of many rows
-spares the interpreter lock, which is let go and fought for again around every statement.
+spares the interpreter lock, which is let go and fought for again around every statement. ``gather`` spares it
+altogether: the reactor's thread runs the statements, and the writer only commits.
 
-A group is in ``sqlite_group``, the care of the write-ahead log in ``sqlite_log``, the file in ``sqlite_open``, and in
-``sqlite_place`` whether it still is where it was.
+A group is in ``sqlite_group``, which thread has its turn in ``sqlite_line``, the care of the write-ahead log in
+``sqlite_log``, the file in ``sqlite_open``, and in ``sqlite_place`` whether it still is where it was.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any, TypeVar
 
@@ -29,7 +30,8 @@ from twisted.logger import Logger
 from mailfarm.errors import DatabaseUnavailable, SchemaMismatch
 
 from . import sqlite_open
-from .sqlite_group import Job, fail_all, fire, write_group
+from .sqlite_group import Job, begin_group, fail_all, finish_group, fire, write_group
+from .sqlite_line import Line
 from .sqlite_log import Log
 from .sqlite_open import DatabaseFull, Owner, understandable
 from .sqlite_place import Place
@@ -70,23 +72,20 @@ class Engine:
         self._deliver = deliver
         self._busy_timeout = busy_timeout
         self._max_jobs = max_jobs
-        self._max_octets = max_octets
         self._durable = path is not None
         self._temporary: Path | None = None
         if path is None:
             self._temporary = sqlite_open.temporary_folder()
             path = self._temporary / "mailfarm.sqlite"
         self.path = path
-        self._writes: SimpleQueue[Job | None] = SimpleQueue()
+        self._line = Line(max_jobs, max_octets)
+        self._run_soon = False
         self._reads: SimpleQueue[Job | None] = SimpleQueue()
-        self._lock = Lock()  # of the four numbers below: jobs come from the reactor's thread and go in any
-        self._writing = 0
-        self._octets = 0
+        self._lock = Lock()  # of all below: jobs come from the reactor's thread and go in any
         self._reading = 0
         self._closing = False
         self._closed = False
         self._on_closed: list[Deferred[None]] = []
-        self._stopping = False
         try:
             self._open(readers)
         except BaseException:
@@ -106,14 +105,25 @@ class Engine:
 
         ``size`` is the octets it holds until then. Fails with what ``work`` raises, DatabaseUnavailable, DatabaseFull.
         """
-        return self._submit_write(Job(work, size))
+        return self._submit(Job(work, size))
 
     def write_many(
         self, together: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[T]], item: Any, size: int = 0
     ) -> Deferred[T]:
         """The same for one ``item`` of many: ``together`` gets the items of a whole group that were given with it, and
         returns a result for each. If it raises it is run again for each item alone."""
-        return self._submit_write(Job(None, size, together, item))
+        return self._submit(Job(None, size, together, item))
+
+    def gather(
+        self, together: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[T]], item: Any, size: int = 0
+    ) -> Deferred[T]:
+        """The same, but ``together`` runs in the reactor's thread where it can, when that has heard all who speak now:
+        for work of a few dozen microseconds an item. Only the commit is the writer's."""
+        result = self._submit(Job(None, size, together, item), gather=True)
+        if not self._run_soon:
+            self._run_soon = True
+            self._send(self._run_gathered, None)
+        return result
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
         """Run ``work`` in a reader's thread, on a snapshot. Fails with what it raises, DatabaseUnavailable."""
@@ -130,7 +140,7 @@ class Engine:
     @property
     def congested(self) -> bool:
         """Whether half of what may wait for the writer already does."""
-        return self._writing * 2 >= self._max_jobs or self._octets * 2 >= self._max_octets
+        return self._line.congested
 
     def check(self) -> None:
         """Whether what is written now would be found again. Raises DatabaseUnavailable when the file was taken away."""
@@ -148,7 +158,7 @@ class Engine:
                 self._closing = True
                 for _ in self._readers:
                     self._reads.put(None)
-                self._writes.put(None)
+                self._line.close()
         return done
 
     # Opening
@@ -200,30 +210,41 @@ class Engine:
 
     # Writing
 
-    def _submit_write(self, job: Job) -> Deferred[Any]:
-        with self._lock:
-            if self._closing:
-                return fail(DatabaseUnavailable("the database is closed"))
-            if self._writing >= self._max_jobs:
-                return fail(DatabaseUnavailable(f"{self._writing} jobs already wait for the database"))
-            # one job larger than the cap may wait alone: what it holds is in memory already
-            if self._octets and self._octets + job.size > self._max_octets:
-                return fail(DatabaseUnavailable(f"{self._octets} octets already wait for the database"))
-            self._writing += 1
-            self._octets += job.size
-            self._writes.put(job)  # inside the lock, so that none follows the None of close
+    def _submit(self, job: Job, *, gather: bool = False) -> Deferred[Any]:
+        try:
+            self._line.add(job, gather=gather)
+        except DatabaseUnavailable as error:
+            return fail(error)
         return job.deferred
 
+    def _run_gathered(self, _: None = None) -> None:
+        """In the reactor's thread."""
+        self._run_soon = False
+        group = self._line.take_gathered()
+        if not group:
+            return
+        try:
+            begin_group(self._writer, group, self._busy_timeout)
+        except sqlite3.Error:  # another program has locked it, perhaps: the writer can wait for that
+            self._line.not_begun(group)
+        else:
+            self._line.begun(group)
+
     def _write_loop(self) -> None:
-        while not self._stopping:
-            try:
-                job = self._writes.get(timeout=self._wal.rest)
-            except Empty:
-                self._wal.tidy()
-                continue
-            if job is None:
+        line, log = self._line, self._wal
+        while True:
+            begun, first = line.next_turn(lambda: log.rest)
+            if begun is not None:
+                group = begun
+                finish_group(self._writer, group, line.next_waiting)
+            elif first is not None:
+                group = write_group(self._writer, first, line.next_any)
+            elif line.over:
                 break
-            group = write_group(self._writer, job, self._next_write)
+            else:
+                log.tidy()
+                self._let_go()
+                continue
             self.groups += 1
             self.jobs += len(group)
             length = 0
@@ -231,23 +252,22 @@ class Engine:
                 length = self._place.check()
             except DatabaseUnavailable as error:  # it is committed, to a file that nobody will ever open again
                 fail_all(group, error)
-            self._send(self._settle_writes, group)
-            self._wal.wrote(len(group), sum(each.size for each in group), length)
+            if log.wrote(len(group), sum(each.size for each in group), length):
+                self._send(self._settle_writes, group)
+                log.care()
+                self._let_go()
+            else:
+                line.let_go()  # first, so that settling can go on with what was gathered
+                self._send(self._settle_writes, group)
         self._shut()
 
-    def _next_write(self) -> Job | None:
-        try:
-            job = self._writes.get_nowait()
-        except Empty:
-            return None
-        if job is None:
-            self._stopping = True
-        return job
+    def _let_go(self) -> None:
+        if self._line.let_go():
+            self._send(self._run_gathered, None)
 
     def _settle_writes(self, group: list[Job]) -> None:
-        with self._lock:
-            self._writing -= len(group)
-            self._octets -= sum(job.size for job in group)
+        self._run_gathered()
+        self._line.ended(group)
         fire(group)
 
     # Reading

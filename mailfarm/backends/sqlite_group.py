@@ -47,6 +47,42 @@ class _GroupLost(Exception):
     """SQLite rolled the whole transaction back by itself. Its cause says why."""
 
 
+def begin_group(connection: sqlite3.Connection, jobs: list[Job], busy_timeout: float) -> None:
+    """Run ``jobs``, all of them to be run together, in a transaction that ``finish_group`` commits. Each that fails has
+    its error. Raises sqlite3.Error when there can be no transaction at once; then nothing has been done.
+
+    ``busy_timeout`` is the connection's, in seconds.
+    """
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")  # the last group's failed
+    connection.execute("PRAGMA busy_timeout=0")
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={int(busy_timeout * 1000)}")
+    try:
+        _run_all(connection, jobs)
+    except BaseException as error:
+        _lose(connection, jobs, error)
+
+
+def finish_group(connection: sqlite3.Connection, group: list[Job], following: Callable[[], Job | None]) -> None:
+    """Commit what ``begin_group`` began, and with it what is ``following``, which is added to ``group``."""
+    if not connection.in_transaction:
+        return  # it was lost, and all of them know
+    try:
+        if (job := following()) is not None:
+            more = [job]
+            group.append(job)
+            try:
+                _run_group(connection, more, following)
+            finally:
+                group += more[1:]
+        connection.execute("COMMIT")
+    except BaseException as error:
+        _lose(connection, group, error)
+
+
 def write_group(connection: sqlite3.Connection, first: Job, following: Callable[[], Job | None]) -> list[Job]:
     """Run ``first`` and what is ``following`` (None: nothing waits) in one transaction, up to the bounds above.
 
@@ -67,18 +103,22 @@ def write_group(connection: sqlite3.Connection, first: Job, following: Callable[
         _run_group(connection, group, following)
         connection.execute("COMMIT")
     except BaseException as error:
-        cause = error.__cause__ if isinstance(error, _GroupLost) and error.__cause__ is not None else error
-        fail_all(group, understandable(cause))
-        try:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        except sqlite3.Error:
-            _log.failure("a group could not be rolled back; the next one tries again")
+        _lose(connection, group, error)
     return group
 
 
+def _lose(connection: sqlite3.Connection, group: list[Job], error: BaseException) -> None:
+    cause = error.__cause__ if isinstance(error, _GroupLost) and error.__cause__ is not None else error
+    fail_all(group, understandable(cause))
+    try:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    except sqlite3.Error:
+        _log.failure("a group could not be rolled back; the next one tries again")
+
+
 def _run_group(connection: sqlite3.Connection, group: list[Job], following: Callable[[], Job | None]) -> None:
-    together: dict[Together, list[Job]] = {}
+    together: list[Job] = []
     ends = monotonic() + GROUP_SECONDS
     octets = 0
     job: Job | None = group[0]
@@ -86,16 +126,23 @@ def _run_group(connection: sqlite3.Connection, group: list[Job], following: Call
         if job.work is not None:
             _run(connection, job, job.work)
         else:
-            assert job.together is not None
-            together.setdefault(job.together, []).append(job)
+            together.append(job)
         octets += job.size
         if len(group) >= GROUP_JOBS or octets >= GROUP_OCTETS or monotonic() > ends:
             break
         job = following()
         if job is not None:
             group.append(job)
-    for run, jobs in together.items():
-        _run_together(connection, run, jobs)
+    _run_all(connection, together)
+
+
+def _run_all(connection: sqlite3.Connection, jobs: Sequence[Job]) -> None:
+    kinds: dict[Together, list[Job]] = {}
+    for job in jobs:
+        assert job.together is not None
+        kinds.setdefault(job.together, []).append(job)
+    for run, those in kinds.items():
+        _run_together(connection, run, those)
 
 
 def _run(connection: sqlite3.Connection, job: Job, work: Work) -> None:

@@ -60,8 +60,9 @@ class Log:
         """Seconds without work after which ``tidy`` is to be called; None: there is nothing to tidy."""
         return REST if self._length else None
 
-    def wrote(self, jobs: int, octets: int, length: int) -> None:
-        """Between two groups: so much was given to commit, and the log's file has this length now.
+    def wrote(self, jobs: int, octets: int, length: int) -> bool:
+        """So much was committed, and the log's file has this length now. Whether ``care`` is to be called before the
+        next group.
 
         Where the file grows that is what was written. It does not while a log that was started anew fills it again.
         """
@@ -71,13 +72,17 @@ class Log:
         if self._written >= _COPY_OCTETS:
             self._written = 0
             self._wanted.set()
+        return self._frames >= _RESTART_FRAMES or (length > 0 and monotonic() >= self._cut_at)
+
+    def care(self) -> None:
+        """Between two groups: see to it that the log ends some day."""
         if self._frames >= _FORCE_FRAMES:
             self._frames = 0
             self._copy(self._writer, "TRUNCATE")
         elif self._frames >= _RESTART_FRAMES:
             self._frames = 0
             self._copy(self._writer, "PASSIVE")
-        if length and monotonic() >= self._cut_at:
+        if self._length and monotonic() >= self._cut_at:
             self._cut()
 
     def tidy(self) -> None:

@@ -7,7 +7,7 @@ if it had been stored all the same it comes twice (RFC 1047), which the spool id
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from mailfarm.errors import QueueFull
@@ -15,7 +15,7 @@ from mailfarm.ids import Ids
 from mailfarm.mail.envelope import Envelope
 from mailfarm.mail.received import received
 from mailfarm.mail.reply import Reply
-from mailfarm.ports import CHUNK, Content, Origin, Queue, Spooled
+from mailfarm.ports import CHUNK, Content, Origin, Spooled
 
 PUTTING: Final = 128 * 1024 * 1024
 """Octets of content in memory for the queue, of all messages that it is asked to keep at the same time. While a queue
@@ -26,6 +26,16 @@ AT_ONCE: Final = 5 * CHUNK
 NO_ROOM = Reply(452, "4.3.1", "There is no room for this message now; try again later")
 UNCONFIRMED = Reply(451, "4.3.0", "The message could not be stored safely; send it again later")
 NOT_NOW = Reply(451, "4.3.0", "Mail cannot be stored now; try again later")
+
+
+class Intake(Protocol):
+    """Where mail goes that is accepted: what is needed of the queue, or of who files at once (``embedded``)."""
+
+    def admit(self, size: int) -> Awaitable[None]:
+        """As ``Queue.admit``."""
+
+    def put(self, spooled: Spooled) -> Awaitable[None]:
+        """As ``Queue.put``: return only when the mail would survive a crash. The same id twice is the same mail."""
 
 
 class HashedContent(Content, Protocol):
@@ -45,7 +55,7 @@ class Accept:
 
     def __init__(
         self,
-        queue: Queue,
+        queue: Intake,
         ids: Ids,
         clock: Callable[[], int],
         hostname: str,

@@ -21,6 +21,9 @@ DESCRIPTION
     When it answers but cannot work on one mailbox, whose row somebody keeps locked for instance, what leads there goes
     back into the queue for 5, 10, 20 ... 60 seconds, and everything else is filed. None of this uses up a try.
 
+    In mailfarm dev without URLs most mail is filed by the listeners, in the transaction that accepts it; what comes by
+    the queue is the rest, and the metrics below count both.
+
     By itself it needs the queue, the cache and the database: see mailfarm help process.
 
     On SIGTERM: nothing new is taken, batches under way are finished, and what cannot be finished because a store is

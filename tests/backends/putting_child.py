@@ -1,9 +1,10 @@
 """A process to be killed: puts mail, ends some of it, and says on its standard output what was confirmed.
 
-    python putting_child.py DATABASE SEED IN_FLIGHT [unsynced]
+    python putting_child.py DATABASE SEED IN_FLIGHT [unsynced] [filing]
 
 Lines: ``P id sha256`` a put was confirmed; ``d id`` an entry is about to be ended; ``D id`` that was confirmed.
 Each line is one write, after the Deferred has fired. ``unsynced`` turns fsync off: the control that must fail.
+``filing``: what is put is filed where it can be (``mailfarm/inbound/embedded.py``), and the queue has the rest.
 """
 
 from __future__ import annotations
@@ -12,16 +13,33 @@ import itertools
 import os
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from spooled_samples import IDS, clock, spooled
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import react
 
+from mailfarm.accounts.store import ensure_account
+from mailfarm.backends.memory import MemoryBus
+from mailfarm.backends.sqlite_database import Database
 from mailfarm.backends.sqlite_engine import Engine
 from mailfarm.backends.sqlite_queue import Queue
+from mailfarm.inbound.embedded import FilingIntake
+from mailfarm.mailboxes import store
 from mailfarm.ports import CHUNK
+
+
+class Nobody:
+    """Counts nothing. Trouble ends the process: nothing here should go by the queue that need not."""
+
+    def count(self, what: str, many: int) -> None: ...
+
+    def trouble(self, what: str, error: BaseException) -> None:
+        os.write(2, f"{what}: {error!r}\n".encode())
+        os._exit(1)
 
 
 def say(line: str) -> None:
@@ -33,6 +51,14 @@ async def main(path: str, seed: str, flight: str, *options: str) -> None:
     if "unsynced" in options:
         engine._writer.execute("PRAGMA synchronous=OFF")
     queue = Queue(engine, "inbound", IDS, clock, reactor=reactor)
+    intake: Any = queue
+    leads = {}
+    if "filing" in options:
+        database = Database(engine)
+        account = await database.unit(lambda tx: ensure_account(tx, IDS, "dev"))
+        mailbox, _ = await database.unit(lambda tx: store.ensure(tx, IDS, account.id, "inbox@mailfarm.test"))
+        intake = FilingIntake(queue=queue, database=database, bus=MemoryBus(), ids=IDS, host=Nobody())
+        leads = {"account": account.id, "mailboxes": (mailbox.id,)}
     dice = random.Random(int(seed))
     most = int(os.environ.get("PUTS", "1000000"))
 
@@ -41,7 +67,7 @@ async def main(path: str, seed: str, flight: str, *options: str) -> None:
             if number * int(flight) >= most:
                 return
             mail = spooled(dice.randbytes(dice.choice([10, 1000, 4000, 20_000, 2 * CHUNK + 5])))
-            await queue.put(mail)
+            await intake.put(replace(mail, **leads))
             say(f"P {mail.id} {mail.sha256.hex()}")
 
     async def work() -> None:

@@ -22,8 +22,10 @@ from twisted.internet import reactor
 
 from mailfarm.backends.sqlite_engine import Engine
 from mailfarm.backends.sqlite_queue import Queue
+from mailfarm.mailboxes.packing import unpack_behind
 
 CHILD = Path(__file__).with_name("putting_child.py")
+TESTS = CHILD.parent.parent
 ROUNDS = 21
 
 
@@ -31,7 +33,7 @@ def child(path, seed, flight, *options, before=(), **environment):
     return subprocess.Popen(
         [*before, sys.executable, CHILD, path, str(seed), str(flight), *options],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(CHILD.parent.parent), **environment},
+        env={**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}", **environment},
     )
 
 
@@ -56,7 +58,7 @@ def killed_after(process, lines):
 
 
 async def stored(path):
-    """Every entry with the sum of its content."""
+    """All that is in the queue or filed, with the sum of its content. What is filed is whole and numbered."""
     engine = Engine(path, clock=clock, deliver=reactor.callFromThread)
     queue = Queue(engine, "inbound", IDS, clock, reactor=reactor)
     await queue.done(["none"])  # behind the job that ends the leases of the dead
@@ -70,12 +72,28 @@ async def stored(path):
             assert digest.digest() == mail.sha256
             assert entry.id not in found
             found[entry.id] = digest.hexdigest()
+
+    def filed(db):
+        rows = db.execute(
+            "select content.id, sha256, detail, data, seq from message join content on content.id = message.content"
+            " join filed on filed.spool = content.id order by seq"
+        ).fetchall()
+        (count,) = db.execute("select coalesce(sum(messages), 0) from mailbox where seq = messages").fetchone()
+        events = [seq for (seq,) in db.execute("select seq from event order by seq")]
+        assert [row[4] for row in rows] == events == list(range(1, count + 1))
+        for id, digest, detail, data, _ in rows:
+            assert sha256(unpack_behind(detail, data)).digest() == digest
+            assert id not in found
+            found[id] = digest.hex()
+
+    await engine.read(filed)
     await engine.close()
     return found
 
 
+@pytest.mark.parametrize("options", [(), ("filing",)])
 @pytest_twisted.ensureDeferred
-async def test_what_was_confirmed_is_there_after_a_kill(tmp_path):
+async def test_what_was_confirmed_is_there_after_a_kill(tmp_path, options):
     path = tmp_path / "queue.sqlite"
     dice = random.Random(20250131)
     put, ending, ended = {}, set(), set()
@@ -84,7 +102,7 @@ async def test_what_was_confirmed_is_there_after_a_kill(tmp_path):
         if seed % 8 == 0:  # a fresh start now and then, or each round has more to read
             path = tmp_path / f"queue-{seed}.sqlite"
             put, ending, ended = {}, set(), set()
-        for kind, id, *rest in killed_after(child(path, seed, dice.choice([1, 5, 20])), dice.randint(1, 60)):
+        for kind, id, *rest in killed_after(child(path, seed, dice.choice([1, 5, 20]), *options), dice.randint(1, 60)):
             if kind == "P":
                 put[id] = rest[0]
             (ending if kind == "d" else ended if kind == "D" else set()).add(id)
@@ -125,7 +143,7 @@ def acknowledgements(trace):
     return answers
 
 
-@pytest.mark.parametrize("options", [(), ("unsynced",)])
+@pytest.mark.parametrize("options", [(), ("unsynced",), ("filing",), ("filing", "unsynced")])
 def test_a_confirmation_is_written_after_the_log_was_synced(tmp_path, component, options):
     trace = tmp_path / "trace"
     strace = [component("strace"), "-f", "-y", "-s", "8", "-e", "trace=pwrite64,fdatasync,fsync,write", "-o", trace]
@@ -135,4 +153,4 @@ def test_a_confirmation_is_written_after_the_log_was_synced(tmp_path, component,
     assert process.returncode == 0
     answers = acknowledgements(trace)
     assert len(answers) == said.count(b"\n") == 20
-    assert all(answers) if not options else not any(answers)
+    assert all(answers) if "unsynced" not in options else not any(answers)

@@ -15,7 +15,7 @@ from mailfarm.config import Address as ListenAddress
 from mailfarm.config import MxSettings
 from mailfarm.errors import ConfigurationError
 from mailfarm.ids import Ids
-from mailfarm.inbound.accept import Accept
+from mailfarm.inbound.accept import Accept, Intake
 from mailfarm.inbound.capture import DefaultMailbox
 from mailfarm.inbound.refusals import Refusals
 from mailfarm.inbound.shares import Shares
@@ -28,7 +28,7 @@ from mailfarm.net.smtp_listener import Listener
 from mailfarm.net.smtp_metrics import SMTPMetrics
 from mailfarm.net.smtp_server import Caps, SMTPFactory
 from mailfarm.net.tls import ServerTls
-from mailfarm.ports import Bus, Database, Limiter, Queue
+from mailfarm.ports import Bus, Database, Limiter
 from mailfarm.smtp.server import Deadlines, ServerConfig
 
 from .directory import Directory
@@ -51,7 +51,7 @@ class Mx:
         domains: Domains,
         owner: Callable[[str], str],
         default: DefaultMailbox,
-        queue: Queue,
+        queue: Intake,
         database: Database,
         bus: Bus,
         limiter: Limiter,

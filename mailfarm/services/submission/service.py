@@ -15,7 +15,7 @@ from mailfarm.accounts.limit_sets import WITHOUT_A_FILE, LimitSets
 from mailfarm.config import Address, SubmissionSettings
 from mailfarm.errors import ConfigurationError
 from mailfarm.ids import Ids
-from mailfarm.inbound.accept import Accept
+from mailfarm.inbound.accept import Accept, Intake
 from mailfarm.inbound.capture import DefaultMailbox
 from mailfarm.inbound.refusals import Refusals
 from mailfarm.inbound.shares import Shares
@@ -26,7 +26,7 @@ from mailfarm.net.smtp_listener import Listener
 from mailfarm.net.smtp_metrics import SMTPMetrics
 from mailfarm.net.smtp_server import Caps, SMTPFactory
 from mailfarm.net.tls import ServerTls
-from mailfarm.ports import Bus, Database, Limiter, Queue
+from mailfarm.ports import Bus, Database, Limiter
 from mailfarm.smtp.config import MECHANISMS
 from mailfarm.smtp.server import Deadlines, ServerConfig
 
@@ -49,7 +49,7 @@ class Submission:
         hostname: str,
         max_size: int,
         default: DefaultMailbox,
-        queue: Queue,
+        queue: Intake,
         database: Database,
         bus: Bus,
         limiter: Limiter,

@@ -1,0 +1,88 @@
+"""Filing in the transaction that accepts, where the queue and the database are one file of one process.
+
+There is no queue in between then: mail is parsed, and one commit, shared by all who wait for it, stores content,
+message, change number and ``filed``. With that it is durable, 250 is said, and it can be read. That is one commit for a
+message instead of four (put, take, file, done), and its content is written once.
+
+What cannot go this way goes by the queue, under the same spool id: large content, which would hold up the sessions
+while it is parsed; mail for many mailboxes; mail whose parsing or filing fails, for whatever reason. So a message
+that is difficult is accepted like any other, and ``pipeline`` deals with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+from mailfarm.ids import Ids
+from mailfarm.mailboxes.announce import announce
+from mailfarm.mailboxes.filing import Filing, ToFile, file, to_file
+from mailfarm.mailboxes.packing import Packer
+from mailfarm.ports import Bus, Spooled, Tx
+
+from .accept import Intake
+from .parse import parse
+
+LARGEST = 64 * 1024
+"""Octets of content that are parsed on the spot, which takes a few milliseconds."""
+MOST_MAILBOXES = 10
+"""Mailboxes one mail may lead to: a group of 200 makes no more messages than a unit of the pipeline."""
+
+
+class Gathering(Protocol):
+    """A database whose units can be gathered."""
+
+    def gather(
+        self,
+        work: Callable[[Tx, Sequence[ToFile]], Awaitable[Filing]],
+        told: Callable[[Filing], None],
+    ) -> Callable[[ToFile, int], Awaitable[Any]]:
+        """What takes an item and its octets, and returns once ``work``, given it and all others that waited at the same
+        time, is durable. ``told`` hears of each work what it gave, after that."""
+
+
+class Host(Protocol):
+    """What is needed of the service that files what goes by the queue: the same mail, the same metrics and log."""
+
+    def count(self, what: str, many: int) -> None:
+        """For the metrics: filed, known, dropped."""
+
+    def trouble(self, what: str, error: BaseException) -> None:
+        """For the log."""
+
+
+class FilingIntake:
+    """An ``Intake`` that files. ``queue`` takes what cannot be filed at once, and says whether there is room."""
+
+    def __init__(self, *, queue: Intake, database: Gathering, bus: Bus, ids: Ids, host: Host) -> None:
+        self._queue = queue
+        self._bus = bus
+        self._ids = ids
+        self._host = host
+        self._packer = Packer()
+        self._file = database.gather(self._work, self._filed)
+
+    def admit(self, size: int) -> Awaitable[None]:
+        """Whether content of ``size`` octets (0: unknown) would find room. Raises QueueFull, QueueUnavailable."""
+        return self._queue.admit(size)
+
+    async def put(self, spooled: Spooled) -> None:
+        """Return when it is filed, or when the queue has it. Raises QueueFull, QueueUnavailable."""
+        if spooled.content.size <= LARGEST and len(set(spooled.mailboxes)) <= MOST_MAILBOXES:
+            try:
+                content = b"".join([piece async for piece in spooled.content.chunks()])
+                item = to_file(self._packer, spooled, parse(content), content)
+                await self._file(item, len(item.packed.data))
+            except Exception as error:  # whatever it is: 250 depends on the queue then
+                self._host.trouble(f"message {spooled.id} goes by the queue", error)
+            else:
+                return
+        await self._queue.put(spooled)
+
+    async def _work(self, tx: Tx, items: Sequence[ToFile]) -> Filing:
+        return await file(tx, self._ids, items, follow=True)
+
+    def _filed(self, filing: Filing) -> None:
+        announce(self._bus, filing.filed)
+        for what, many in (("filed", filing.filed), ("known", filing.known), ("dropped", filing.dropped)):
+            self._host.count(what, len(many))
