@@ -29,7 +29,7 @@ from .queue_taking import Taking, Turn
 from .redis_link import RedisLink
 from .redis_queue_calls import Calls, Found, Put, Taken, certainly_not
 from .redis_queue_metrics import ShardMetrics
-from .redis_queue_puts import Pieces, Puts
+from .redis_queue_puts import Pieces, Puts, is_new, packed
 from .redis_queue_room import RedisRoom, ServerCheck, unavailable
 from .redis_subscriber import RedisSubscriber
 from .spool_form import NewerFormError, envelope_of, from_form, to_form
@@ -71,7 +71,7 @@ class RedisQueue:
         self._max_tries = max_tries
         self._metrics = ShardMetrics(registry, name, str(link))
         self._calls = Calls(link, name, self._metrics)
-        self._puts = Puts(reactor, self._put_all)
+        self._puts = Puts(reactor, (self,))
         self._pieces = Pieces(self._calls, ids)
         self._room = RedisRoom(reactor.seconds, max_entries=max_entries, max_octets=max_octets)
         self._check = ServerCheck(f"the queue at {link}", link.replicated)
@@ -111,6 +111,11 @@ class RedisQueue:
         """Why nothing may be put now, if so."""
         return unavailable(self.link, self._check)
 
+    @property
+    def measured(self) -> bool:
+        """Whether ``admit`` can tell without asking the server."""
+        return self._room.fresh
+
     async def admit(self, size: int) -> None:
         """Whether content of ``size`` octets (0: unknown) would find room. Raises QueueFull, QueueUnavailable."""
         if error := self.unavailable:
@@ -121,29 +126,19 @@ class RedisQueue:
 
     async def put(self, spooled: Spooled) -> None:
         """Returns when the entry would survive a crash. Raises QueueFull, QueueUnavailable, Invalid."""
-        try:
-            if error := self.unavailable:
-                raise error
-            size = spooled.content.size
-            form = to_form(spooled)
-            if size > CHUNK:
-                await self._put_large(spooled, form)
-            else:
-                data = b"".join([piece async for piece in spooled.content.chunks()])
-                check_size(spooled, len(data))
-                await self._answer(Put(spooled.id, size, form, data))
-        except QueueFull:
-            self._metrics.full.inc()
-            raise
-        except QueueUnavailable:
+        if error := self.unavailable:
             self._metrics.unavailable.inc()
-            raise
+            raise error
+        if spooled.content.size > CHUNK:
+            await self._put_large(spooled)
+        else:
+            await self._answer(await packed(spooled))
 
-    async def _put_large(self, spooled: Spooled, form: bytes) -> None:
-        key = self._pieces.key()
+    async def _put_large(self, spooled: Spooled) -> None:
+        form, key = to_form(spooled), self._pieces.key()
         kept = False
         try:
-            size, count = await self._pieces.store(key, spooled.content)
+            size, count = await self._store(key, spooled.content)
             check_size(spooled, size)
             kept = True  # unless the answer says otherwise: an entry may have been made that we were not told of
             kept = await self._answer(Put(spooled.id, size, form, b"", key, count))
@@ -154,25 +149,40 @@ class RedisQueue:
             if not kept:
                 self._pieces.forget(key)
 
+    async def _store(self, key: str, content: Content) -> tuple[int, int]:
+        try:
+            return await self._pieces.store(key, content)
+        except QueueFull:
+            self._metrics.full.inc()
+            raise
+        except QueueUnavailable:
+            self._metrics.unavailable.inc()
+            raise
+
     async def _answer(self, put: Put) -> bool:
         """Whether it is a new entry."""
-        said = await self._puts.add(put)
-        if said == b"full":
-            raise QueueFull("the queue holds as many entries, or as much content, as it may")
-        if said == b"lost":
-            raise QueueUnavailable(f"the content of {put.id} was not there any more when its entry came")
-        return said == b"stored"
+        _, said = await self._puts.add(put)
+        return is_new(said, put.id)
 
-    async def _put_all(self, puts: list[Put]) -> list[bytes]:
-        self._metrics.put_entries.observe(len(puts))
+    async def put_all(self, puts: list[Put]) -> list[bytes]:
+        """What the server says about each. Raises QueueFull, QueueUnavailable."""
+        metrics, room = self._metrics, self._room
+        metrics.put_entries.observe(len(puts))
         try:
-            answers = await self._calls.put(puts, self._room.max_entries, self._room.max_octets)
+            answers = await self._calls.put(puts, room.max_entries, room.max_octets)
         except QueueFull:
-            self._room.overflowed()
+            metrics.full.inc(len(puts))
+            room.overflowed()
+            raise
+        except QueueUnavailable:
+            metrics.unavailable.inc(len(puts))
             raise
         stored = [put.size for put, said in zip(puts, answers, strict=True) if said == b"stored"]
-        self._metrics.stored.inc(len(stored))
-        self._room.add(len(stored), sum(stored))
+        metrics.stored.inc(len(stored))
+        if len(stored) < len(puts):
+            metrics.full.inc(answers.count(b"full"))
+            metrics.unavailable.inc(answers.count(b"lost"))
+        room.add(len(stored), sum(stored))
         self._wake(len(stored))
         return answers
 

@@ -1,7 +1,8 @@
 """The Queue port over several Redis servers: availability by more of them, with no cluster and no failover.
 
-A put goes to the next healthy shard, turn by turn; workers drain all of them, the slow ones too
-(``redis_shard_looks``). While one is away, what was put there waits for it, and everything else goes on.
+What is put while calls are under way goes together to the next shard that is free and well; workers drain all of
+them, the slow ones too (``redis_shard_looks``). While one is away, what was put there waits for it, and everything else
+goes on.
 
 When a put fails on a shard, whatever the reason, it is tried on the next one, under the same id. If the first had
 taken it after all, two shards hold the same mail: filing knows its id and files it once. To answer 451 instead would
@@ -15,16 +16,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from operator import attrgetter
 from typing import Any, Literal, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredList
 
 from mailfarm.errors import LeaseLost, NotFound, QueueFull, QueueUnavailable, Temporary
-from mailfarm.ports import Attempt, Depth, Entry, Spooled
+from mailfarm.ports import CHUNK, Attempt, Depth, Entry, Spooled
 
 from .queue_taking import Taking
 from .redis_queue import RedisQueue
+from .redis_queue_puts import Puts, is_new, packed
 from .redis_shard_looks import ShardLooks
 
 REMEMBERED = 10_000
@@ -43,6 +46,8 @@ class ShardedQueue:
         self._reactor = shards[0].reactor
         self._next = 0
         self._put_where: OrderedDict[str, int] = OrderedDict()
+        self._putting: dict[str, list[Deferred[None]]] = {}
+        self._puts = Puts(self._reactor, self.shards)
         self._looks = ShardLooks(self.shards, self._in_turn, self._give_back, lambda: self._taking.wake(1))
         self._taking = Taking(self._reactor, shards[0].clock, self._looks.look, self._give_back)
         for shard in shards:
@@ -64,23 +69,49 @@ class ShardedQueue:
 
     async def admit(self, size: int) -> None:
         """Whether any shard would find room. Raises QueueFull when one that answers is full, QueueUnavailable."""
+        for shard in self.shards:
+            if shard.measured and shard.unavailable is None:
+                with suppress(QueueFull):
+                    await shard.admit(size)
+                    return
         await self._first_that_can(self._in_turn(), lambda shard: shard.admit(size))
 
     async def put(self, spooled: Spooled) -> None:
         """Returns when the entry would survive a crash of its shard. Raises QueueFull, QueueUnavailable, Invalid."""
-        order = self._in_turn()
-        first = self._put_where.get(spooled.id)
-        if first is None:
-            self._remember(spooled.id, order[0])
-        else:
-            order = [first, *[number for number in order if number != first]]
+        id = spooled.id
+        while (others := self._putting.get(id)) is not None:  # the same one again: it goes where the first one went
+            told: Deferred[None] = Deferred()
+            others.append(told)
+            await told
+        waiting = self._putting[id] = []
+        try:
+            await self._put(spooled, self._put_where.get(id))
+        finally:
+            del self._putting[id]
+            for told in waiting:
+                told.callback(None)
+
+    async def _put(self, spooled: Spooled, known: int | None) -> None:
+        errors: list[Temporary] = []
+        tried = None
+        if known is None and spooled.content.size <= CHUNK:
+            way, said = await self._puts.add(await packed(spooled))
+            tried = self.shards.index(way)
+            self._remember(spooled.id, tried)
+            try:
+                is_new(said, spooled.id)
+            except (QueueFull, QueueUnavailable) as error:
+                errors.append(error)
+            else:
+                return
 
         def put(shard: RedisQueue) -> Awaitable[None]:
-            number = self.shards.index(shard)
-            self._remember(spooled.id, number)
+            self._remember(spooled.id, self.shards.index(shard))
             return shard.put(spooled)
 
-        await self._first_that_can(order, put)
+        order = [known] if known is not None else []
+        order += [number for number in self._in_turn() if number not in (known, tried)]
+        await self._first_that_can(order, put, errors)
 
     def _in_turn(self) -> list[int]:
         """The shards' numbers: those that can be used first, beginning at another one each time."""
@@ -96,8 +127,10 @@ class ShardedQueue:
         if len(self._put_where) > REMEMBERED:
             self._put_where.popitem(last=False)
 
-    async def _first_that_can(self, order: Sequence[int], ask: Callable[[RedisQueue], Awaitable[None]]) -> None:
-        errors: list[Temporary] = []
+    async def _first_that_can(
+        self, order: Sequence[int], ask: Callable[[RedisQueue], Awaitable[None]], errors: Sequence[Temporary] = ()
+    ) -> None:
+        errors = list(errors)
         for number in order:
             try:
                 await ask(self.shards[number])

@@ -22,7 +22,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, gathe
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from mailfarm.backends import redis_queue
+from mailfarm.backends import redis_queue, redis_queue_puts
 from mailfarm.errors import LeaseLost, QueueFull, QueueUnavailable
 from mailfarm.net.tls import dev_certificate
 from mailfarm.ports import CHUNK, Depth
@@ -303,13 +303,13 @@ async def test_an_entry_nobody_can_read_is_set_aside(own):
 async def test_what_a_newer_version_has_put_waits_for_it_and_is_never_set_aside(own, monkeypatch):
     """In an update listeners may be ahead of workers."""
     monkeypatch.setattr(redis_queue, "NEWER_PAUSE", 0.01)
-    real = redis_queue.to_form
+    real = redis_queue_puts.to_form
     async with Working(own.url) as queue:
-        monkeypatch.setattr(redis_queue, "to_form", lambda spooled: real(spooled).replace(b'"v":1', b'"v":2'))
+        monkeypatch.setattr(redis_queue_puts, "to_form", lambda spooled: real(spooled).replace(b'"v":1', b'"v":2'))
         newer = [spooled() for _ in range(3)]
         for mail in newer:
             await queue.put(mail)
-        monkeypatch.setattr(redis_queue, "to_form", real)
+        monkeypatch.setattr(redis_queue_puts, "to_form", real)
         good = spooled()
         await queue.put(good)
         (attempt,) = await queue.take(10, LONG)
@@ -333,7 +333,7 @@ async def test_what_a_newer_version_has_put_waits_for_it_and_is_never_set_aside(
 
 @pytest_twisted.ensureDeferred
 async def test_fields_that_a_newer_version_has_added_are_passed_over(own, monkeypatch):
-    real = redis_queue.to_form
+    real = redis_queue_puts.to_form
 
     def more(spooled):
         raw = orjson.loads(real(spooled))
@@ -342,7 +342,7 @@ async def test_fields_that_a_newer_version_has_added_are_passed_over(own, monkey
         return orjson.dumps(raw)
 
     async with Working(own.url) as queue:
-        monkeypatch.setattr(redis_queue, "to_form", more)
+        monkeypatch.setattr(redis_queue_puts, "to_form", more)
         mail = spooled()
         await queue.put(mail)
         (attempt,) = await queue.take(10, LONG)
@@ -604,7 +604,7 @@ def traced(command):
 async def test_the_answer_comes_after_the_sync(own, component, tmp_path):
     """What the server's system calls say: the entry is written, then synced, and only then is the put answered."""
     seen = tmp_path / "calls"
-    command = [str(component("strace")), "-f", "-s", "4000", "-e", "trace=write,writev,sendto,fdatasync,fsync"]
+    command = [str(component("strace")), "-f", "-s", "1000000", "-e", "trace=write,writev,sendto,fdatasync,fsync"]
     async with Working(own.url) as queue:
         await queue.put(spooled())
         tracing = traced([*command, "-o", str(seen), "-p", str(own.process.pid)])

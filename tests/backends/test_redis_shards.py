@@ -44,12 +44,51 @@ async def take_all(queue):
 async def test_puts_go_round(two):
     one, other = two
     async with Working(one.url, other.url) as queue:
-        await gatherResults([start(queue.put(spooled())) for _ in range(40)])
+        for _ in range(40):
+            await queue.put(spooled())
         assert (entries(one), entries(other)) == (20, 20)
         taken = await take_all(queue)
         assert len(taken) == 40
         await queue.done([attempt.fence for attempt in taken])
         assert (entries(one), entries(other)) == (0, 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_put_at_once_goes_together(two):
+    """One call and one fsync, not one for each shard; what comes meanwhile goes to the other."""
+    one, other = two
+    working = Working(one.url, other.url)
+    async with working as queue:
+        first = [start(queue.put(spooled())) for _ in range(40)]
+        await until(lambda: working.metric("mailfarm_queue_put_entries_count") == 1)
+        await gatherResults([*first, *(start(queue.put(spooled())) for _ in range(30))])
+        assert sorted((entries(one), entries(other))) == [30, 40]
+        assert working.metric("mailfarm_queue_put_entries_count") == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_slow_shard_keeps_nobody_waiting_but_those_it_was_given(two):
+    one, other = two
+    working = Working(one.url, other.url, timeout=20.0)
+    async with working as queue:
+        one.signal(signal.SIGSTOP)
+        given = start(queue.put(spooled()))
+        await until(lambda: working.metric("mailfarm_queue_put_entries_count") == 1)
+        await soon(gatherResults([start(queue.put(spooled())) for _ in range(5)]))
+        assert not given.called
+        one.signal(signal.SIGCONT)
+        await soon(given)
+        assert (entries(one), entries(other)) == (1, 5)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_same_one_twice_at_once_is_one_entry(two):
+    one, other = two
+    async with Working(one.url, other.url) as queue:
+        for size in (100, 2 * CHUNK):
+            mail = spooled(os.urandom(size))
+            await gatherResults([start(queue.put(mail)) for _ in range(5)])
+        assert entries(one) + entries(other) == 2
 
 
 @pytest_twisted.ensureDeferred
