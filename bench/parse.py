@@ -20,7 +20,7 @@ from corpus import corpus
 
 from mailfarm.inbound.codes import codes
 from mailfarm.inbound.parse import parse
-from mailfarm.inbound.visible import visible
+from mailfarm.mailboxes.visible import shown
 
 
 def cost(work: Callable[[Any], object], items: Sequence[Any], seconds: float = 0.3) -> float:
@@ -57,7 +57,7 @@ def main() -> int:
                 kind,
                 cost(parse, mails),
                 cost(lambda content: fast_mail_parser.parse_email_tree(content, mode="lazy"), mails),
-                cost(lambda one: visible(one.html), parsed),
+                cost(lambda one: shown(one.html), parsed),
                 cost(lambda one: codes((one.text, one.visible)), parsed),
                 others.cores(),
             )

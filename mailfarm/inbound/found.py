@@ -8,10 +8,10 @@ came before.
 from __future__ import annotations
 
 from mailfarm.mailboxes.content import Found
+from mailfarm.mailboxes.visible import visible
 
 from .codes import codes
 from .links import links
-from .visible import visible
 
 
 def find(subject: str, text: str, html: str) -> Found:

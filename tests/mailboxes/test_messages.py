@@ -86,7 +86,9 @@ async def test_filters_agree_with_the_matcher_and_look_at_a_bounded_number(house
                 from_=Person("", f"Who{n % 3}@Example.org"),
                 subject=f"s{n}",
                 text="odd" if n % 2 else "even",
-                visible="<three>" if n % 3 == 0 else "",
+                # what HTML shows is stored, or found when it is looked for
+                visible="<three>" if n % 6 == 0 else "",
+                html="<td class=nothing>&lt;th<b>ree</b>&gt;" if n % 6 == 3 else "",
             )
         )
     await house.mark(mailbox, [message.id for message in (await house.list(mailbox, limit=10)).messages])
@@ -96,7 +98,8 @@ async def test_filters_agree_with_the_matcher_and_look_at_a_bounded_number(house
         (Criteria(from_="bounce2@example.org"), 6),
         (Criteria(from_="who"), 30),
         (Criteria(contains="ODD"), 15),
-        (Criteria(contains="three"), 10),
+        (Criteria(contains="<three>"), 10),
+        (Criteria(contains="class=nothing"), 0),
         (Criteria(from_="who0@example.org", contains="odd"), 5),
         (Criteria(subject="s2", contains="even"), 6),
     ):

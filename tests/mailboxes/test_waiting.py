@@ -156,10 +156,11 @@ async def test_a_deleted_message_no_longer_counts(house, begin):
 async def test_text_is_waited_for_too(house, begin):
     mailbox = await house.mailbox()
     await house.send(mailbox, text="nothing")
-    waiting = await begin(mailbox, Need.at_least(2), Criteria(contains="the code"))
+    waiting = await begin(mailbox, Need.at_least(3), Criteria(contains="the code"))
     await house.send(mailbox, text="the  CODE is 1")
     await house.send(mailbox, visible="The code is 2")
-    assert [message.seq for message in (await waiting.answered()).messages] == [2, 3]
+    await house.send(mailbox, text="nothing", html="<p>The <b>code</b> is 3")
+    assert [message.seq for message in (await waiting.answered()).messages] == [2, 3, 4]
 
 
 @pytest_twisted.ensureDeferred

@@ -3,8 +3,8 @@
 One pass from left to right that never looks at a character twice, so that no HTML is slow. It shows text and finds
 links; it is no sanitiser, and nothing it gives is ever used as HTML.
 
-``shown`` is the text alone, which every message is filed with. It takes whole runs of well-formed tags apart at once,
-a sixth of a microsecond a tag, and leaves HTML with any other ``<`` in it to ``visible``: both give the same text.
+``shown`` is the text alone, which a search looks in. It takes whole runs of well-formed tags apart at once, a third of
+a microsecond a tag, and leaves HTML with any other ``<`` in it to ``visible``: both give the same text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from html import unescape
 
-from mailfarm.mailboxes.content import Link
+from .content import Link
 
 MOST_LINKS = 1000
 LONGEST_URL = 8192
