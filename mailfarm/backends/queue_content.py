@@ -3,9 +3,15 @@ its callers to."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from mailfarm.ports import Spooled
+from twisted.internet.defer import Deferred
+
+from mailfarm.ports import CHUNK, Spooled
+
+AHEAD = 2
+"""Pieces of content that are asked for while one is looked at: each is a journey to the store."""
 
 
 class Whole:
@@ -37,16 +43,28 @@ class Stored:
         self._load = load
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The pieces. Raises NotFound when the entry was ended meanwhile, QueueUnavailable."""
+        """The pieces. While one is looked at the next is on its way. Raises NotFound when the entry was ended
+        meanwhile, QueueUnavailable."""
+        coming: deque[Deferred[bytes]] = deque()
+        asked = 0
         left = self.size
-        number = 0
-        while left > 0:
-            data = await self._load(number)
-            yield data
-            left -= len(data)
-            number += 1
+        try:
+            while left > 0:
+                while len(coming) <= AHEAD and (asked * CHUNK < self.size or not coming):
+                    coming.append(Deferred.fromCoroutine(_loaded(self._load(asked))))
+                    asked += 1
+                data = await coming.popleft()
+                yield data
+                left -= len(data)
+        finally:
+            for each in coming:  # nobody waits for them any more
+                each.addErrback(lambda failure: None)
 
     def close(self) -> None: ...
+
+
+async def _loaded(piece: Awaitable[bytes]) -> bytes:
+    return await piece
 
 
 NEWER_PAUSE = 30.0
