@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 import orjson
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_NAIVE_EPOCH: Final = datetime(1970, 1, 1)  # UTC, as all times here
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +192,12 @@ _TYPES: Final[dict[type, str]] = {
     Refused: "refused",
 }
 _CLASSES: Final[dict[str, type]] = {name: cls for cls, name in _TYPES.items()}
+_MEMBERS: Final[dict[type, frozenset[str]]] = {cls: frozenset(each.name for each in fields(cls)) for cls in _TYPES}
 
 
 def rfc3339(microseconds: int) -> str:
     """``2026-01-31T12:00:00.000000Z``. An integer is exact, so is the text."""
-    return (_EPOCH + timedelta(microseconds=microseconds)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return (_NAIVE_EPOCH + timedelta(microseconds=microseconds)).isoformat("T", "microseconds") + "Z"
 
 
 def from_rfc3339(text: str) -> int:
@@ -294,9 +296,9 @@ def from_json(data: bytes | str) -> Event:
         for name in ("messages", "lines"):
             if name in raw:
                 raw[name] = tuple(raw[name])
-        # what a newer mailfarm has added is passed over
-        known = {field.name for field in fields(cls)}
-        event: Event = cls(**{name: value for name, value in raw.items() if name in known})
+        if not raw.keys() <= _MEMBERS[cls]:  # what a newer mailfarm has added is passed over
+            raw = {name: value for name, value in raw.items() if name in _MEMBERS[cls]}
+        event: Event = cls(**raw)
     except (KeyError, TypeError, AttributeError, orjson.JSONDecodeError) as error:
         raise ValueError(f"not an event: {error}") from None
     return event
