@@ -44,14 +44,11 @@ format: setup-test ## let ruff lay out the code
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: setup-bench ## measure: accepting beside smtp-sink, waiting beside MailDev (five minutes)
-	$(PY) bench/accept.py $(ARGS)
-	$(PY) bench/wait.py $(ARGS)
-	$(PY) bench/parse.py $(ARGS)
+bench: setup-bench ## measure mailfarm beside its peers on two cores, and the targets (20 minutes; root for Postfix)
+	$(PY) bench/compare.py $(ARGS)
 
-bench-quick: setup-bench ## the same in less than a minute, and less exactly
-	$(PY) bench/accept.py --quick $(ARGS)
-	$(PY) bench/wait.py --quick $(ARGS)
+bench-quick: setup-bench ## the same in three minutes, and less exactly
+	$(PY) bench/compare.py --quick $(ARGS)
 
 bench-cluster: setup-test ## measure the pieces of a cluster: services, queue, filing, cache, look-ups (ten minutes)
 	for each in cluster queues file cache recipients; do $(PY) bench/$$each.py $(ARGS) || exit; done

@@ -180,11 +180,18 @@ def save(name: str, quick: bool, form: dict[str, Any], text: str, picture: str =
 
 
 def save_rows(
-    name: str, quick: bool, facts: dict[str, Any], head: Sequence[str], rows: Sequence[Sequence[object]], picture: str
+    name: str,
+    quick: bool,
+    facts: dict[str, Any],
+    head: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    picture: str,
+    targets: Sequence[dict[str, Any]] = (),
 ) -> Path:
-    """Keep a table whose JSON is its rows, and print it."""
+    """Keep a table whose JSON is its rows, and print it. ``targets`` are what it says of what is aimed at, for that
+    of ``make bench``: forms with ``what``, ``target``, ``moonshot``, ``measured`` (text) and ``met`` (yes or no)."""
     text = f"{about(facts)}\n\n{table(head, rows)}"
-    form = {"machine": facts, "rows": [dict(zip(head, row, strict=True)) for row in rows]}
+    form = {"machine": facts, "rows": [dict(zip(head, row, strict=True)) for row in rows], "targets": list(targets)}
     path = save(name, quick, form, text, picture)
     print(text)
     tell(f"\nkept in {path.parent}")

@@ -23,7 +23,7 @@ class Scenario:
     to: tuple[str, ...] = ADDRESSES
     together: bool = False
     copies: int = 1
-    seconds: float = 2.0
+    seconds: float = 3.0
 
     def words(self) -> list[str]:
         """Options of the generator."""
@@ -67,7 +67,7 @@ SCENARIOS = (
         "1 MB, kept, PIPELINING, 10 sessions",
         ("sink", "edge", "cluster", "queue"),
         ("--sessions", "10", "--pipelining", "--size", "1000000"),
-        seconds=3.0,
+        seconds=4.0,
     ),
     Scenario(
         "one-mailbox",

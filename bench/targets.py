@@ -54,13 +54,19 @@ def lines(results: Form, folder: Path) -> list[Line]:
 _NAMES = {"to_sink": "smtp-sink", "to_queue_design": "the queue design"}
 
 
+_BASES = {"to_sink": "sink", "to_queue_design": "queue"}
+
+
 def _ratio(what: str, results: Form, scenario: str, key: str, name: str, target: float, moonshot: float) -> Line:
-    found = results["scenarios"].get(scenario, {}).get("summary", {}).get(key, {})
+    summary = results["scenarios"].get(scenario, {}).get("summary", {})
+    found = summary.get(key, {})
     value = found.get(name)
     text = "not measured"
     if value is not None:
         rate = found["readable_per_second"] if name == "to_queue_design" else found["accepted_per_second"]
-        text = f"{value:.2f} ({rate:,.0f}/s)" + (", bounded by the generator" if found["bounded_by_generator"] else "")
+        cpu = summary[_BASES[name]]["cpu_us_in_all"] / (found["cpu_us_in_all"] or 1.0)
+        text = f"{value:.2f} ({rate:,.0f}/s; by CPU a message {cpu:.2f})"
+        text += ", bounded by the generator" * found["bounded_by_generator"]
     met = None if value is None else value >= target
     return Line(what, f"≥ {target:g} × {_NAMES[name]}", f"{moonshot:g} ×", text, met)
 

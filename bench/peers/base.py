@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-MAILBOXES = 1000
+MAILBOXES = 100
 """How many addresses there are: ``box0@mailfarm.test`` and so on."""
 INBOX = "inbox@mailfarm.test"
 """Where everything goes that is sent to a server for development."""
