@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -72,7 +72,7 @@ async def scan(
             return Scanned(tuple(found), at, True)
         rows = await asked.rows(tx, low, high, min(wanted, MOST - considered))
         considered += len(rows)
-        left = deque([row for row in rows if sieve.passes(row.summary)] if sieve else rows)
+        left = deque([Row(*row) for row in (rows if not sieve else sieve.passed(rows))])
         while left:
             some = _next(left, ahead) if judge.reads else [left.popleft()]
             ahead = min(2 * ahead, AHEAD)
@@ -94,7 +94,7 @@ async def scan(
                         return Scanned(tuple(found), row.seq, True)
                 at = row.seq
         if rows:
-            at = rows[-1].seq
+            at = rows[-1][_SEQ]
         if len(rows) < wanted and considered < MOST:
             return Scanned(tuple(found), at, False)
         low, high = (low, at - 1) if descending else (at, high)
@@ -110,6 +110,9 @@ class Row(NamedTuple):
     seq: int
     seen: int
     summary: str
+
+
+_SEQ = Row._fields.index("seq")
 
 
 class _Question:
@@ -130,12 +133,12 @@ class _Question:
         self._sql = f"select * from ({one}) as a union all select * from ({two}) as b order by 4 {way} limit ?"
         self._fixed = [[*self._fixed[0], criteria.from_key]] * 2
 
-    async def rows(self, tx: Tx, low: int, high: int, limit: int) -> list[Row]:
-        """At most ``limit`` of those above ``low`` and not above ``high``."""
+    async def rows(self, tx: Tx, low: int, high: int, limit: int) -> Sequence[tuple[Any, ...]]:
+        """What makes ``Row``s: at most ``limit`` of those above ``low`` and not above ``high``."""
         values = [value for fixed in self._fixed for value in (*fixed, low, high, limit)]
         if len(self._fixed) > 1:
             values.append(limit)
-        return [Row(*row) for row in await tx.rows(self._sql, values)]
+        return await tx.rows(self._sql, values)
 
 
 class _Judge:

@@ -8,6 +8,9 @@ not looked for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from .match import Criteria, fold
 
 
@@ -29,6 +32,12 @@ class Sieve:
         """Whether the message of this summary may meet the criteria."""
         folded = summary.casefold()
         return all(word in folded for word in self._words)
+
+    def passed(self, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+        """Those rows that may; their last column is the summary. The longest word alone keeps most of them back."""
+        longest = self._words[0]
+        some = [row for row in rows if longest in row[-1].casefold()]
+        return some if len(self._words) == 1 else [row for row in some if self.passes(row[-1])]
 
 
 def _plain(word: str) -> bool:

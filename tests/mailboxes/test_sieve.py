@@ -52,6 +52,14 @@ def test_most_of_what_does_not_is_kept_back(criteria, passes):
     assert Sieve(criteria).passes(summary_text(MAIL)) is passes
 
 
+@given(st.lists(TEXT, max_size=5), st.text(st.sampled_from("aAsß k."), min_size=1, max_size=5))
+def test_of_many_the_same_pass_in_order(subjects, part):
+    sieve = Sieve(Criteria(subject=part))
+    rows = [(n, summary_text(replace(MAIL, subject=subject))) for n, subject in enumerate(subjects)]
+    if sieve:
+        assert sieve.passed(rows) == [row for row in rows if sieve.passes(row[-1])]
+
+
 @pytest.mark.parametrize("criteria", [Criteria(), Criteria(from_="a@b.test", to="c@d.test"), Criteria(contains="word")])
 def test_addresses_and_texts_are_the_matchers(criteria):
     assert not Sieve(criteria)
