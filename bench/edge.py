@@ -9,12 +9,12 @@ import json
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 
 from mailfarm.config import Address
 from mailfarm.mail.envelope import Envelope
 from mailfarm.mail.reply import Reply
+from mailfarm.net import lean_poll
 from mailfarm.net.content import SpillContent
 from mailfarm.net.smtp_listener import Listener
 from mailfarm.net.smtp_metrics import SMTPMetrics
@@ -70,6 +70,9 @@ class Yes:
 
 def main() -> None:
     """Listen on a free loopback port until SIGTERM."""
+    lean_poll.install()
+    from twisted.internet import reactor as _reactor  # importing it installs it
+
     reactor: Any = _reactor
     factory = SMTPFactory(ServerConfig("localhost"), Yes, reactor, SMTPMetrics(CollectorRegistry(), "mx"))
     listener = Listener(Address("127.0.0.1", 0), factory, setting="none")

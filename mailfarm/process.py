@@ -43,6 +43,10 @@ _OTHER_FILES = 256
 def run(settings: Settings, folder: Path | None, services: Collection[str], *, name: str, announce_json: bool) -> int:
     """Run ``services`` until told to stop; ``name`` is the command's. ``folder`` keeps the data; None keeps nothing.
     The exit code."""
+    if settings.farm.poll == "lean" and sys.platform == "linux":
+        from .net import lean_poll  # late: there is no epoll elsewhere
+
+        lean_poll.install()
     from twisted.internet import reactor  # late: importing it installs it
 
     lines = log.begin("json" if settings.farm.log == "json" else "text", settings.farm.log_level)

@@ -97,6 +97,11 @@ class FarmSettings:
     linger: float = setting(
         "0", "seconds after SIGTERM for which everything is still accepted while /healthz says 503", seconds
     )
+    poll: str = setting(
+        "lean",
+        "on Linux, lean or stock: how what comes in is handed out; stock is Twisted's own way",
+        one_of("lean", "stock"),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IProtocol, IPushProducer
@@ -97,8 +96,6 @@ class SMTPProtocol:
         self.client = peer.host[7:] if peer.host.startswith("::ffff:") and "." in peer.host else peer.host
         self.port = peer.port
         room = self.factory.came(self)
-        with suppress(OSError):  # it may have gone already; we shall hear of it
-            transport.setTcpNoDelay(True)
         if self.factory.implicit_tls:
             if not room:  # a handshake to say no would cost more than it is worth
                 self.factory.metrics.full += 1
