@@ -76,6 +76,7 @@ BOMBS = {
     "the same, its type an encoded word": lambda: encoded(
         b"Subject: " + b"=?utf-8?q?a?= " * 200_000, b"\tContent-Type :\r\n =?utf-8?q?message/rfc82=32?="
     ),
+    "types and colons": lambda: header(b"Content-Type" * 200_000 + b":" * 1900 + b"\r\nContent-Type" * 50_000),
     "messages within a message in base64": lambda: encoded(messages(99, LINES * 35_000)),
     "halves of encoded words": lambda: header(b"Subject: " + b"=?" * 3_000_000),
     "encoded words everywhere": lambda: multipart(
