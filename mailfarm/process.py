@@ -16,6 +16,7 @@ where it listens once it does, as JSON with ``--json``; the log goes to standard
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -93,6 +94,7 @@ def run(settings: Settings, folder: Path | None, services: Collection[str], *, n
             reasons.append("it could not start; the reason is in the log above. This is a fault of mailfarm's")
             loop.stop()
         else:
+            _collect_less()
             if started:
                 where = farm.where()
                 text = _welcome(where, folder is None) if name == "dev" else _one_line(name, where)
@@ -141,6 +143,14 @@ def connections(settings: Settings, services: Collection[str]) -> int:
         "live": live.max_connections,
     }
     return sum(most.get(service, 0) for service in services)
+
+
+def _collect_less() -> None:
+    """Have the garbage collector pass over what was made at the start, for good, and look at the rest less often: what
+    a message leaves behind is freed by its reference count, and the default costs some 4 % of a busy process."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def _of_the_system(error: OSError) -> str:
