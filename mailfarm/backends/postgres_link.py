@@ -42,8 +42,12 @@ _SETUP = """
                       else current_setting('synchronous_commit') end, false),
            set_config('statement_timeout', %s, false),
            set_config('idle_in_transaction_session_timeout', %s, false),
-           set_config('client_connection_check_interval', %s, false)
+           set_config('client_connection_check_interval', %s, false),
+           set_config('plan_cache_mode', 'force_generic_plan', false),
+           set_config('jit', 'off', false)
 """
+"""What is prepared is planned once: a plan made for a few rows costs more than it saves. Nothing here runs for so long
+that compiling it would pay."""
 _GIVEN_UP = "the statement was given up"
 _log = Logger()
 

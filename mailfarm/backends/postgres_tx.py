@@ -33,8 +33,7 @@ MOST_WAITING = 1024 * 1024
 
 _CLOCK_AND_LIMITS = Asked(
     f"select {CLOCK}, set_config('lock_timeout', '4s', true), set_config('enable_seqscan', 'off', true),"
-    " set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),"
-    " set_config('jit', 'off', true)"
+    " set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
 )
 """A plan that is made while tables are small and kept while they grow must go by their indexes from the beginning."""
 
