@@ -73,9 +73,13 @@ class Child:
     def first_line(self) -> bytes:
         """What it says when it is ready. Raises SystemExit with the end of its log if it does not."""
         assert self._process.stdout
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            line = self._process.stdout.readline() if selector.select(_START) else b""
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._process.stdout, selectors.EVENT_READ)
+                line = self._process.stdout.readline() if selector.select(_START) else b""
+        except BaseException:
+            self.end()
+            raise
         if not line:
             self.end()
             raise SystemExit(f"{self.name} did not start:\n{self._log_path.read_text('utf-8', 'replace')[-2000:]}")
@@ -90,6 +94,9 @@ class Child:
                 return
             except OSError:
                 time.sleep(0.02)
+            except BaseException:
+                self.end()
+                raise
         self.end()
         raise SystemExit(f"{self.name} did not start:\n{self._log_path.read_text('utf-8', 'replace')[-2000:]}")
 

@@ -65,7 +65,8 @@ def generate(port: int, options: Sequence[str], label: str, patience: float) -> 
     with ledger.open("rb") as file:
         numbers, times = pickle.load(file)  # from our own child
     ledger.unlink()
-    return json.loads(said), Sent(label, numbers, times)
+    kind = options[options.index("--size") + 1] if "--size" in options else "4000"
+    return json.loads(said), Sent(label, numbers, times, kind=kind)
 
 
 def warm(peer: Peer, options: Sequence[str], copies: int, seconds: float) -> None:

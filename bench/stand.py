@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import psycopg2
 from children import ROOT, WORK
@@ -18,6 +17,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 from servers import Postgres, Redis, server_folder
 
 _TUNING = ("shared_buffers=512MB", "max_wal_size=4GB", "checkpoint_timeout=30min", "wal_compression=off")
+
+Server = TypeVar("Server", Redis, Postgres)
 
 
 class Stand:
@@ -36,7 +37,7 @@ class Stand:
             self.queue = self.redis(stack)
             self.cache = self.redis(stack, "--appendonly", "no")
             tuning = [word for setting in _TUNING for word in ("-c", setting)]
-            self.postgres = stack.enter_context(Postgres(self._folder(stack), *tuning))
+            self.postgres = _started(stack, Postgres(self._folder(stack), *tuning))
             self._stack = stack.pop_all()
         return self
 
@@ -45,12 +46,19 @@ class Stand:
 
     def redis(self, stack: ExitStack, *options: str) -> Redis:
         """One more Redis, for as long as the stack lasts."""
-        return stack.enter_context(Redis(self._folder(stack), *options))
+        return _started(stack, Redis(self._folder(stack), *options))
 
     def _folder(self, stack: ExitStack) -> Path:
         folder = server_folder()
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         return folder
+
+
+def _started(stack: ExitStack, server: Server) -> Server:
+    """Started, and ended with the stack also where starting is interrupted."""
+    stack.push(server)
+    server.start()
+    return server
 
 
 def process_of(server: Any) -> int:
@@ -74,6 +82,3 @@ class Rows:
     def close(self) -> None:
         """Hang up."""
         self._connection.close()
-
-
-Wait = Callable[[], bool]

@@ -22,6 +22,8 @@ _WAYS = {
     "announced_ms": "accepted → WebSocket frame (queue design: pub/sub)",
 }
 
+_SHORT = {"dot_ms": "250", "committed_ms": "committed", "announced_ms": "announced"}
+
 
 def markdown(results: Form, lines: list[Line]) -> str:
     """All of it."""
@@ -57,8 +59,9 @@ def _conditions(results: Form) -> str:
         f"Everything shares cores {cores}: the servers, their stores and the generator. Figures are medians of "
         f"{results['rounds']} rounds, taken in turn, and ± is how far the rounds are apart. Every message that was "
         "acknowledged was found again, where the server keeps it. The generator by itself, against a sink that does "
-        f"nearly nothing, sends {ceiling['kept']:,.0f} a second on kept connections and uses {ceiling['us']:.0f} µs of "
-        "CPU a message; *bound* marks a rate it has probably set itself."
+        f"nearly nothing, sends {ceiling['kept']:,.0f} a second on kept connections, {ceiling['pipelined']:,.0f} with "
+        f"PIPELINING and {ceiling['new']:,.0f} on a connection each; a message costs it {ceiling['us']:.0f} µs of CPU. "
+        "*bound* marks a rate it has probably set itself."
     )
 
 
@@ -106,6 +109,23 @@ def short(results: Form) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
 def _developers(results: Form) -> Form:
     found = results["scenarios"].get("dev", {}).get("summary", {})
     return {key: one for key, one in found.items() if key in ("dev", "maildev")}
+
+
+def pictures(results: Form) -> dict[str, str]:
+    """Charts by the name of their file: rates, CPU and, where they were measured, latencies."""
+    made = {"bench": picture(results)}
+    kept = results["scenarios"].get("kept", {}).get("summary", {})
+    if kept:
+        costs = [(results["names"][key][0], one["cpu_us_in_all"]) for key, one in kept.items()]
+        made["bench-cpu"] = chart.bars("CPU of a message of 4 KB, all processes of a server together", "µs", costs)
+    if results["latency"]:
+        times = [
+            (f"{results['names'][name.split()[0]][0]}, {name.split()[1]}/s, {_SHORT[way]}", one[way]["p99"])
+            for name, one in results["latency"].items()
+            for way in _WAYS
+        ]
+        made["bench-latency"] = chart.bars("p99 at a fixed rate", "ms", times)
+    return made
 
 
 def picture(results: Form) -> str:

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Self
+
+from corpus import Mail, corpus, halves, stamp
 
 MAILBOXES = 100
 """How many addresses there are: ``box0@mailfarm.test`` and so on."""
 INBOX = "inbox@mailfarm.test"
 """Where everything goes that is sent to a server for development."""
 ADDRESSES = tuple(f"box{number}@mailfarm.test" for number in range(MAILBOXES))
+
+
+_SAMPLES = 3
+
+
+@lru_cache
+def _mails(kind: str) -> list[Mail]:
+    return corpus(kind)
 
 
 class Missing(Exception):
@@ -21,12 +32,23 @@ class Missing(Exception):
 @dataclass(slots=True)
 class Sent:
     """What the generator was told 250 for: the ``label`` and numbers of the messages, each in so many ``copies``.
-    ``times`` are when each was accepted (monotonic)."""
+    ``times`` are when each was accepted (monotonic); ``kind`` is the corpus they are from."""
 
     label: str
     numbers: Sequence[int]
     times: Sequence[float] = ()
     copies: int = 1
+    kind: str = "4000"
+
+    def samples(self) -> list[int]:
+        """Some numbers, to read what they are of octet for octet."""
+        return list(self.numbers[:: max(1, len(self.numbers) // _SAMPLES)])[:_SAMPLES]
+
+    def content(self, number: int) -> bytes:
+        """What was sent under a number."""
+        mails = _mails(self.kind)
+        before, after = halves(mails[number % len(mails)].content)
+        return before + stamp(self.label, number) + after
 
     @property
     def last(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import time
+import urllib.request
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -74,13 +75,26 @@ class House:
         return self.cluster.start("mx", **settings)[0]
 
     def missing(self, sent: Sent) -> str:
-        """What of ``sent`` is not in Postgres, in words."""
+        """What of ``sent`` is not in Postgres, is stored more than once, or reads otherwise than it was sent."""
         rows = self.rows.ask(
-            "select message_id, count(*) from message where message_id like %s group by 1", f"%{sent.label}-%"
-        )
-        there = {int(found[1]) for text, count in rows if count == sent.copies and (found := _NUMBER.match(text))}
-        lost = len(set(sent.numbers) - there)
-        return f"{lost} acknowledged messages are not in Postgres" if lost else ""
+            "select message_id, min(id), count(*), count(distinct content) from message "
+            "where message_id like %s group by 1", f"%{sent.label}-%",
+        )  # fmt: skip
+        there = {int(found[1]): row[1:] for row in rows if (found := _NUMBER.match(row[0]))}
+        lost = sum(number not in there or there[number][1] != sent.copies for number in sent.numbers)
+        if lost:
+            return f"{lost} acknowledged messages are not in Postgres"
+        if any(contents != 1 for _, _, contents in there.values()):
+            return "content is stored more than once"
+        wrong = sum(self._read(there[number][0]) != sent.content(number) for number in sent.samples())
+        return f"{wrong} messages read otherwise than they were sent" if wrong else ""
+
+    def _read(self, message: str) -> bytes:
+        address = f"{self.api.url.rstrip('/')}/v1/messages/{message}/raw?trace=false"
+        request = urllib.request.Request(address, headers={"Authorization": f"Bearer {self.cluster.token}"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            content: bytes = answer.read()
+            return content
 
 
 class MailfarmCluster(Peer):

@@ -7,6 +7,7 @@ import re
 import shutil
 
 from children import ROOT, Child, free_port
+from corpus import stamp
 from hearing import Hearing
 from stand import Rows, Stand, process_of
 
@@ -75,7 +76,15 @@ class QueueDesign(Peer):
         )  # fmt: skip
         there = {int(found[1]) for text, count in rows if count == sent.copies and (found := _NUMBER.match(text))}
         missing = len(set(sent.numbers) - there)
-        return f"{missing} acknowledged messages are not in Postgres" if missing else ""
+        if missing:
+            return f"{missing} acknowledged messages are not in Postgres"
+        wrong = sum(self._read(sent, number) != sent.content(number) for number in sent.samples())
+        return f"{wrong} messages read otherwise than they were sent" if wrong else ""
+
+    def _read(self, sent: Sent, number: int) -> bytes:
+        left = stamp(sent.label, number).decode()
+        ((content,),) = self.rows.ask("select content from message where message_id like %s", f"<{left}@%")
+        return bytes(content)
 
     def clean(self) -> None:
         self.rows.ask("truncate message, delivery")

@@ -66,7 +66,8 @@ def results() -> dict[str, Any]:
             "at": "2026-01-01T00:00:00+00:00", "cpu": "a CPU", "cores": 4, "kernel": "6", "python": "3.11",
             "load_average": 0.0, "cores_others_use": 0.0, "fdatasync_per_second": 1000,
         },
-        "cores": [0, 1], "rounds": 1, "ceiling": {"kept": 20000.0, "us": 45.0}, "missing": {"MailDev": "not installed"},
+        "ceiling": {"kept": 20000.0, "pipelined": 30000.0, "new": 6000.0, "us": 45.0},
+        "cores": [0, 1], "rounds": 1, "missing": {"MailDev": "not installed"},
         "names": {key: [key, "thrown away"] for key in (*runs, *dev)},
         "scenarios": {
             "kept": {"title": "4 KB", "summary": summary.of_scenario(runs), "runs": runs},
@@ -100,7 +101,9 @@ def test_the_tables_name_who_is_left_out(tmp_path: Path) -> None:
     text = table.markdown(results(), targets.lines(results(), tmp_path))
     assert "- MailDev: not installed" in text
     assert "p99" in text
-    assert table.picture(results()).startswith("<svg")
+    pictures = table.pictures(results())
+    assert set(pictures) == {"bench", "bench-cpu", "bench-latency"}
+    assert all(picture.startswith("<svg") for picture in pictures.values())
 
 
 def test_the_readme_has_a_place_for_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +171,15 @@ def test_a_peer_that_does_not_start_leaves_nothing_behind() -> None:
     with pytest.raises(Missing), peer:
         pass
     assert peer.ended == 1
+
+
+def test_what_was_sent_is_known_again_by_its_number() -> None:
+    sent = Sent("abc", range(1000))
+    assert len(sent.samples()) == 3
+    mail = corpus("4000")[5]
+    assert len(sent.content(205)) == len(mail.content)
+    assert b"Message-ID: <abc-0000000000000205@" in sent.content(205)
+    assert Sent("abc", []).samples() == []
 
 
 def test_when_the_last_was_accepted() -> None:
