@@ -20,6 +20,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Final
 
@@ -137,8 +138,14 @@ def _decode_v1(data: bytes | bytearray) -> Header | None:
 
 def _header(length: int, result: ProxyResult) -> Header:
     if isinstance(result, (ProxyResultIPv4, ProxyResultIPv6)):
-        return Header(length, _address(*result.source), _address(*result.dest))
+        return Header(length, _address(*result.source), _ours(*result.dest))
     return Header(length, None, None)
+
+
+@lru_cache(maxsize=256)
+def _ours(ip: Any, port: int) -> IPv4Address | IPv6Address:
+    """A destination: nearly always one of a few, so ten thousand connections share them."""
+    return _address(ip, port)
 
 
 def _address(ip: Any, port: int) -> IPv4Address | IPv6Address:

@@ -57,7 +57,7 @@ class Server(State):
         # Input: buf from pos on, then more. Pieces gather in more while nobody asks, so that no piece is copied twice.
         self._buf = b""
         self._pos = 0
-        self._more = bytearray()
+        self._more: bytes | bytearray = b""
         self._skipped = 0  # octets dropped of a line that is too long
 
     def greet(self, reply: Reply) -> None:
@@ -81,8 +81,10 @@ class Server(State):
         if self._pos == len(self._buf) and not self._more:
             self._buf = data
             self._pos = 0
-        else:
+        elif self._more:
             self._more += data
+        else:
+            self._more = bytearray(data)
 
     def next_request(self) -> Request | None:
         """The next question or news, or None until there is more input or an answer."""
@@ -363,13 +365,13 @@ class Server(State):
             return False
         self._buf = self._buf[self._pos :] + self._more
         self._pos = 0
-        self._more = bytearray()
+        self._more = b""
         return True
 
     def _drop_input(self) -> None:
         self._buf = b""
         self._pos = 0
-        self._more = bytearray()
+        self._more = b""
         self._skipped = 0
 
     def _drain(self) -> bool:

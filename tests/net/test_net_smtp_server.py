@@ -14,7 +14,7 @@ import pytest
 import pytest_twisted
 from loopback import Client, connect, wait_until
 from prometheus_client import CollectorRegistry
-from twisted.internet import defer, reactor
+from twisted.internet import defer, reactor, task
 from twisted.logger import LogLevel, globalLogPublisher
 
 from mailfarm.config import Address
@@ -762,3 +762,35 @@ async def test_content_of_all_sessions_together_has_so_much_memory_and_the_rest_
         del contents
     assert room.held == 0
     assert all(content == line * 250 for session in play.sessions for _, content in session.accepted)
+
+
+def test_a_sweep_looks_at_each_session_once_a_tenth_of_them_at_a_time() -> None:
+    class Looked:
+        def __init__(self) -> None:
+            self.at: list[float] = []
+
+        def check_deadlines(self, now: float) -> None:
+            self.at.append(now)
+
+    clock: Any = task.Clock()
+    factory = SMTPFactory(
+        CONFIG, lambda connection: Deciding({}, connection), clock, SMTPMetrics(CollectorRegistry(), "t")
+    )
+    sessions: list[Any] = [Looked() for _ in range(95)]
+    for each in sessions:
+        assert factory.came(each)
+    for _ in range(10):
+        before = sum(len(each.at) for each in sessions)
+        clock.advance(0.1)
+        assert sum(len(each.at) for each in sessions) - before <= 10
+    assert all(len(each.at) == 1 for each in sessions)
+    gone, late = sessions.pop(), Looked()
+    factory.went(gone)
+    assert factory.came(late)  # type: ignore[arg-type]  # it is asked for no more than this
+    for _ in range(10):
+        clock.advance(0.1)
+    assert all(len(each.at) == 2 for each in sessions)
+    assert (len(gone.at), len(late.at)) == (1, 1)
+    for each in (*sessions, late):
+        factory.went(each)
+    assert not factory._sweep.running
