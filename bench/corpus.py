@@ -75,7 +75,7 @@ def corpus(kind: str, count: int = 200, seed: int = 5321) -> list[Mail]:
     dice = random.Random(f"{seed} {kind}")
     if kind != "mixed":
         size = int(kind)
-        return [make(int(size * dice.uniform(0.97, 1.03)), dice) for _ in range(min(count, max(4, 60_000_000 // size)))]
+        return [make(int(size * dice.uniform(0.97, 1.03)), dice) for _ in range(min(count, max(4, 20_000_000 // size)))]
     spans = dice.choices(_SIZES, [span[2] for span in _SIZES], k=count)
     return [make(dice.randrange(span[0], span[1]), dice) for span in spans]
 

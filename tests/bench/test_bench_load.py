@@ -119,6 +119,39 @@ def test_each_message_to_the_next_of_the_recipients() -> None:
     assert [given.count(b"RCPT TO:<%b@x.test>\r\n" % name) for name in (b"a", b"b")] == [10, 10]
 
 
+class Dripping:
+    """A writer that gives each octet to the kernel by itself."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+
+    def write(self, data: bytes) -> None:
+        for octet in data:
+            self._writer.write(bytes([octet]))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("pipelining", [True, False])
+def test_replies_an_octet_at_a_time_are_the_same_replies(kept: bool, pipelining: bool) -> None:
+    sink = Sink()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await sink.talk(reader, Dripping(writer))  # type: ignore[arg-type]  # all of it that is used
+
+    with serving(talk) as port:
+        result = run(plan(port, Options(kept=kept, pipelining=pipelining)))
+    assert not result.errors
+    assert result.messages == len(sink.contents) == 20
+
+
+def test_large_content_goes_out_in_pieces_and_whole() -> None:
+    sink = Sink()
+    with serving(sink.talk) as port:
+        result = run(plan(port, Options(pipelining=True), messages=4, size="900000", label="t"))
+    assert not result.errors
+    assert sorted(map(len, sink.contents)) == sorted(len(mail.wire) for mail in corpus("900000")[:4])
+
+
 def test_several_processes_share_the_work() -> None:
     sink = Sink()
     with serving(sink.talk) as port:
