@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from .lookups import FRESH, PATIENCE, Failed, Lookups, as_failed, too_late
+from .lookups import FRESH, PATIENCE, Answer, Failed, Lookups, as_failed, too_late
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -30,6 +30,10 @@ class Ahead(Generic[K, V]):
         self._reactor = reactor
         self._asked: dict[K, Deferred[Any]] = {}
         self._began = 0.0
+
+    def known(self, key: K) -> Answer[V] | None:
+        """What is remembered of ``key`` and may be served without waiting; None asks to ``get`` it."""
+        return None if self._asked else self._lookups.known(key)
 
     async def get(self, key: K, coming: Callable[[], Iterable[K]]) -> V:
         """The value of ``key``. ``coming`` gives those that are asked for next. Raises what the look raises."""

@@ -7,6 +7,7 @@ Most of what a session is asked is known at once: then there is no Deferred, and
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from types import CoroutineType
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -18,7 +19,8 @@ T = TypeVar("T")
 def drive(work: Awaitable[T]) -> T | Deferred[T]:
     """Run ``work``, a coroutine that awaits Deferreds or a Deferred itself, as far as it goes without waiting: its
     value, or a Deferred of it. Raises what it raises before it first waits. What waits cannot be cancelled."""
-    if isinstance(work, Deferred):
+    if type(work) is not CoroutineType:
+        assert isinstance(work, Deferred)
         return work
     steps: Any = work
     try:

@@ -25,12 +25,14 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -91,10 +93,47 @@ class _Kept(Generic[V]):
     began: float
 
 
-def lookup_counter(registry: CollectorRegistry, service: str) -> Counter:
-    """``mailfarm_<service>_lookups_total``, one for all the look-ups of a service."""
-    about = "Look-ups of mailboxes, credentials and tokens: remembered, asked, failed, or served with the database away"
-    return Counter(f"mailfarm_{service}_lookups", about, ("of", "outcome"), registry=registry)
+class Counts:
+    """How many look-ups of one kind there were, by outcome."""
+
+    __slots__ = ("asked", "away", "failed", "remembered")
+
+    def __init__(self) -> None:
+        self.remembered = self.asked = self.failed = self.away = 0
+
+
+class LookupCounter(Collector):
+    """``mailfarm_<service>_lookups_total``, one for all the look-ups of a service. Plain numbers, read at a scrape."""
+
+    def __init__(self, service: str) -> None:
+        self._name = f"mailfarm_{service}_lookups"
+        self._kinds: dict[str, Counts] = {}
+
+    def of(self, kind: str) -> Counts:
+        """The counts of look-ups of this kind."""
+        return self._kinds.setdefault(kind, Counts())
+
+    def collect(self) -> Iterator[Metric]:
+        """What the registry asks for."""
+        about = (
+            "Look-ups of mailboxes, credentials, tokens: remembered, asked, failed, or served with the database away"
+        )
+        family = CounterMetricFamily(self._name, about, labels=("of", "outcome"))
+        for kind, counts in self._kinds.items():
+            for outcome in Counts.__slots__:
+                family.add_metric((kind, outcome), getattr(counts, outcome))
+        yield family
+
+    def describe(self) -> Iterator[Metric]:
+        """The same: the name, so that no two collectors of a registry have it."""
+        return self.collect()
+
+
+def lookup_counter(registry: CollectorRegistry, service: str) -> LookupCounter:
+    """The counter of a service, in a registry."""
+    counter = LookupCounter(service)
+    registry.register(counter)
+    return counter
 
 
 class Lookups(Generic[K, V]):
@@ -112,7 +151,7 @@ class Lookups(Generic[K, V]):
         look: Callable[[Sequence[K]], Awaitable[Mapping[K, Answer[V]]]],
         *,
         reactor: Any,
-        counter: Counter,
+        counter: LookupCounter,
         clock: Callable[[], int] = lambda: time.time_ns() // 1000,
         seconds: Callable[[], float] = time.monotonic,
         most: int = MOST,
@@ -133,10 +172,7 @@ class Lookups(Generic[K, V]):
         self._doubted = -inf
         self._forgotten: set[str] = set()
         self._all_forgotten = False
-        self._remembered = counter.labels(of, "remembered")
-        self._asked = counter.labels(of, "asked")
-        self._failures = counter.labels(of, "failed")
-        self._served_away = counter.labels(of, "away")
+        self._counts = counter.of(of)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -161,23 +197,24 @@ class Lookups(Generic[K, V]):
         kept = self._kept.get(key)
         if kept is None:
             return None
+        found = kept.found
         now = self._seconds()
         age = now - kept.began
-        ends_at = kept.found.ends_at
-        if age > AWAY or (ends_at is not None and ends_at <= max(self._clock(), kept.found.now + int(age * 1e6))):
+        ends_at = found.ends_at
+        if age > AWAY or (ends_at is not None and ends_at <= max(self._clock(), found.now + int(age * 1e6))):
             return None
-        if kept.found.keep == "yes" and age <= FRESH and kept.began >= self._doubted:
-            self._remembered.inc()
+        if age <= FRESH and found.keep == "yes" and kept.began >= self._doubted:
+            self._counts.remembered += 1
             if renew and age > FRESH / 2:
                 self._renew(key)
         elif self.away:
-            self._served_away.inc()
+            self._counts.away += 1
             if renew and self._looking is None and self._failed is not None and now - self._failed > FRESH / 2:
                 self._renew(key)
         else:
             return None
         self._kept.move_to_end(key)
-        return kept.found
+        return found
 
     def has(self, key: K) -> bool:
         """Whether something was found under ``key`` lately, whether it may be served or not: asking is no guess."""
@@ -185,12 +222,12 @@ class Lookups(Generic[K, V]):
 
     def ask(self, key: K) -> Deferred[V]:
         """The value of ``key`` from a look that begins now. Fails as the look does, or with DatabaseUnavailable."""
-        self._asked.inc()
+        self._counts.asked += 1
         return self._gather.get(key).addTimeout(PATIENCE, self._reactor, too_late)
 
     def begin(self, key: K) -> Deferred[V | Failed]:
         """The same for one who may not wait for it after all: it never fails, and does not run out of patience."""
-        self._asked.inc()
+        self._counts.asked += 1
         return self._gather.get(key).addErrback(as_failed)
 
     @property
@@ -239,7 +276,7 @@ class Lookups(Generic[K, V]):
             looking = Deferred.fromCoroutine(self._begin(keys)).addTimeout(LONGEST, self._reactor, too_late)
             answers: Mapping[K, Answer[V]] = await looking
         except Exception as error:
-            self._failures.inc()
+            self._counts.failed += 1
             if self._failed is None:
                 self.log.warn(
                     "The database does not answer: {error}. Each {of} that is known serves on",

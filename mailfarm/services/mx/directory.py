@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from prometheus_client import Counter
-
 from mailfarm.events import LOOKUP, Event, MailboxChanged, MailboxClosed, MailboxOpened
 from mailfarm.ids import Ids
 from mailfarm.inbound.capture import DefaultMailbox, ensure_default
@@ -15,7 +13,7 @@ from mailfarm.mailboxes import store
 from mailfarm.mailboxes.addresses import key_of
 from mailfarm.mailboxes.mailbox import Mailbox
 from mailfarm.net.ahead import Ahead
-from mailfarm.net.lookups import Found, Lookups
+from mailfarm.net.lookups import Found, LookupCounter, Lookups
 from mailfarm.ports import Bus, Database, Subscription, Tx
 
 Led = tuple[Mailbox | None, bool]
@@ -35,7 +33,7 @@ class Directory:
         ours: Callable[[str], bool],
         reactor: Any,
         clock: Callable[[], int],
-        counter: Counter,
+        counter: LookupCounter,
     ) -> None:
         self._database = database
         self._reactor = reactor

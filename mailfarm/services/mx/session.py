@@ -9,6 +9,7 @@ from mailfarm.inbound.transaction import Transaction
 from mailfarm.mail.address import Address
 from mailfarm.mail.envelope import Envelope
 from mailfarm.mail.reply import Reply
+from mailfarm.mailboxes.mailbox import Mailbox
 from mailfarm.net.clients import limited_as
 from mailfarm.net.content import SpillContent
 from mailfarm.net.smtp_session import Answer, Connection, origin_of
@@ -69,15 +70,21 @@ class MxSession:
             refused = await mx.accept.room(size)  # RFC 1870 §6.1
         return refused or SENDER_OK
 
-    async def rcpt(self, request: Rcpt) -> Reply:
-        transaction = self._transaction
-        assert transaction is not None
-        mx = self._mx
-        said = request.recipient.address
-        address = self._whole(said)
+    def rcpt(self, request: Rcpt) -> Answer:
+        address = self._whole(request.recipient.address)
+        known = self._ahead.known(address)
+        return self._look_up(request, address) if known is None else self._decide(request, address, *known.value)
+
+    async def _look_up(self, request: Rcpt, address: str) -> Reply:
         mailbox, live = await self._ahead.get(address, lambda: map(self._whole, self._connection.ahead()))
         if not self._connection.awaits(request):
             return TOO_LATE
+        answer = self._decide(request, address, mailbox, live)
+        return answer if isinstance(answer, Reply) else await answer
+
+    def _decide(self, request: Rcpt, address: str, mailbox: Mailbox | None, live: bool) -> Answer:
+        mx, transaction, said = self._mx, self._transaction, request.recipient.address
+        assert transaction is not None
         if mailbox is None or not live:
             reply = self._unknown(address, said)
             refusal = self._refusal(transaction, said, reply)
@@ -92,12 +99,18 @@ class MxSession:
         if transaction.account and transaction.account != mailbox.account:
             return ANOTHER_ACCOUNT
         if mx.shares.any:
-            refused = await mx.shares.at_rcpt(said, mailbox.id, mailbox.account, transaction.taken)
-            if not self._connection.awaits(request):
-                return TOO_LATE
-            if refused is not None:
-                mx.refusals.tell(mailbox.account, self._refusal(transaction, said, refused), mailbox.id)
-                return refused
+            return self._take_if_allowed(request, transaction, mailbox)
+        transaction.took(said, mailbox.account, mailbox.id)
+        return RECIPIENT_OK
+
+    async def _take_if_allowed(self, request: Rcpt, transaction: Transaction, mailbox: Mailbox) -> Reply:
+        mx, said = self._mx, request.recipient.address
+        refused = await mx.shares.at_rcpt(said, mailbox.id, mailbox.account, transaction.taken)
+        if not self._connection.awaits(request):
+            return TOO_LATE
+        if refused is not None:
+            mx.refusals.tell(mailbox.account, self._refusal(transaction, said, refused), mailbox.id)
+            return refused
         transaction.took(said, mailbox.account, mailbox.id)
         return RECIPIENT_OK
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from prometheus_client import Counter
-
 from mailfarm.events import LOOKUP, Event, MailboxChanged, MailboxClosed, MailboxOpened
 from mailfarm.ids import Ids
 from mailfarm.inbound.capture import ByAddress, DefaultMailbox, Leads, Wanted, ensure_default, look
 from mailfarm.mailboxes.addresses import key_of
 from mailfarm.net.ahead import Ahead
-from mailfarm.net.lookups import Found, Lookups
+from mailfarm.net.lookups import Found, LookupCounter, Lookups
 from mailfarm.ports import Bus, Database, Subscription, Tx
 
 
@@ -27,7 +25,7 @@ class Directory:
         default: DefaultMailbox,
         reactor: Any,
         clock: Callable[[], int],
-        counter: Counter,
+        counter: LookupCounter,
     ) -> None:
         self._database = database
         self._reactor = reactor

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from prometheus_client import Counter
 from twisted.logger import Logger
 
 from mailfarm.accounts.allowance import SetOf, again
@@ -20,7 +19,7 @@ from mailfarm.accounts.store import credentials_of
 from mailfarm.events import LOOKUP, Event, MailboxClosed, Revoked
 from mailfarm.mail.reply import Reply
 from mailfarm.net.clients import Visit, limited_as
-from mailfarm.net.lookups import Found, Lookups
+from mailfarm.net.lookups import Found, LookupCounter, Lookups
 from mailfarm.ports import Bus, Database, Subscription, Tx
 from mailfarm.smtp.requests import Auth
 
@@ -44,7 +43,7 @@ class Login:
         set_of: SetOf,
         reactor: Any,
         clock: Callable[[], int],
-        counter: Counter,
+        counter: LookupCounter,
     ) -> None:
         self.log = Logger(namespace="mailfarm.submission")
         self.credentials: Lookups[str, Known] = Lookups(

@@ -80,9 +80,18 @@ class SubmissionSession:
             self._mail_refused(request.sender, refused)
         return refused or SENDER_OK
 
-    async def rcpt(self, request: Rcpt) -> Reply:
-        service, transaction, credential = self._service, self._transaction, self._credential
+    def rcpt(self, request: Rcpt) -> Answer:
+        transaction, credential = self._transaction, self._credential
         assert transaction is not None
+        if (credential is None or credential.mailbox is None) and not self._service.shares.any:
+            known = self._ahead.known(ByAddress(request.recipient.address, transaction.account))
+            if known is not None and known.value is not None:
+                transaction.took(request.recipient.address, transaction.account, known.value)
+                return RECIPIENT_OK
+        return self._look_up(request, transaction, credential)
+
+    async def _look_up(self, request: Rcpt, transaction: Transaction, credential: Credential | None) -> Reply:
+        service = self._service
         address = request.recipient.address
         if credential is not None and credential.mailbox is not None:
             found = await service.directory.get(ById(credential.mailbox, credential.account))
