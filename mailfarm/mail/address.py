@@ -28,6 +28,10 @@ _QUOTED: Final = re.compile(rf'"(?:[ !#-\[\]-~{_BEYOND}]|\\[ -~])*"')
 _DOMAIN_NAME: Final = re.compile(_DOMAIN)
 _LITERAL: Final = re.compile(r"\[[!-Z^-~]*\]")
 _ROUTE: Final = re.compile(rf"(@{_DOMAIN}(?:,@{_DOMAIN})*):")
+# Nearly every address: Dot-string and Domain in ASCII, no label too long. What it does not match is looked at closely.
+_ASCII_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_ASCII_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_USUAL: Final = re.compile(rf"({_ASCII_ATOM}(?:\.{_ASCII_ATOM})*)@({_ASCII_LABEL}(?:\.{_ASCII_LABEL})*)")
 _PAIR: Final = re.compile(r"\\(.)")
 
 
@@ -41,6 +45,9 @@ class Address:
     @classmethod
     def parse(cls, text: str) -> Address:
         """The address that is all of ``text``. Raises ValueError, with a sentence for the user."""
+        usual = _USUAL.fullmatch(text, 0, MAX_ADDRESS + 1)
+        if usual is not None and len(text) <= MAX_ADDRESS and usual.end(1) <= MAX_LOCAL:
+            return cls(usual[1], usual[2])
         if len(text) > 4 * MAX_ADDRESS:
             raise ValueError("the address is too long")
         address, end = _mailbox(text, 0)
@@ -55,7 +62,10 @@ class Address:
         The local part without needless quotes, lower case, NFC; the domain as A-labels in lower case. RFC 5321 §2.4
         would have local parts tell upper from lower case; no one who reads mail does.
         """
-        return f"{_quote(unicodedata.normalize('NFC', _unquote(self.local)).lower())}@{domain_key(self.domain)}"
+        local, domain = self.local, self.domain
+        if local.isascii() and not local.startswith('"'):
+            return f"{local.lower()}@{domain_key(domain)}"
+        return f"{_quote(unicodedata.normalize('NFC', _unquote(local)).lower())}@{domain_key(domain)}"
 
     @property
     def without_tag(self) -> Address:
@@ -82,6 +92,10 @@ def parse_path(text: str) -> Path:
 
     The null path ``<>`` is not read here. Raises ValueError.
     """
+    usual = _USUAL.match(text, 1, MAX_ADDRESS + 2)
+    if usual is not None and text.startswith("<") and text.startswith(">", usual.end()):
+        if usual.end() - 1 <= MAX_ADDRESS and usual.end(1) - 1 <= MAX_LOCAL:
+            return Path(usual[0], "", usual.end() + 1)
     if text[:12].lower() == "<postmaster>":
         return Path(text[1:11], "", 12)
     if not text.startswith("<"):

@@ -27,6 +27,8 @@ from mailfarm.mail.address import Address, domain_key, parse_path
         ("a@XN--BCHER-KVA.example", "a", "XN--BCHER-KVA.example", "a@xn--bcher-kva.example"),
         ("u\u0308@x.example", "u\u0308", "x.example", "ü@x.example"),
         ("user%remote@us.example", "user%remote", "us.example", "user%remote@us.example"),
+        (f"{'A' * 64}@{'b' * 63}.c", "A" * 64, f"{'b' * 63}.c", f"{'a' * 64}@{'b' * 63}.c"),
+        (f"a@{'b.' * 125}cc", "a", f"{'b.' * 125}cc", f"a@{'b.' * 125}cc"),
     ],
 )
 def test_is_an_address(text: str, local: str, domain: str, key: str) -> None:
@@ -44,7 +46,8 @@ def test_is_an_address(text: str, local: str, domain: str, key: str) -> None:
         "a@b-", "a@b_c", '"a@b', 'a"b@c', '"a"b@c', '"a\nb"@c', '"\\\n"@c', "a\r\n@b", "a@b\r\n", "a@b\n", "a\0@b",
         "a@b\0",
         "<a@b>", "a@[300.1.1.1]", "a@[1.2.3]", "a@[IPv6:g::1]", "a@[IPv6:fe80::1%eth0]", "a@[]", "a@[foo:bar]",
-        "a@[192.0.2.1", "@x:a@b", "a" * 65 + "@b", "a@" + "b." * 126 + "c", "a@" + "b" * 64, "ü" * 33 + "@b",
+        "a@[192.0.2.1", "@x:a@b", "a" * 65 + "@b", "a@" + "b." * 126 + "c",
+        "a@" + "b." * 125 + "ccc", "a@" + "b" * 64, "ü" * 33 + "@b",
         "a@b\u2028c", "a\u202eb@c", "a\x85@b", "a@\u200b", "a\u00a0@b", "a@xn--" + "ü" * 80, "a\udc80@b",
     ],
 )  # fmt: skip
