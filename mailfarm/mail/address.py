@@ -92,10 +92,10 @@ def parse_path(text: str) -> Path:
 
     The null path ``<>`` is not read here. Raises ValueError.
     """
-    usual = _USUAL.match(text, 1, MAX_ADDRESS + 2)
-    if usual is not None and text.startswith("<") and text.startswith(">", usual.end()):
-        if usual.end() - 1 <= MAX_ADDRESS and usual.end(1) - 1 <= MAX_LOCAL:
-            return Path(usual[0], "", usual.end() + 1)
+    # no more than MAX_ADDRESS octets of it
+    usual = _USUAL.match(text, 1, MAX_ADDRESS + 1) if text.startswith("<") else None
+    if usual is not None and text.startswith(">", usual.end()) and usual.end(1) - 1 <= MAX_LOCAL:
+        return Path(usual[0], "", usual.end() + 1)
     if text[:12].lower() == "<postmaster>":
         return Path(text[1:11], "", 12)
     if not text.startswith("<"):
