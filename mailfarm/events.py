@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 import orjson
@@ -197,7 +198,13 @@ _MEMBERS: Final[dict[type, frozenset[str]]] = {cls: frozenset(each.name for each
 
 def rfc3339(microseconds: int) -> str:
     """``2026-01-31T12:00:00.000000Z``. An integer is exact, so is the text."""
-    return (_NAIVE_EPOCH + timedelta(microseconds=microseconds)).isoformat("T", "microseconds") + "Z"
+    second, rest = divmod(microseconds, 1_000_000)
+    return f"{_second(second)}.{rest:06}Z"
+
+
+@lru_cache(64)  # what is told at once happened within few
+def _second(second: int) -> str:
+    return (_NAIVE_EPOCH + timedelta(seconds=second)).isoformat("T", "seconds")
 
 
 def from_rfc3339(text: str) -> int:

@@ -58,7 +58,8 @@ def value(given: Any) -> Param:
 
 
 def columns(rows: Sequence[Sequence[Any]]) -> list[Param | None]:
-    """An array for each column of ``rows``, of which there is one at least; None for one that has only nulls. Raises
+    """An array for each column of ``rows``, of which there is one at least; None for one that has only nulls (not all
+    have). Raises
     TypeError for a column of several types, or of one without a binary form."""
     return [_column(column) for column in zip(*rows, strict=True)]
 
@@ -79,7 +80,7 @@ def text(given: str) -> bytes:
 
 def texts(values: Sequence[str]) -> Param:
     """An array of text, which may be empty."""
-    return Param(_ARRAYS[TEXT], _array(TEXT, [text(each) for each in values], False) if values else _EMPTY)
+    return Param(_ARRAYS[TEXT], _array(TEXT, _texts(values, False), False) if values else _EMPTY)
 
 
 def _column(column: Sequence[Any]) -> Param | None:
@@ -93,7 +94,7 @@ def _column(column: Sequence[Any]) -> Param | None:
             return Param(_ARRAYS[INT8], _numbers(column))
         return Param(_ARRAYS[INT8], _array(INT8, [None if each is None else _int8(each) for each in column], nulls))
     if kinds == {str}:
-        return Param(_ARRAYS[TEXT], _array(TEXT, [None if each is None else text(each) for each in column], nulls))
+        return Param(_ARRAYS[TEXT], _array(TEXT, _texts(column, nulls), nulls))
     if kinds <= {bytes, memoryview}:
         return Param(_ARRAYS[BYTEA], _array(BYTEA, column, nulls))
     raise TypeError("a column without a binary form")
@@ -111,11 +112,24 @@ def _numbers_form(count: int) -> Struct:
 
 
 def _array(kind: int, items: Sequence[bytes | memoryview | None], nulls: bool) -> bytes:
-    parts: list[bytes | memoryview] = [_head(1, int(nulls), kind, len(items), 1)]
-    for item in items:
-        if item is None:
-            parts.append(_NULL)
-        else:
-            parts.append(_length(len(item)))
-            parts.append(item)
+    parts: list[Any] = [b""] * (2 * len(items) + 1)
+    parts[0] = _head(1, int(nulls), kind, len(items), 1)
+    if nulls:
+        parts[1::2] = [_NULL if item is None else _length(len(item)) for item in items]
+        parts[2::2] = [item or b"" for item in items]
+    else:
+        parts[1::2] = map(_length, map(len, items))  # type: ignore[arg-type]  # there is no null
+        parts[2::2] = items
     return b"".join(parts)
+
+
+def _texts(column: Sequence[str | None], nulls: bool) -> Sequence[bytes | None]:
+    if not nulls:
+        try:
+            data = [*map(str.encode, column)]  # type: ignore[arg-type]  # there is no null
+        except UnicodeEncodeError:
+            pass
+        else:
+            if b"\0" not in b"".join(data):
+                return data
+    return [None if each is None else text(each) for each in column]

@@ -39,7 +39,13 @@ _int8 = Struct("!iq").pack
 
 def pays(rows: Iterable[Sequence[Any]]) -> bool:
     """Whether to copy these rows."""
-    return any(type(value) in (bytes, memoryview) and len(value) >= PAYS for row in rows for value in row)
+    return any(
+        value is not None and len(value) >= PAYS
+        for column in zip(*rows, strict=True)
+        if not isinstance(column[0], int | str)
+        for value in column
+        if not isinstance(value, int | str)
+    )
 
 
 def encoded(rows: Iterable[Sequence[Any]], types: Sequence[int]) -> Iterator[bytearray]:

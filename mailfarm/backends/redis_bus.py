@@ -13,7 +13,7 @@ a newer one, is passed over.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -25,6 +25,7 @@ from mailfarm.events import Event
 from mailfarm.ports import Subscription
 
 from .memory import MemoryBus
+from .redis_connection import Argument
 from .redis_link import RedisAway, RedisLink, Script
 from .redis_topics import Topics
 
@@ -170,8 +171,7 @@ class RedisBus:
                     emptied.callback(None)
             return
         self._sending = True
-        words = [word for told in batch for word in told]
-        call = self._link.evalsha(self._script, (), words)
+        call = self._link.evalsha(self._script, (), _words(batch))
         call.addCallbacks(self._left, self._kept_back, callbackArgs=(len(batch),), errbackArgs=(batch,))
 
     def _left(self, _: Any, count: int) -> None:
@@ -273,6 +273,22 @@ class RedisBus:
                     _log.failure("who was told that events may be missing failed")
         if self._missing:
             self._missing_timer = self._reactor.callLater(MISSED_EVERY, self._tell_missing)
+
+
+def _words(batch: Sequence[tuple[bytes, bytes]]) -> list[Argument]:
+    """A batch as the script reads it: an event that is told on several channels one after the other is sent once."""
+    words: list[Argument] = []
+    last, channels = b"", 0
+    for channel, message in batch:
+        if message is not last:
+            if channels:
+                words[~channels] = channels
+            words += (message, 0)
+            last, channels = message, 0
+        words.append(channel)
+        channels += 1
+    words[~channels] = channels
+    return words
 
 
 def _channel(topic: str) -> bytes:

@@ -118,10 +118,9 @@ async def file(tx: Tx, ids: Ids, items: Sequence[ToFile], *, follow: bool = Fals
         for mailbox in here:
             where, retention = places[mailbox]
             last[mailbox] += 1
-            summary = _summary(item, ids.new(), mailbox, last[mailbox], leads[mailbox])
-            if item.copy_key is not None:
-                first = firsts.setdefault((mailbox, item.copy_key), summary.id)
-                summary = summary if first == summary.id else replace(summary, duplicate_of=first)
+            id = ids.new()
+            first = id if item.copy_key is None else firsts.setdefault((mailbox, item.copy_key), id)
+            summary = _summary(item, id, mailbox, last[mailbox], leads[mailbox], None if first == id else first)
             filed.append(Filed(ids.new(), where.account, mailbox, last[mailbox], tx.now, summary))
             rows.append(_message(item, summary, retention, until, len(here) > 1, tx.now))
     await _store(tx, contents, rows, filed)
@@ -176,7 +175,9 @@ def _by_mailbox(spooled: Spooled) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _summary(item: ToFile, id: str, mailbox: str, seq: int, recipients: tuple[str, ...]) -> Summary:
+def _summary(
+    item: ToFile, id: str, mailbox: str, seq: int, recipients: tuple[str, ...], duplicate_of: str | None
+) -> Summary:
     spooled, parsed = item.spooled, item.parsed
     return Summary(
         id,
@@ -193,6 +194,8 @@ def _summary(item: ToFile, id: str, mailbox: str, seq: int, recipients: tuple[st
         parsed.message_id,
         item.packed.size,
         parsed.attachments,
+        False,
+        duplicate_of,
     )
 
 
