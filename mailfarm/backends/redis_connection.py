@@ -97,8 +97,11 @@ class Connection(txredisapi.RedisProtocol):
         self.transport.setTcpKeepAlive(True)
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
+        # not txredisapi's, which looks at each value of each reply, to convert what stays as it is here
         try:
-            super().dataReceived(data)
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                self.replyReceived(reply)
         except (txredisapi.InvalidData, hiredis.HiredisError) as error:
             self.drop(f"what it says is not RESP: {error}")
 
