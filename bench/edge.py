@@ -1,11 +1,16 @@
 """mailfarm's SMTP edge alone: its sessions on its sockets, with a service that says yes and a queue that keeps nothing.
 
-What is left is the price of speaking SMTP; compare with ``smtp-sink``, which does the same in C. Prints its port.
+    bench/edge.py [--tls CERTIFICATE KEY]
+
+What is left is the price of speaking SMTP; compare with ``smtp-sink``, which does the same in C. Prints its port, and
+with ``--tls`` also one for implicit TLS; the first then offers STARTTLS.
 """
 
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -20,9 +25,11 @@ from mailfarm.net.smtp_listener import Listener
 from mailfarm.net.smtp_metrics import SMTPMetrics
 from mailfarm.net.smtp_server import SMTPFactory
 from mailfarm.net.smtp_session import Answer, Connection
+from mailfarm.net.tls import KeyPair, ServerTls
 from mailfarm.smtp.config import ServerConfig
 from mailfarm.smtp.requests import Auth, Discarded, Hello, Mail, Rcpt, Refused
 
+_FREE = Address("127.0.0.1", 0)
 _GREETING = Reply(220, "", "localhost ESMTP")
 _SENDER = Reply(250, "2.1.0", "Ok")
 _RECIPIENT = Reply(250, "2.1.5", "Ok")
@@ -74,12 +81,18 @@ def main() -> None:
     from twisted.internet import reactor as _reactor  # importing it installs it
 
     reactor: Any = _reactor
-    factory = SMTPFactory(ServerConfig("localhost"), Yes, reactor, SMTPMetrics(CollectorRegistry(), "mx"))
-    listener = Listener(Address("127.0.0.1", 0), factory, setting="none")
+    metrics = SMTPMetrics(CollectorRegistry(), "mx")
+    tls = ServerTls(KeyPair(*map(Path, sys.argv[2:4]))) if sys.argv[1:2] == ["--tls"] else None
+    config = ServerConfig("localhost", starttls=tls is not None)
+    ports = {"capture": Listener(_FREE, SMTPFactory(config, Yes, reactor, metrics, tls=tls), setting="none")}
+    if tls is not None:
+        implicit = SMTPFactory(ServerConfig("localhost"), Yes, reactor, metrics, tls=tls, implicit_tls=True)
+        ports["tls"] = Listener(_FREE, implicit, setting="none")
 
     async def start() -> None:
-        await listener.start()
-        print(json.dumps({"smtp": {"capture": str(listener.address)}}), flush=True)
+        for listener in ports.values():
+            await listener.start()
+        print(json.dumps({"smtp": {name: str(listener.address) for name, listener in ports.items()}}), flush=True)
 
     reactor.callWhenRunning(lambda: Deferred.fromCoroutine(start()))
     reactor.run()
