@@ -29,6 +29,7 @@ from typing import Any
 
 import cores
 import latency
+import psycopg2
 import readme
 import report
 import rounds
@@ -62,9 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Wrong as what:
         report.tell(f"wrong: {what}")
         return 1
-    except (ChildProcessError, TimeoutError, OSError) as what:
+    except (OSError, psycopg2.Error) as what:  # a server that did not start says why, and what to install
         report.tell(f"it could not be measured: {what}")
         return 1
+    except KeyboardInterrupt:
+        report.tell("stopped; nothing is kept")
+        return 130
     lines = targets.lines(results, report.RESULTS)
     results["targets"] = [one.form() for one in lines]
     kept = given.quick or bool(given.only or given.peers)

@@ -1,6 +1,7 @@
 """How soon: last dot to 250, accepted to committed, accepted to announced, at a fixed rate, whatever the server does.
 
-Committed is when a question to Postgres, asked again every millisecond, first shows the row. Announced is the frame of
+Committed is when a question to Postgres, asked again every millisecond, first shows the row, or when the message is
+announced, if that is seen sooner: nothing is announced before it is committed. Announced is the frame of
 a WebSocket for mailfarm, the message of Redis' pub/sub for the queue design. All of it counts from the moment the 250
 was read. A time below zero (it was known before the sender had read its 250) counts as it is.
 """
@@ -137,7 +138,9 @@ def _paced(port: int, extra: Sequence[str], rate: int, seconds: float, rows: Wat
         "rate": rate,
         "messages": form["messages"],
         "dot_ms": form["dot_ms"],
-        "committed_ms": _since(sent, rows.times),
+        "committed_ms": _since(
+            sent, {one: min(at, told.times[one]) for one, at in rows.times.items() if one in wanted}
+        ),
         "announced_ms": _since(sent, told.times),
         "errors": form["errors"],
         "errors_total": form["errors_total"],
