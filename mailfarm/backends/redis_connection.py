@@ -8,7 +8,7 @@ it fails at once. Replies are raw: ``bytes``, ``int``, ``None`` and lists of the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ from twisted.python.failure import Failure
 from mailfarm.errors import Temporary
 
 Argument = bytes | str | int | float
+Parts = list[bytes]
+"""A long value, as the last argument of a command: it is sent as it is, without being joined."""
+SEND_AT_ONCE = 1024 * 1024
+"""Octets that the kernel is offered in one call, where Twisted offers 128 KiB and then waits for its turn."""
 
 
 class RedisAway(Temporary):
@@ -37,6 +41,15 @@ class RedisRefused(RedisAway):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.code = text.partition(" ")[0]
+
+
+def packed(command: Sequence[Argument | Parts]) -> list[bytes]:
+    """A command as it crosses the wire, in parts."""
+    value = command[-1]
+    if not isinstance(value, list):
+        return [hiredis.pack_command(tuple(command))]  # type: ignore[arg-type]  # the stub is narrower
+    head = hiredis.pack_command((*command[:-1], b""))  # type: ignore[arg-type]  # the stub is narrower
+    return [head.removesuffix(b"$0\r\n\r\n") + b"$%d\r\n" % sum(map(len, value)), *value, b"\r\n"]
 
 
 class Connection(txredisapi.RedisProtocol):
@@ -74,6 +87,18 @@ class Connection(txredisapi.RedisProtocol):
         self.transport.write(packed)
         return answer
 
+    def send_all(self, *commands: Sequence[Argument | Parts]) -> list[Deferred[Any]]:
+        """Send commands in one go; the answer to each. They fail as that of ``send`` does."""
+        if not self.connected or self._why:
+            return [fail(RedisAway(self._why or "the connection has ended")) for _ in commands]
+        answers: list[Deferred[Any]] = [Deferred() for _ in commands]
+        deadline = self._clock.seconds() + self._timeout
+        self._in_flight.extend((deadline, answer) for answer in answers)
+        if self._watch is None:
+            self._look()
+        self.transport.writeSequence([part for command in commands for part in packed(command)])
+        return answers
+
     def drop(self, why: str) -> None:
         """End the connection now; what is in flight fails."""
         if not self._why:
@@ -95,6 +120,7 @@ class Connection(txredisapi.RedisProtocol):
     def connectionMade(self) -> None:
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
+        self.transport.SEND_LIMIT = SEND_AT_ONCE
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
         # not txredisapi's, which looks at each value of each reply, to convert what stays as it is here

@@ -20,7 +20,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
 from twisted.logger import Logger
 
-from .redis_connection import Argument, Connection, Connector, RedisAway, RedisRefused
+from .redis_connection import Argument, Connection, Connector, Parts, RedisAway, RedisRefused
 from .redis_sentinel import Sentinels
 from .redis_url import parse
 
@@ -224,7 +224,7 @@ class RedisLink:
             return fail(self._not_connected(lane))
         return connection.send(*args, timeout=timeout)
 
-    def transaction(self, *commands: Sequence[Argument], lane: int = 0) -> Deferred[list[Any]]:
+    def transaction(self, *commands: Sequence[Argument | Parts], lane: int = 0) -> Deferred[list[Any]]:
         """The replies to commands of which all are done or none, with nothing between them. Unlike a script's, their
         arguments are not read octet by octet. Fails with RedisAway, RedisRefused."""
         connection = self._lanes[lane % len(self._lanes)].connection
@@ -232,8 +232,8 @@ class RedisLink:
             return fail(self._not_connected(lane))
         return Deferred.fromCoroutine(self._transaction(connection, commands))
 
-    async def _transaction(self, connection: Connection, commands: Sequence[Sequence[Argument]]) -> list[Any]:
-        sent = [connection.send(*command) for command in (("MULTI",), *commands, ("EXEC",))]
+    async def _transaction(self, connection: Connection, commands: Sequence[Sequence[Argument | Parts]]) -> list[Any]:
+        sent = connection.send_all(("MULTI",), *commands, ("EXEC",))
         outcomes: list[tuple[bool, Any]] = list(await DeferredList(sent, consumeErrors=True))
         for good, outcome in outcomes:
             if not good:  # the first one has the reason, EXEC's is that there was one

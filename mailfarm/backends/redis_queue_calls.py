@@ -13,7 +13,7 @@ from mailfarm.errors import LeaseLost, NotFound, QueueFull, QueueUnavailable
 from mailfarm.ports import Depth
 
 from .queue_outage import Outage
-from .redis_connection import Argument, RedisAway, RedisRefused
+from .redis_connection import Argument, Parts, RedisAway, RedisRefused
 from .redis_link import RedisLink, Script
 from .redis_queue_metrics import ShardMetrics
 from .redis_queue_room import ServerCheck
@@ -118,7 +118,7 @@ class Calls:
         answers: list[bytes] = await self._call("put", self._put, args, PUTTING, replicas=replicas)
         return answers
 
-    async def piece(self, key: str, number: int, data: bytes) -> None:
+    async def piece(self, key: str, number: int, data: Parts) -> None:
         """Store a piece of content ahead of its entry, until which it ends by itself. No script: that would read each
         octet of it once more, to hash it."""
         began = self.link.reactor.seconds()

@@ -25,6 +25,7 @@ from mailfarm.ids import Ids
 from mailfarm.ports import CHUNK, Content, Spooled
 
 from .queue_content import check_size
+from .redis_connection import Parts
 from .redis_queue_calls import Calls, Put
 from .spool_form import to_form
 
@@ -155,27 +156,29 @@ class Pieces:
         the content raises."""
         under_way: deque[Deferred[None]] = deque()
         count = size = 0
-        held = bytearray()
+        held: Parts = []
+        room = CHUNK
 
-        async def send(data: bytes) -> None:
-            nonlocal count
+        async def send() -> None:
+            nonlocal count, held, room
             if len(under_way) >= _PIECES_EACH:
                 await under_way.popleft()
-            under_way.append(self._piece(key, count, data))
+            under_way.append(self._piece(key, count, held))
             count += 1
+            held, room = [], CHUNK
 
         try:
-            async for piece in content.chunks():
-                size += len(piece)
-                if not held and len(piece) == CHUNK:  # as content comes that is ours: no need to copy it
-                    await send(piece)
-                    continue
-                held += piece
-                while len(held) >= CHUNK:
-                    await send(bytes(held[:CHUNK]))
-                    del held[:CHUNK]
+            async for part in content.chunks():
+                size += len(part)
+                while len(part) >= room:
+                    held.append(part[:room])
+                    part = part[room:]
+                    await send()
+                if part:
+                    held.append(part)
+                    room -= len(part)
             if held:
-                await send(bytes(held))
+                await send()
             while under_way:
                 await under_way.popleft()
         except BaseException:
@@ -184,7 +187,7 @@ class Pieces:
             raise
         return size, count
 
-    def _piece(self, key: str, number: int, data: bytes) -> Deferred[None]:
+    def _piece(self, key: str, number: int, data: Parts) -> Deferred[None]:
         return self._places.run(lambda: Deferred.fromCoroutine(self._calls.piece(key, number, data)))
 
     def forget(self, key: str) -> None:

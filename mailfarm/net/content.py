@@ -77,29 +77,24 @@ class SpillContent:
         self.size += len(data)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The content from its start, in pieces of ``CHUNK`` octets, the last one what is left. Raises OSError,
-        ValueError (closed)."""
-        pieces = self._from_memory() if self._file is None else self._from_file(self._file)
-        for _ in range(0, self.size, CHUNK):
-            self._check()  # first: a file that is closed may be another's by now
-            yield next(pieces)
+        """The content from its start, in pieces of at most ``CHUNK`` octets: as it came, or in larger ones out of the
+        file. Raises OSError, ValueError (closed)."""
+        at = 0
+        for piece in self._from_memory() if self._file is None else self._from_file(self._file):
+            yield piece
+            at += len(piece)
+            if at < self.size:
+                self._check()  # before the next one is read: a file that is closed may be another's by now
+        if at < self.size:
+            self._check()
 
     def _from_memory(self) -> Iterator[bytes]:
-        if len(self._parts) == 1 and isinstance(only := self._parts[0], bytes) and len(only) <= CHUNK:
-            yield only  # as usual mail comes
-            return
-        some: list[memoryview] = []
-        room = CHUNK
         for part in self._parts:
-            left = memoryview(part)
-            while len(left) >= room:
-                yield b"".join([*some, left[:room]])
-                left, some, room = left[room:], [], CHUNK
-            if left:
-                some.append(left)
-                room -= len(left)
-        if some:
-            yield b"".join(some)
+            if len(part) <= CHUNK:
+                yield bytes(part)  # which bytes are already
+            else:
+                for start in range(0, len(part), CHUNK):
+                    yield bytes(part[start : start + CHUNK])
 
     def _from_file(self, number: int) -> Iterator[bytes]:
         for start in range(0, self.size, CHUNK):

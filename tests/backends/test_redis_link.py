@@ -175,6 +175,10 @@ async def test_a_script_that_the_server_forgot_is_sent_again(redis):
 async def test_of_a_transaction_all_is_done_or_nothing(own):
     async with Linked(own.url) as link:
         assert await link.transaction(("SET", "a", b"\x00\r\n"), ("EXPIRE", "a", 60)) == [b"OK", 1]
+        assert await link.transaction(("SET", "long", [b"in ", b"", b"\x00" * 300_000, b" parts"])) == [b"OK"]
+        assert await link.command("GET", "long") == b"in " + b"\x00" * 300_000 + b" parts"
+        assert await link.transaction(("SET", "none", [])) == [b"OK"]
+        assert await link.command("GET", "none") == b""
         with pytest.raises(RedisRefused) as raised:
             await link.transaction(("SET", "b", 1), ("SET", "c"))
         assert raised.value.code == "ERR", "the first error, not that of EXEC"
