@@ -10,7 +10,7 @@ from html import escape
 
 from chart import number
 
-_WIDTH, _HIGH, _LEFT, _RIGHT, _TOP, _GAP = 760, 150, 60, 90, 60, 90
+_WIDTH, _HIGH, _LEFT, _RIGHT, _TOP, _GAP = 760, 150, 60, 90, 60, 60
 _COLOURS = ("#2563a8", "#b45309", "#15803d")
 _STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#1b1f24}.t{font-weight:600;font-size:15px}.a{stroke:#8a9099}"

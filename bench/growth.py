@@ -263,7 +263,14 @@ def panel(title: str, unit: str, column: str, rows: Sequence[Row], at: Sequence[
 
 
 CURVES = {
-    "size": ("CPU for each octet, by the size of a message", "ns", "octet ns", sizes, SIZES, (4_000, 1_000_000)),
+    "size": (
+        "CPU for each octet, by the size of a message (both axes logarithmic)",
+        "ns",
+        "octet ns",
+        sizes,
+        SIZES,
+        (4_000, 1_000_000),
+    ),
     "mailboxes": ("CPU for a message, by the number of mailboxes", "µs", "all µs", mailboxes, MAILBOXES, (1, 10_000)),
     "waiting": ("CPU for a message, by how many wait", "µs", "all µs", waiting, WAITING, (0, 5_000)),
 }
