@@ -9,7 +9,8 @@ in two groups are given without what parts them; everything else as it stands.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 MOST = 50
 LONGEST_TEXT = 64 * 1024
@@ -20,6 +21,10 @@ ENOUGH = 30
 
 # Every repetition below is bounded where another may follow it: no text takes long.
 _URL = re.compile(r"\b(?:https?://|www\.)\S+|[^\s@]{1,64}@[^\s@]{1,255}", re.IGNORECASE)
+# The same where there is no address: a letter to look for first makes it four times as fast.
+_ONLY_URL = re.compile(r"[hHwW](?<!\w[hHwW])(?:(?<=[hH])[tT][tT][pP][s\u017fS]?://|(?<=[wW])[wW]{2}\.)\S+")
+# What every candidate has; none goes beyond its line.
+_HOLDS = re.compile(r"[\dA-Z](?:(?<=\d)|[A-Z]{2})")
 _CANDIDATE = re.compile(
     r"(?<![\w.,/:#%+$€£¥@=&-])(?:"
     r"(?P<prefixed>[A-Z]{1,3}-\d{4,8})"
@@ -60,7 +65,7 @@ _JOIN = re.compile(r"[ \u00a0-]")
 def codes(texts: Iterable[str]) -> tuple[str, ...]:
     """The codes in ``texts`` (subject, text, visible HTML text), best first, each once."""
     best: dict[str, int] = {}
-    looked_at = [_URL.sub(lambda match: " " * len(match[0]), text[:LONGEST_TEXT]) for text in texts if text]
+    looked_at = [_without_urls(text[:LONGEST_TEXT]) for text in texts if text]
     for text in looked_at:
         for code, points in _judged(text):
             if points > best.get(code, ENOUGH - 1):
@@ -72,10 +77,22 @@ def codes(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(best, key=lambda code: -best[code])[:MOST])
 
 
+def _without_urls(text: str) -> str:
+    pattern = _URL if "@" in text else _ONLY_URL
+    return pattern.sub(lambda match: " " * len(match[0]), text)
+
+
+def _candidates(text: str) -> Iterator[re.Match[str]]:
+    at = 0
+    while (holds := _HOLDS.search(text, at)) is not None:
+        begin = text.rfind("\n", at, holds.start()) + 1 or at
+        end = text.find("\n", holds.end())
+        at = len(text) if end < 0 else end
+        yield from _CANDIDATE.finditer(text, begin, at)
+
+
 def _judged(text: str) -> Iterable[tuple[str, int]]:
-    for number, match in enumerate(_CANDIDATE.finditer(text)):
-        if number >= MOST_CANDIDATES:
-            break
+    for match in islice(_candidates(text), MOST_CANDIDATES):
         kind, found = match.lastgroup or "", match[0]
         points = _points(text, match.start(), match.end(), kind, found)
         yield (_JOIN.sub("", found) if kind in ("grouped", "spread") else found), points

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from mailfarm.mailboxes.content import Link
 from mailfarm.mailboxes.visible import LONGEST_URL, MOST_LINKS
 
-_URL = re.compile(r"\bhttps?://[^\s<>\"'`{}|\\^\x00-\x1f]+", re.IGNORECASE)
+_URL = re.compile(r"[hH](?<!\w[hH])[tT][tT][pP][s\u017fS]?://[^\s<>\"'`{}|\\^\x00-\x1f]+")  # begins with what is rare
 _TAIL = ".,;:!?*_~"
 _PAIRS = {")": "(", "]": "[", "»": "«", "”": "“", "’": "‘"}
 MOST_TRIMMED = 50
