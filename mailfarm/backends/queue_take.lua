@@ -92,7 +92,7 @@ end
 
 local left = not cut
 while left and #taken < limit and octets < most_octets do
-  local found = redis.pcall('XREADGROUP', 'GROUP', GROUP, CONSUMER, 'COUNT', math.min(limit - #taken, STEP),
+  local found = redis.pcall('XREADGROUP', 'GROUP', GROUP, CONSUMER, 'COUNT', math.min(limit - #taken, STEP), 'NOACK',
     'STREAMS', STREAM, '>')
   if found and found.err then
     if string.sub(found.err, 1, 7) ~= 'NOGROUP' then
@@ -104,18 +104,22 @@ while left and #taken < limit and octets < most_octets do
   elseif not found then
     left = false
   else
-    for _, new in ipairs(found[1][2]) do
-      local number, fields = string.match(new[1], '^%d+'), {}
-      for at = 1, #(new[2] or {}), 2 do
-        fields[new[2][at]] = new[2][at + 1]
-      end
-      if fields.i then
+    local read, numbers, turns = found[1][2], {}, {}
+    for at, new in ipairs(read) do
+      numbers[at] = string.match(new[1], '^%d+')
+    end
+    local known = redis.call('HMGET', TURNS, unpack(numbers))
+    for at, new in ipairs(read) do
+      local number, fields = numbers[at], fields_of(new[2] or {})
+      if fields.i and not known[at] then
         local turn = {tries = 1, fence = fence, size = tonumber(fields.z), id = fields.i, pieces = fields.k or '-',
           reason = ''}
-        if redis.call('HSETNX', TURNS, number, turn_text(turn)) == 1 then
-          hand_out(number, turn, fields)
-        end
+        turns[#turns + 1], turns[#turns + 2] = number, turn_text(turn)
+        hand_out(number, turn, fields)
       end
+    end
+    if #turns > 0 then
+      redis.call('HSET', TURNS, unpack(turns))
     end
   end
 end

@@ -12,6 +12,7 @@
 -- An entry that was never handed out is in the stream and in ids, and in nothing else: the group's last delivered
 -- entry parts the two kinds, and so whatever comes again is older than whatever is new.
 --
+-- Nothing is kept as pending for the group: a turn says who has what, and until when.
 -- A turn is "tries fence size id pieces reason"; fence and pieces are "-" when there are none.
 local STREAM, IDS, COUNTS, TURNS, LEASED, READY, DUE, PAUSED, ASIDE = unpack(KEYS)
 local GROUP, CONSUMER, LOST = 'workers', 'mailfarm', 'the worker went away'
@@ -56,17 +57,21 @@ local function held(number, fence)
   return nil
 end
 
+local function fields_of(pairs)
+  local fields = {}
+  for at = 1, #pairs, 2 do
+    fields[pairs[at]] = pairs[at + 1]
+  end
+  return fields
+end
+
 -- An entry's fields by their letter.
 local function entry(number)
   local found = redis.call('XRANGE', STREAM, number, number, 'COUNT', 1)[1]
   if not found then
     return nil
   end
-  local fields = {}
-  for at = 1, #found[2], 2 do
-    fields[found[2][at]] = found[2][at + 1]
-  end
-  return fields
+  return fields_of(found[2])
 end
 
 -- The id behind which the stream holds what was never handed out; '0' when that is everything.
