@@ -3,7 +3,8 @@
 -- KEYS      the key of each charge, list after list
 -- ARGV[1]   how many charges each list has, as little-endian 32-bit numbers
 -- ARGV[2]   four little-endian doubles for each charge: 0 for a rate or 1 for a quota, count, period in seconds, cost
--- returns   for each list 0 (allowed, and charged) or "<number of the charge in its list, from 1> <seconds to wait>"
+-- returns   for each list 0 (allowed, and charged), 1 (the same, and far from each limit in it: at least half of it is
+--           left, and that is 50 units), or "<number of the charge in its list, from 1> <seconds to wait>"
 --
 -- A rate's key keeps its theoretical arrival time (GCRA), a quota's key "<number of its window> <units used>". The
 -- arithmetic of rates is limits.gcra's, line by line, in the same doubles; %.17g keeps every bit of them. Keys expire
@@ -21,7 +22,7 @@ for start = 1, #KEYS, 1000 do -- Lua passes some thousands of arguments at most
   end
 end
 
--- seconds to wait (0: allowed), the new value, and the seconds for which it means something
+-- seconds to wait (0: allowed), the new value, the seconds for which it means something, and whether it is far
 local function rate(value, count, period, cost)
   local tat = value and tonumber(value) or 0
   local units = cost > 0 and cost or 1
@@ -38,7 +39,7 @@ local function rate(value, count, period, cost)
     return wait
   end
   local after = now + debt + step * cost
-  return 0, format('%.17g', after), after - now
+  return 0, format('%.17g', after), after - now, count >= 100 and 2 * (after - now) <= period
 end
 
 local function quota(value, count, period, cost)
@@ -60,13 +61,13 @@ local function quota(value, count, period, cost)
   if used + units > count then
     return left
   end
-  return 0, format('%.0f %.0f', number, used + cost), left
+  return 0, format('%.0f %.0f', number, used + cost), left, count >= 100 and 2 * (used + cost) <= count
 end
 
 local answers, first, at = {}, 1, 1
 for list = 1, #ARGV[1] / 4 do
   local size = struct.unpack('<I4', ARGV[1], 4 * list - 3)
-  local answer, new = 0, {}
+  local answer, far, new = 0, true, {}
   for i = 1, size do
     local kind, count, period, cost
     kind, count, period, cost, at = unpack_double('<dddd', ARGV[2], at)
@@ -76,15 +77,17 @@ for list = 1, #ARGV[1] / 4 do
       if stood == nil then
         stood = stands[key]
       end
-      local wait, value, life = (kind == 1 and quota or rate)(stood, count, period, cost)
+      local wait, value, life, is_far = (kind == 1 and quota or rate)(stood, count, period, cost)
       if wait > 0 then
         answer = format('%d %.17g', i, wait)
       elseif cost > 0 then
         new[key] = {value, life}
       end
+      far = far and is_far
     end
   end
   if answer == 0 then
+    answer = far and 1 or 0
     for key, value in pairs(new) do
       stands[key] = value[1]
       changed[key] = value

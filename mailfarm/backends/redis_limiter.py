@@ -6,8 +6,10 @@
     mailfarm:limit:quota:<period>:<key>          the window and what was used of it
     mailfarm:limit:place:<key>                   holders and the ends of their leases (limiter_places.lua)
 
-All that one reactor pass charges goes in one call. A place is a lease that this process renews, for all it holds at
-once; places of a process that died are free when it ends, and Redis is told again of ours when it forgot them.
+All that one reactor pass charges goes in one call. Who only asks (a cost of 0) is answered here for ``FAR`` seconds
+after a limit was far from used up; what counts is asked of Redis in any case. A place is a lease that this process
+renews, for all it holds at once; places of a process that died are free when it ends, and Redis is told again of ours
+when it forgot them.
 
 Nobody waits long: a call that is not answered within ``timeout`` opens the circuit, all who wait are answered by the
 local limiter, and so is everybody from then on, at once, until Redis answers again (it is asked every second). A place
@@ -42,6 +44,11 @@ PROBE: Final = 1.0
 """Seconds between two questions whether Redis is back."""
 MOST: Final = 250
 """Charges, or requests about places, in one call: about a millisecond or two of Redis' time."""
+FAR: Final = 1.0
+"""Seconds for which a limit of which half is left, and 50 units, is not asked for: when all processes together use it
+up meanwhile, it is the charge that is refused and not the question before it."""
+FAR_KEYS: Final = 20_000
+"""Keys of which that is remembered, about 4 MB; past it all are forgotten."""
 UNFREED: Final = 10_000
 """Places to give back that are remembered while Redis is away; the lease ends what is forgotten."""
 
@@ -97,6 +104,7 @@ class RedisLimiter:
         self._places: Batch[_Place] = Batch(self._send_places, self._lose, reactor, timeout=timeout, most=MOST)
         self._replica = random(8).hex()
         link.greet(self._connected)
+        self._far: dict[str, float] = {}
         self._given = 0
         self._held: dict[bytes, dict[bytes, None]] = {}
         self._unfreed: dict[tuple[bytes, bytes], None] = {}
@@ -160,9 +168,25 @@ class RedisLimiter:
             raise ValueError("a cost below 0 would give units back")
         if not self._reachable():
             return self._charge_here(charges)
+        if self._only_asks(charges):
+            return succeed(None)
         return self._charges.ask(charges).addCallback(self._charged, charges)
 
+    def _only_asks(self, charges: Sequence[Charge]) -> bool:
+        """Whether these only ask, for what was far from used up a moment ago."""
+        now, far = self._reactor.seconds(), self._far
+        return all(not charge.cost and far.get(charge.key, 0.0) >= now for charge in charges)
+
     def _charged(self, answer: Any, charges: Sequence[Charge]) -> Any:
+        if answer == 1:
+            if len(self._far) > FAR_KEYS:
+                self._far.clear()
+            until = self._reactor.seconds() + FAR
+            for charge in charges:
+                self._far[charge.key] = until
+            return None
+        for charge in charges:
+            self._far.pop(charge.key, None)
         if answer == 0:
             return None
         if answer is UNANSWERED:

@@ -68,7 +68,8 @@ def test_the_script_and_the_pure_function_agree_to_the_last_bit(redis_of_the_scr
             "EVALSHA", digest, 1, key, struct.pack("<I", 1), struct.pack("<4d", 0, limit.count, limit.period, cost),
             seconds, rest,
         )  # fmt: skip
-        assert (float(answer.split()[1]) if answer else 0.0) == wait
+        assert (0.0 if answer in (0, 1) else float(answer.split()[1])) == wait
+        assert (answer == 1) == (wait == 0 and limit.count >= 100 and 2 * (max(tat, now) - now) <= limit.period)
         assert float(command("GET", key) or 0) == tat
 
 
@@ -91,7 +92,7 @@ def test_the_script_and_the_memory_agree_about_quotas(redis_of_the_script, quota
             "EVALSHA", digest, 1, key, struct.pack("<I", 1), struct.pack("<4d", 1, quota.count, quota.period, cost),
             seconds, rest,
         )  # fmt: skip
-        assert (float(answer.split()[1]) if answer else None) == (refusal.wait if refusal else None)
+        assert (None if answer in (0, 1) else float(answer.split()[1])) == (refusal.wait if refusal else None)
 
 
 def test_the_script_names_nothing_it_was_not_given():
@@ -105,7 +106,7 @@ def ask(redis_of_the_script, key, seconds, kind, limit, cost=1):
     command, digest = redis_of_the_script
     charge = struct.pack("<4d", kind, limit.count, limit.period, cost)
     (answer,) = command("EVALSHA", digest, 1, key, struct.pack("<I", 1), charge, seconds, 0)
-    return float(answer.split()[1]) if answer else 0.0
+    return 0.0 if answer in (0, 1) else float(answer.split()[1])
 
 
 def test_a_clock_that_was_far_ahead_and_is_put_back_keeps_nobody_out_for_longer_than_a_period(redis_of_the_script):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import pytest_twisted
@@ -324,3 +325,23 @@ async def test_a_key_of_a_place_ends_with_the_last_lease(server, opened):
 
     await until(ask)
     limiter._renewing = reactor.callLater(0, lambda: None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_only_asks_for_what_is_far_from_used_up_asks_once_a_second(server, opened):
+    limiter = await opened()
+    wide, narrow = Charge("wide", Limit(100, 3600.0), 0), Charge("narrow", Limit(99, 3600.0), 0)
+
+    async def asked(*charges):
+        """How often Redis was asked for these."""
+        before = limiter.registry.get_sample_value("mailfarm_limiter_seconds_count")
+        for charge in charges:
+            assert await limiter.charge([charge]) is None
+        return limiter.registry.get_sample_value("mailfarm_limiter_seconds_count") - before
+
+    assert await asked(wide) == 1
+    assert await asked(*[wide] * 10) == 0
+    assert await asked(narrow, narrow) == 2
+    assert await asked(replace(wide, cost=51), wide) == 2, "half of it is used up"
+    assert await asked(replace(wide, cost=49)) == 1
+    assert (await limiter.charge([wide])).key == "wide"
