@@ -24,6 +24,9 @@ PRUNED_ROWS = 500
 PRUNED_OCTETS = 64 * 1024 * 1024
 """... their octets, unless it is one that is larger."""
 
+SMALL = 64 * 1024
+"""Octets of an item that is written in the reactor's thread, which is held up for a fraction of a millisecond."""
+
 _ROWS = 128  # in one INSERT at most: a few statement texts serve every number of rows
 
 
@@ -170,7 +173,8 @@ class Database:
                 told(result)
 
         def add(item: I, size: int) -> Deferred[None]:
-            return engine.gather(together, item, size).addCallback(tell)
+            write = engine.gather if size <= SMALL else engine.write_many
+            return write(together, item, size).addCallback(tell)
 
         return add
 

@@ -4,15 +4,15 @@ There is no queue in between then: mail is parsed, and one commit, shared by all
 message, change number and ``filed``. With that it is durable, 250 is said, and it can be read. That is one commit for a
 message instead of four (put, take, file, done), and its content is written once.
 
-What cannot go this way goes by the queue, under the same spool id: large content, which would hold up the sessions
-while it is parsed; mail for many mailboxes; mail whose parsing or filing fails, for whatever reason. So a message
-that is difficult is accepted like any other, and ``pipeline`` deals with it.
+What cannot go this way goes by the queue, under the same spool id: content that is too large to stand in memory so
+often; mail for very many mailboxes; mail whose parsing or filing fails, for whatever reason. So a message that is
+difficult is accepted like any other, and ``pipeline`` deals with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from mailfarm.ids import Ids
 from mailfarm.mailboxes.announce import announce
@@ -20,13 +20,19 @@ from mailfarm.mailboxes.filing import Filing, ToFile, file, to_file
 from mailfarm.mailboxes.packing import Packer
 from mailfarm.ports import Bus, Spooled, Tx
 
-from .accept import Intake
+from .accept import AT_ONCE, Intake
 from .parse import parse
 
-LARGEST = 64 * 1024
-"""Octets of content that are parsed on the spot, which takes a few milliseconds."""
-MOST_MAILBOXES = 10
-"""Mailboxes one mail may lead to: a group of 200 makes no more messages than a unit of the pipeline."""
+T = TypeVar("T")
+
+LARGEST = AT_ONCE
+"""Octets of content; what is larger goes by the queue, piece by piece."""
+INLINE = 64 * 1024
+"""Content up to this many octets is parsed on the spot, in a few milliseconds, larger content by ``compute``."""
+MOST_MAILBOXES = 100
+"""Mailboxes one mail may lead to."""
+MESSAGE = 4096
+"""Octets that a message takes besides its content, about: what a commit has to write bounds how many share it."""
 
 
 class Gathering(Protocol):
@@ -43,6 +49,9 @@ class Gathering(Protocol):
 
 class Host(Protocol):
     """What is needed of the service that files what goes by the queue: the same mail, the same metrics and log."""
+
+    def compute(self, work: Callable[[], T]) -> Awaitable[T]:
+        """Do ``work`` where it holds up nobody."""
 
     def count(self, what: str, many: int) -> None:
         """For the metrics: filed, known, dropped."""
@@ -68,16 +77,24 @@ class FilingIntake:
 
     async def put(self, spooled: Spooled) -> None:
         """Return when it is filed, or when the queue has it. Raises QueueFull, QueueUnavailable."""
-        if spooled.content.size <= LARGEST and len(set(spooled.mailboxes)) <= MOST_MAILBOXES:
+        leads = len(set(spooled.mailboxes))
+        if spooled.content.size <= LARGEST and leads <= MOST_MAILBOXES:
             try:
-                content = b"".join([piece async for piece in spooled.content.chunks()])
-                item = to_file(self._packer, spooled, parse(content), content)
-                await self._file(item, len(item.packed.data))
+                item = await self._ready(spooled)
+                packed = item.packed
+                octets = len(packed.data) + sum([len(piece.data) for piece in packed.pieces])
+                await self._file(item, octets + leads * MESSAGE)
             except Exception as error:  # whatever it is: 250 depends on the queue then
                 self._host.trouble(f"message {spooled.id} goes by the queue", error)
             else:
                 return
         await self._queue.put(spooled)
+
+    async def _ready(self, spooled: Spooled) -> ToFile:
+        content = b"".join([piece async for piece in spooled.content.chunks()])
+        if len(content) <= INLINE:
+            return to_file(self._packer, spooled, parse(content), content)
+        return await self._host.compute(lambda: to_file(Packer(), spooled, parse(content), content))
 
     async def _work(self, tx: Tx, items: Sequence[ToFile]) -> Filing:
         return await file(tx, self._ids, items, follow=True)

@@ -13,6 +13,7 @@ import itertools
 import os
 import random
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,23 @@ from spooled_samples import IDS, clock, spooled
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import react
+from twisted.internet.threads import deferToThread
 
 from mailfarm.accounts.store import ensure_account
 from mailfarm.backends.memory import MemoryBus
 from mailfarm.backends.sqlite_database import Database
 from mailfarm.backends.sqlite_engine import Engine
 from mailfarm.backends.sqlite_queue import Queue
-from mailfarm.inbound.embedded import FilingIntake
+from mailfarm.inbound.embedded import LARGEST, FilingIntake
 from mailfarm.mailboxes import store
 from mailfarm.ports import CHUNK
 
 
 class Nobody:
-    """Counts nothing. Trouble ends the process: nothing here should go by the queue that need not."""
+    """Computes in threads, counts nothing. Trouble ends the process: nothing goes by the queue that need not."""
+
+    def compute(self, work: Callable[[], Any]) -> Deferred[Any]:
+        return deferToThread(work)
 
     def count(self, what: str, many: int) -> None: ...
 
@@ -59,6 +64,9 @@ async def main(path: str, seed: str, flight: str, *options: str) -> None:
         mailbox, _ = await database.unit(lambda tx: store.ensure(tx, IDS, account.id, "inbox@mailfarm.test"))
         intake = FilingIntake(queue=queue, database=database, bus=MemoryBus(), ids=IDS, host=Nobody())
         leads = {"account": account.id, "mailboxes": (mailbox.id,)}
+    sizes = [10, 1000, 4000, 20_000, 2 * CHUNK + 5]
+    if leads:
+        sizes.append(LARGEST + 5)
     dice = random.Random(int(seed))
     most = int(os.environ.get("PUTS", "1000000"))
 
@@ -66,7 +74,7 @@ async def main(path: str, seed: str, flight: str, *options: str) -> None:
         for number in itertools.count():
             if number * int(flight) >= most:
                 return
-            mail = spooled(dice.randbytes(dice.choice([10, 1000, 4000, 20_000, 2 * CHUNK + 5])))
+            mail = spooled(dice.randbytes(dice.choice(sizes)))
             await intake.put(replace(mail, **leads))
             say(f"P {mail.id} {mail.sha256.hex()}")
 

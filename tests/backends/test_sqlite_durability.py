@@ -22,7 +22,7 @@ from twisted.internet import reactor
 
 from mailfarm.backends.sqlite_engine import Engine
 from mailfarm.backends.sqlite_queue import Queue
-from mailfarm.mailboxes.packing import unpack_behind
+from mailfarm.mailboxes.packing import unpack_behind, unpack_piece
 
 CHILD = Path(__file__).with_name("putting_child.py")
 TESTS = CHILD.parent.parent
@@ -75,14 +75,16 @@ async def stored(path):
 
     def filed(db):
         rows = db.execute(
-            "select content.id, sha256, detail, data, seq from message join content on content.id = message.content"
-            " join filed on filed.spool = content.id order by seq"
+            "select content.id, sha256, detail, data, seq, chunks from message"
+            " join content on content.id = message.content join filed on filed.spool = content.id order by seq"
         ).fetchall()
         (count,) = db.execute("select coalesce(sum(messages), 0) from mailbox where seq = messages").fetchone()
         events = [seq for (seq,) in db.execute("select seq from event order by seq")]
         assert [row[4] for row in rows] == events == list(range(1, count + 1))
-        for id, digest, detail, data, _ in rows:
-            assert sha256(unpack_behind(detail, data)).digest() == digest
+        for id, digest, detail, data, _, chunks in rows:
+            pieces = db.execute("select packed, data from content_chunk where content = ? order by number", (id,))
+            whole = b"".join([unpack_piece(*row) for row in pieces]) if chunks else unpack_behind(detail, data)
+            assert sha256(whole).digest() == digest
             assert id not in found
             found[id] = digest.hex()
 

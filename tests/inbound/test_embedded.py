@@ -4,6 +4,7 @@ twice."""
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest_twisted
 from prometheus_client import CollectorRegistry
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.threads import deferToThread
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "mailboxes"))
 
@@ -39,11 +41,16 @@ class Embedded:
         self.queue = Queue(house.engine, "inbound", house.ids, house.clock, reactor=reactor)
         self.counted = Counter()
         self.said = []
+        self.computed = 0
         self.intake = self.made(house.database)
 
     def made(self, database):
         house = self.house
         return FilingIntake(queue=self.queue, database=database, bus=house.bus, ids=house.ids, host=self)
+
+    async def compute(self, work):
+        self.computed += 1
+        return await deferToThread(work)
 
     def count(self, what, many):
         self.counted[what] += many
@@ -119,9 +126,28 @@ async def test_large_mail_and_mail_for_many_mailboxes_goes_by_the_queue(place):
     await place.intake.put(large)
     await place.intake.put(many)
     assert await place.queued() == [large.id, many.id]
+    assert place.computed == 0
     await place.intake.put(place.spooled(*boxes[1:]))
     assert place.counted["filed"] == embedded.MOST_MAILBOXES
     assert (await house.counts())["content"] == 1
+
+
+@pytest.mark.parametrize(("size", "computed"), [(embedded.INLINE, 0), (embedded.INLINE + 1, 1), (embedded.LARGEST, 1)])
+@pytest_twisted.ensureDeferred
+async def test_larger_mail_is_parsed_aside_and_filed_byte_for_byte(place, size, computed):
+    house = place.house
+    mailbox = await house.mailbox()
+    content = b"Subject: large\r\n\r\n" + os.urandom(size)
+    content = content[:size]
+    spooled = place.spooled(mailbox, content=content)
+    await gatherResults([Deferred.fromCoroutine(place.intake.put(mail)) for mail in (spooled, place.spooled(mailbox))])
+    assert await place.queued() == []
+    assert place.computed == computed
+    assert (await house.find(mailbox)).messages == 2
+    (found,) = [event for event in await house.events(mailbox) if event.message.subject == "large"]
+    stored = await house.read(messages.find, house.account, found.message.id)
+    pieces = [await house.read(messages.read_chunk, stored.content, n) for n in range(stored.content.chunks or 1)]
+    assert b"".join(pieces) == content
 
 
 @pytest_twisted.ensureDeferred
