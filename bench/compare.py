@@ -129,10 +129,12 @@ def measure(
             results["latency"] = rounds.paced(field, paced, rates, given.rounds, clock, 3.0 if given.quick else 6.0)
         if scaled:
             results["scale"] = rounds.scaled(field, given.rounds, clock, ours, every)
+        cores.pin(every)  # nothing is measured any more
         if problem := field.drained():
             raise Wrong(f"mailfarm mx: {problem}")
-    errors = [one["errors"] for found in results["scenarios"].values() for one in found["summary"].values()]
-    return results, any(errors) or any(one["errors"] for one in results["latency"].values())
+    everyone = [one for found in results["scenarios"].values() for one in found["summary"].values()]
+    results["others"] = summary.median([one["others"] for one in everyone]) or 0.0
+    return results, any(one["errors"] for one in [*everyone, *results["latency"].values()])
 
 
 def ceiling() -> dict[str, float]:

@@ -22,7 +22,7 @@ from stand import Stand
 
 PEERS = ("sink", "edge", "mx", "mx-off", "cluster", "cluster-off", "queue", "dev", "maildev", "aiosmtpd", "postfix")
 _OF_THE_HOUSE = {"mx", "mx-off", "cluster", "cluster-off"}
-_DRAINING = 180.0
+_DRAINING = 30.0
 
 
 class Field:

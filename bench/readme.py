@@ -22,14 +22,15 @@ _BETWEEN = re.compile(r"(<!-- figures of make bench -->\n).*?(<!-- /figures of m
 def text(results: dict[str, Any]) -> str:
     """What stands between the markers."""
     machine, met = results["machine"], [one["met"] for one in results.get("targets", [])]
-    rounds = results["rounds"]
+    rounds, others = results["rounds"], results["others"]
+    disturbed = table.disturbed(others)
     return (
         f"![4 KB mail, all servers on the same two cores](bench/results/bench.svg)\n\n"
         f"{report.table(*table.short(results))}\n\n"
         f"4 KB of multipart mail on 50 kept connections; servers, stores and generator share two of {machine['cores']} "
         f"cores of {machine['cpu']}; medians of {rounds} rounds, {machine['at'][:10]}. "
         f"Of its {len(met)} targets mailfarm meets {met.count(True)}, misses {met.count(False)}; the others have "
-        "measurements of their own.\n"
+        f"measurements of their own.{disturbed}\n"
     )
 
 

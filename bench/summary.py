@@ -35,7 +35,6 @@ def of_peer(runs: Sequence[Form], sink: Sequence[Form], queue: Sequence[Form]) -
     """What a server's rounds of one scenario come to."""
     rates = [run["accepted_per_second"] for run in runs]
     filed = [run["readable_per_second"] for run in runs]
-    end_to_end = "readable_per_second" if any(filed) else "accepted_per_second"
     cpu = {part: median([run["cpu_us"][part] for run in runs]) or 0.0 for part in runs[0]["cpu_us"]}
     busy = median([run["generator_busy"] for run in runs]) or 0.0
     return {
@@ -43,7 +42,7 @@ def of_peer(runs: Sequence[Form], sink: Sequence[Form], queue: Sequence[Form]) -
         "readable_per_second": median(filed),
         "spread": spread(filed if any(filed) else rates),
         "to_sink": ratio(runs, sink, "accepted_per_second"),
-        "to_queue_design": ratio(runs, queue, end_to_end),
+        "to_queue_design": ratio(runs, queue, "readable_per_second"),
         "dot_ms": {p: median([run["dot_ms"].get(p) for run in runs]) for p in ("p50", "p95", "p99")},
         "cpu_us": cpu,
         "cpu_us_in_all": sum(cpu.values()),

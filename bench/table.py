@@ -53,6 +53,13 @@ def markdown(results: Form, lines: list[Line]) -> str:
     return "\n\n".join(parts)
 
 
+def disturbed(others: float) -> str:
+    """A warning where other programs used so many cores meanwhile, or nothing."""
+    if others <= report.BUSY:
+        return ""
+    return f" Other programs used {others:.1f} cores of the machine meanwhile: rates and times are worse for it."
+
+
 def _conditions(results: Form) -> str:
     ceiling, cores = results["ceiling"], ", ".join(map(str, results["cores"]))
     return (
@@ -61,7 +68,7 @@ def _conditions(results: Form) -> str:
         "acknowledged was found again, where the server keeps it. The generator by itself, against a sink that does "
         f"nearly nothing, sends {ceiling['kept']:,.0f} a second on kept connections, {ceiling['pipelined']:,.0f} with "
         f"PIPELINING and {ceiling['new']:,.0f} on a connection each; a message costs it {ceiling['us']:.0f} µs of CPU. "
-        "*bound* marks a rate it has probably set itself."
+        "*bound* marks a rate it has probably set itself." + disturbed(results["others"])
     )
 
 

@@ -74,6 +74,10 @@ class House:
             settings = settings | {"MAILFARM_QUEUE_URL": queue.url}
         return self.cluster.start("mx", **settings)[0]
 
+    def stored(self) -> int:
+        """Messages in all mailboxes."""
+        return int(self.rows.ask("select sum(messages)::bigint from mailbox")[0][0])
+
     def missing(self, sent: Sent) -> str:
         """What of ``sent`` is not in Postgres, is stored more than once, or reads otherwise than it was sent."""
         rows = self.rows.ask(
@@ -156,21 +160,17 @@ class MailfarmMx(Peer):
         return self._sent
 
 
-def drain(house: House, queue: Redis, sent: Sequence[Sent], seconds: float) -> str:
-    """File what waits in ``queue``, and say what of it cannot be read."""
-    (worker,) = house.cluster.start("inbound", MAILFARM_QUEUE_URL=queue.url)
-    count = sum(len(one.numbers) for one in sent)
-    deadline = time.monotonic() + seconds
-    found = ""
-    while time.monotonic() < deadline:
-        there = sum(
-            int(house.rows.ask("select count(*) from message where message_id like %s", f"%{one.label}-%")[0][0])
-            for one in sent
-        )
-        if there >= count:
-            break
-        time.sleep(0.2)
-    for one in sent:
-        found = found or house.missing(one)
-    worker.stop()
+def drain(house: House, queue: Redis, sent: Sequence[Sent], patience: float) -> str:
+    """File what waits in ``queue``, and say what of it cannot be read. Gives up when nothing more comes for so many
+    seconds."""
+    before, wanted = house.stored(), sum(len(one.numbers) for one in sent)
+    workers = [house.cluster.start("inbound", MAILFARM_QUEUE_URL=queue.url)[0] for _ in range(2)]
+    there, moved = 0, time.monotonic()
+    while there < wanted and time.monotonic() - moved < patience:
+        time.sleep(0.5)
+        if (now := house.stored() - before) > there:
+            there, moved = now, time.monotonic()
+    found = next((problem for one in sent if (problem := house.missing(one))), "")
+    for worker in workers:
+        worker.stop()
     return found

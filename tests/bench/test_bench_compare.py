@@ -67,7 +67,7 @@ def results() -> dict[str, Any]:
             "load_average": 0.0, "cores_others_use": 0.0, "fdatasync_per_second": 1000,
         },
         "ceiling": {"kept": 20000.0, "pipelined": 30000.0, "new": 6000.0, "us": 45.0},
-        "cores": [0, 1], "rounds": 1, "missing": {"MailDev": "not installed"},
+        "cores": [0, 1], "rounds": 1, "others": 1.5, "missing": {"MailDev": "not installed"},
         "names": {key: [key, "thrown away"] for key in (*runs, *dev)},
         "scenarios": {
             "kept": {"title": "4 KB", "summary": summary.of_scenario(runs), "runs": runs},
@@ -101,6 +101,8 @@ def test_the_tables_name_who_is_left_out(tmp_path: Path) -> None:
     text = table.markdown(results(), targets.lines(results(), tmp_path))
     assert "- MailDev: not installed" in text
     assert "p99" in text
+    assert "used 1.5 cores" in text
+    assert table.disturbed(0.1) == ""
     pictures = table.pictures(results())
     assert set(pictures) == {"bench", "bench-cpu", "bench-latency"}
     assert all(picture.startswith("<svg") for picture in pictures.values())
