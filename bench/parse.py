@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""How long parsing one message takes, on one core: all of it, and of that the MIME tree alone. Beside it what is left to
-those who look: the visible text of HTML, when a mailbox is searched, and one-time codes, when a message is read.
+"""How long parsing one message takes, on one core: all of it, and of that the MIME tree alone. Beside it what is left
+to those who look: the visible text of HTML, when a mailbox is searched, and one-time codes, when a message is read.
 
 Filing cannot be faster than this, and in ``mailfarm dev`` it shares its core with everything else. Microseconds of CPU
 a message; the corpus is that of the load generator.
