@@ -26,9 +26,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from .fast_tls import FastTls, FastTlsFactory
+
 _LATER = frozenset({EAGAIN, EWOULDBLOCK, EINTR, ENOBUFS})
 _READ = 64 * 1024  # octets in one read
 _MORE = 20  # how many more connections are taken in one pass, when there were as many as were looked for
+
+_NOTHING: Any = None  # what is above TLS is there already
 
 _log = Logger()
 
@@ -130,7 +134,17 @@ class FastConnection(tcp.Server):
         self.write(b"".join(iovec))
 
     def startTLS(self, ctx: Any, normal: bool = True) -> None:
-        _newtls.startTLS(self, ctx, normal, _Below)
+        """Go on in TLS, as its server, which is ``normal``."""
+        producer = self.producer
+        if producer is not None:
+            self.unregisterProducer()
+        tls = FastTls(FastTlsFactory(ctx, not normal, _NOTHING, self.reactor), self.protocol, False)
+        self.protocol = tls
+        self.getHandle = tls.getHandle  # type: ignore[method-assign]  # as Twisted has it
+        self.TLS = True
+        tls.makeConnection(_newtls._BypassTLS(_Below, self))
+        if producer is not None:
+            self.registerProducer(producer, self.streamingProducer)
 
 
 class _Below(FileDescriptor):

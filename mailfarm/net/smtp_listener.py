@@ -8,12 +8,12 @@ from typing import Any
 
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from mailfarm.config import Address
 from mailfarm.errors import ConfigurationError
 
 from .fast_tcp import FastEndpoint
+from .fast_tls import FastTlsFactory
 from .proxy import ProxyFactory
 from .smtp_server import SMTPFactory
 
@@ -41,7 +41,7 @@ class Listener:
                 raise ConfigurationError([f"{setting}: implicit TLS needs a certificate"])
             tls: Any = factory.tls
             inner: Any = factory
-            self._outermost = TLSMemoryBIOFactory(tls, False, inner, factory.reactor)
+            self._outermost = FastTlsFactory(tls, False, inner, factory.reactor)
         networks = tuple(proxy_from)
         if networks:
             self._proxy = ProxyFactory(self._outermost, networks, factory.reactor, v1=proxy_v1)
