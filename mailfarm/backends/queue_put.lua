@@ -16,11 +16,15 @@ number = tonumber(number or 0)
 local entries = redis.call('HLEN', IDS)
 local octets = tonumber(redis.call('HGET', COUNTS, 'octets') or 0)
 local now = whole(clock())
-local answers, new, seen = {}, {}, {}
+local answers, new, seen, ids = {}, {}, {}, {}
+for at = 3, #ARGV, 6 do
+  ids[#ids + 1] = ARGV[at]
+end
+local there = redis.call('HMGET', IDS, unpack(ids))
 for at = 3, #ARGV, 6 do
   local id, size, form, pieces = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3]
   local answer = 'stored'
-  if seen[id] or redis.call('HEXISTS', IDS, id) == 1 then
+  if seen[id] or there[#answers + 1] then
     answer = 'there'
   elseif entries >= most_entries or octets + size > most_octets then
     answer = 'full'

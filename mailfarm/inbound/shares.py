@@ -22,7 +22,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from mailfarm.accounts.allowance import SetOf, again, charges
-from mailfarm.accounts.limit_sets import Allowed, LimitSets
+from mailfarm.accounts.limit_sets import Allowed, LimitSet, LimitSets
 from mailfarm.mail.reply import Reply
 from mailfarm.ports import Charge, Limiter, Refusal
 
@@ -34,6 +34,10 @@ _WHO: Final[Mapping[str, str]] = {
 }
 
 
+REMEMBERED: Final = 20_000
+"""Lists of charges that are kept rather than made for each message, 1 KB each; past it all are forgotten."""
+
+
 class Shares:
     """What a service counts. ``client`` is always a limiter's key, or empty for one that is not limited."""
 
@@ -42,6 +46,7 @@ class Shares:
         self._limiter = limiter
         self._client = sets.client
         self._set_of = set_of
+        self._made: dict[tuple[str, str, str, int, int], list[Charge]] = {}
         every = (sets.default, *sets.by_account.values())
         limited = [each for one in every for each in (one.credential, one.mailbox, one.account)]
         self.any = any(each.messages or each.recipients for each in (sets.client, *limited))
@@ -52,9 +57,9 @@ class Shares:
         asked = self._of_client(client, 0)
         if account:
             limits = await self._set_of(account)
-            asked += _charges("account", account, limits.account, 0)
+            asked += self._charges("account", account, limits, 0)
             if credential:
-                asked += _charges("credential", credential, limits.credential, 0)
+                asked += self._charges("credential", credential, limits, 0)
         return await self._ask(451, "", asked)
 
     async def at_rcpt(self, address: str, mailbox: str, account: str, taken: int, credential: str = "") -> Reply | None:
@@ -63,7 +68,7 @@ class Shares:
         most = _most_recipients(limits.account, limits.credential if credential else None)
         if most is not None and taken >= most:
             return Reply(452, "4.5.3", "Too many recipients for one transaction; send to the rest in another")
-        asked = _charges("mailbox", mailbox, limits.mailbox, 0) + _charges("account", account, limits.account, 0)
+        asked = self._charges("mailbox", mailbox, limits, 0) + self._charges("account", account, limits, 0)
         return await self._ask(450, f"<{address}>: ", asked)
 
     async def at_data(
@@ -71,26 +76,32 @@ class Shares:
     ) -> Reply | None:
         """Count one message; None, or why it is not taken now, and then nothing was counted."""
         limits = await self._set_of(account)
-        asked = self._of_client(client, 1) + _charges("account", account, limits.account, 1, recipients)
+        asked = self._of_client(client, 1) + self._charges("account", account, limits, 1, recipients)
         if credential:
-            asked += _charges("credential", credential, limits.credential, 1, recipients)
+            asked += self._charges("credential", credential, limits, 1, recipients)
         for mailbox in dict.fromkeys(mailboxes):
-            asked += _charges("mailbox", mailbox, limits.mailbox, 1)
+            asked += self._charges("mailbox", mailbox, limits, 1)
         return await self._ask(451, "", asked)
 
     def _of_client(self, client: str, cost: int) -> list[Charge]:
         return charges(f"{self._client_prefix}{client}:messages", self._client.messages, cost) if client else []
 
+    def _charges(self, kind: str, id: str, limits: LimitSet, cost: int, recipients: int = 0) -> list[Charge]:
+        key = (kind, id, limits.name, cost, recipients)
+        found = self._made.get(key)
+        if found is None:
+            allowed: Allowed = getattr(limits, kind)
+            found = charges(f"{kind}:{id}:messages", allowed.messages, cost)
+            if allowed.recipients:
+                found += charges(f"{kind}:{id}:recipients", allowed.recipients, recipients if cost else 0)
+            if len(self._made) >= REMEMBERED:
+                self._made.clear()
+            self._made[key] = found
+        return found
+
     async def _ask(self, code: int, before: str, asked: Sequence[Charge]) -> Reply | None:
         refusal = await self._limiter.charge(asked) if asked else None
         return None if refusal is None else _refused(code, before, refusal)
-
-
-def _charges(kind: str, id: str, allowed: Allowed, cost: int, recipients: int = 0) -> list[Charge]:
-    found = charges(f"{kind}:{id}:messages", allowed.messages, cost)
-    if allowed.recipients:
-        found += charges(f"{kind}:{id}:recipients", allowed.recipients, recipients if cost else 0)
-    return found
 
 
 def _most_recipients(*allowed: Any) -> int | None:
