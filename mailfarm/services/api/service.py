@@ -31,6 +31,7 @@ from .messages import Messages
 from .openapi import document
 from .rates import Rates
 from .refusals import RefusalLog, Refusals
+from .rest import Rest
 from .routes import Resource, operations
 from .session import Sessions
 from .site import Root, put_together
@@ -119,7 +120,7 @@ class Api:
             operations(resources), version, status=[path.decode() for path in pages], websocket=websocket is not None
         )
         root = Root(
-            put_together(resources, counts, ids.new),
+            Rest(put_together(resources, counts, ids.new), ids.new),
             None if web is None else put_together((Static(web),), counts, ids.new),
             websocket,
             pages,

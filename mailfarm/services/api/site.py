@@ -1,7 +1,7 @@
 """The tree of the API: which resource answers which path.
 
 /v1/events                the WebSocket, where `live` runs in this process
-/v1/...                   the REST resources, each a Klein app, put together into one
+/v1/...                   the REST resources, each a Klein app, put together into one (`rest`)
 /healthz /readyz /metrics about the process
 /...                      the web inbox
 """
@@ -57,9 +57,9 @@ class Root(WebResource):
 
     isLeaf = True
 
-    def __init__(self, rest: Klein, static: Klein | None, websocket: Any, pages: Mapping[bytes, Any]) -> None:
+    def __init__(self, rest: Any, static: Klein | None, websocket: Any, pages: Mapping[bytes, Any]) -> None:
         super().__init__()
-        self._rest = rest.resource()
+        self._rest = rest
         self._static = None if static is None else static.resource()
         self._websocket = websocket
         self._pages = pages
