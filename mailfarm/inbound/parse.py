@@ -21,6 +21,7 @@ from mailfarm.mailboxes.content import Head, Parsed, Parser, Part
 from mailfarm.mailboxes.visible import shown
 
 from . import charsets, headers, structure
+from .bounded import safe_for_fast
 from .headers import Section, decode_words, plain
 from .people import people
 from .structure import Broken, Node, Tree
@@ -99,7 +100,7 @@ class _Body:
 
 def _body(content: bytes, section: Section, findings: _Findings) -> _Body:
     # a line that is no field ends the headers for the fast parser, and everything else would be text
-    if not section.malformed and structure.safe_for_fast(content):
+    if not section.malformed and safe_for_fast(content):
         try:
             return _read(structure.fast(content), "fast", findings)
         except Broken as error:

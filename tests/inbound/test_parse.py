@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailfarm.events import Person
-from mailfarm.inbound import structure
+from mailfarm.inbound import bounded, structure
 from mailfarm.inbound.found import find
 from mailfarm.inbound.links import links
 from mailfarm.inbound.parse import NoPart, parse, part
@@ -326,7 +326,7 @@ def test_a_large_message_is_read_by_places_and_none_of_its_attachments_decoded()
     """Above the limit the plain parser is taken; the sizes it says without decoding are those of what it decodes."""
     attachment = bytes(range(256)) * 20_000 + b"tail"
     raw = mail(text="hello", attachments=[("a.bin", attachment), ("b.txt", b"\x00" * 3_000_001)])
-    assert len(raw) > structure.LARGE
+    assert len(raw) > bounded.LARGE
     parsed = parse(raw)
     assert parsed.head.parser == "plain"
     assert parsed.text.strip() == "hello"
