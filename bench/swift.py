@@ -22,7 +22,7 @@ from corpus import Mail, halves, stamp
 from dialog import proxy_header
 from generator import MOST_ERRORS, Plan, Result
 
-_READ: Final = 65536
+_READ: Final = 8192
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 _EHLO: Final = b"EHLO load.shop.example\r\n"

@@ -63,8 +63,8 @@ def disturbed(others: float) -> str:
 def _conditions(results: Form) -> str:
     ceiling, cores = results["ceiling"], ", ".join(map(str, results["cores"]))
     return (
-        f"Everything shares cores {cores}: the servers, their stores and the generator. Figures are medians of "
-        f"{results['rounds']} rounds, taken in turn, and ± is how far the rounds are apart. Every message that was "
+        f"Everything shares cores {cores}: the servers, their stores and the generator. Rounds, taken in turn: "
+        f"{results['rounds']}. Figures are medians, and ± is how far the rounds are apart. Every message that was "
         "acknowledged was found again, where the server keeps it. The generator by itself, against a sink that does "
         f"nearly nothing, sends {ceiling['kept']:,.0f} a second on kept connections, {ceiling['pipelined']:,.0f} with "
         f"PIPELINING and {ceiling['new']:,.0f} on a connection each; a message costs it {ceiling['us']:.0f} µs of CPU. "
