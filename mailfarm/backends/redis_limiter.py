@@ -164,18 +164,18 @@ class RedisLimiter:
         """None when all are allowed, and then all are charged; else the first that is not."""
         if not charges:
             return succeed(None)
+        now, far = self._reactor.seconds(), self._far
+        for charge in charges:
+            if charge.cost or far.get(charge.key, 0.0) < now:
+                break
+        else:
+            if self._reachable():
+                return succeed(None)
         if any(charge.cost < 0 for charge in charges):
             raise ValueError("a cost below 0 would give units back")
         if not self._reachable():
             return self._charge_here(charges)
-        if self._only_asks(charges):
-            return succeed(None)
         return self._charges.ask(charges).addCallback(self._charged, charges)
-
-    def _only_asks(self, charges: Sequence[Charge]) -> bool:
-        """Whether these only ask, for what was far from used up a moment ago."""
-        now, far = self._reactor.seconds(), self._far
-        return all(not charge.cost and far.get(charge.key, 0.0) >= now for charge in charges)
 
     def _charged(self, answer: Any, charges: Sequence[Charge]) -> Any:
         if answer == 1:

@@ -19,7 +19,7 @@ A mailbox counts once in a transaction, whichever of its recipients lead there: 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from mailfarm.accounts.allowance import SetOf, again, charges
 from mailfarm.accounts.limit_sets import Allowed, LimitSet, LimitSets
@@ -65,7 +65,7 @@ class Shares:
     async def at_rcpt(self, address: str, mailbox: str, account: str, taken: int, credential: str = "") -> Reply | None:
         """None, or why this recipient is not taken now; ``taken`` were before it."""
         limits = await self._set_of(account)
-        most = _most_recipients(limits.account, limits.credential if credential else None)
+        most = self._most_recipients(limits, bool(credential))
         if most is not None and taken >= most:
             return Reply(452, "4.5.3", "Too many recipients for one transaction; send to the rest in another")
         asked = self._charges("mailbox", mailbox, limits, 0) + self._charges("account", account, limits, 0)
@@ -99,14 +99,14 @@ class Shares:
             self._made[key] = found
         return found
 
+    def _most_recipients(self, limits: LimitSet, credential: bool) -> int | None:
+        """The most that any of these rates can ever allow at once."""
+        rates = limits.account.recipients + (limits.credential.recipients if credential else ())
+        return min([rate.count for rate in rates]) if rates else None
+
     async def _ask(self, code: int, before: str, asked: Sequence[Charge]) -> Reply | None:
         refusal = await self._limiter.charge(asked) if asked else None
         return None if refusal is None else _refused(code, before, refusal)
-
-
-def _most_recipients(*allowed: Any) -> int | None:
-    """The most that any of these rates can ever allow at once."""
-    return min((rate.count for each in allowed if each is not None for rate in each.recipients), default=None)
 
 
 def _refused(code: int, before: str, refusal: Refusal) -> Reply:

@@ -45,7 +45,8 @@ class Gather(Generic[K, V]):
 
     def _found(self, values: Mapping[K, V], group: dict[K, list[Deferred[V]]]) -> None:
         self._next()
-        for key, waiting in group.items():
+        # the last one first: who waits for the first may go on to all the others without waiting again
+        for key, waiting in reversed(group.items()):
             for each in waiting:
                 if key in values:
                     each.callback(values[key])
