@@ -22,6 +22,11 @@ _WAYS = {
     "announced_ms": "accepted → WebSocket frame (queue design: pub/sub)",
 }
 
+_CHARTS = {
+    "bench": "4 KB mail: messages a second",
+    "bench-cpu": "CPU of a message of 4 KB",
+    "bench-latency": "p99 at a fixed rate",
+}
 _SHORT = {"dot_ms": "250", "committed_ms": "committed", "announced_ms": "announced"}
 
 
@@ -30,6 +35,7 @@ def markdown(results: Form, lines: list[Line]) -> str:
     parts = [
         report.about(results["machine"]),
         _conditions(results),
+        "\n\n".join(f"![{_CHARTS[name]}]({name}.svg)" for name in pictures(results)),
         f"## Targets\n\n{report.table(TARGETS, [line.row() for line in lines])}",
     ]
     for one in results["scenarios"].values():
