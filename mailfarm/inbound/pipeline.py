@@ -22,7 +22,7 @@ from typing import Protocol, TypeVar
 
 from mailfarm.errors import NotFound, RowsUnavailable, Temporary
 from mailfarm.ids import Ids
-from mailfarm.mailboxes.announce import announce
+from mailfarm.mailboxes.announce import announce_filed
 from mailfarm.mailboxes.content import Parsed
 from mailfarm.mailboxes.filing import (
     MOST_ITEMS,
@@ -48,6 +48,10 @@ IN_A_ROW = 8
 """Messages parsed before others have their turn: sessions wait for no more than a few milliseconds."""
 TRIES_TO_PARSE = 3
 """The last of them alone: an entry that was lost twice is handed out by itself."""
+GROUPS = 2
+"""Units that the entries of one take are worked on in at the same time, where they are more than one unit's: one is
+read and parsed while the other is copied to the database. What is larger than a unit should be has it to itself, for
+those who wait for its mailbox wait four seconds at most."""
 LONGEST_PAUSE = 15.0
 """Seconds between two tries of a unit."""
 MOST_MOVES = 3
@@ -71,6 +75,10 @@ class Host(Protocol):
 
     def compute(self, work: Callable[[], T]) -> Awaitable[T]:
         """Do ``work`` where it holds up nobody."""
+
+    def together(self, works: Iterator[Awaitable[None]], most: int) -> Awaitable[None]:
+        """Await all of them, ``most`` at a time; each is taken when it is its turn. Raises, once all have ended, what
+        the first that failed has raised."""
 
     def pause(self, seconds: float) -> Awaitable[bool]:
         """Wait; False when the service stops."""
@@ -119,8 +127,8 @@ class Pipeline:
             for attempt in attempts:
                 why = self._held.why(attempt)
                 (free if why is None else waiting.setdefault(why, [])).append(attempt)
-            for group in groups(free):
-                await self._group(group)
+            works = map(self._group, groups(free))
+            await self._host.together(works, 1 if any(map(_huge, free)) else GROUPS)
             for key, those in waiting.items():
                 await self._try_one(key, those)
         except _StoppingError:
@@ -266,7 +274,7 @@ class Pipeline:
         if len(self._held):
             for item in items:
                 self._held.free(item.attempt)
-        announce(self._bus, filing.filed)
+        announce_filed(self._bus, filing)
         for what, many in (("filed", filing.filed), ("known", filing.known), ("dropped", filing.dropped)):
             self._host.count(what, len(many))
 
@@ -316,6 +324,10 @@ class Pipeline:
             await self._queue.fail(attempt.fence, f"{what}: {said(error)}", retry_after=2.0 ** min(attempt.tries, 6))
         except Temporary as lost:
             self._host.trouble(f"message {attempt.spooled.id}: its turn could not be given back", lost)
+
+
+def _huge(attempt: Attempt) -> bool:
+    return attempt.spooled.content.size > MOST_OCTETS
 
 
 def said(error: BaseException) -> str:

@@ -9,8 +9,9 @@ DESCRIPTION
     recipients lead to: one message for each content and mailbox, however many recipients lead there. What is filed is
     announced on the bus, then the queue's entry is ended.
 
-    Two batches are under way at once, so that one is parsed while the other commits. Large content is parsed in a
-    thread, and no more than 64 MiB of content stand in memory at once (one message alone may be larger).
+    Two batches are under way at once, so that one is parsed while the other commits; of large mail each has two parts
+    under way, for the same reason. Large content is parsed in a thread, and no more than 64 MiB of content stand in
+    memory at once (one message alone may be larger).
 
     Nothing is filed twice: the id under which something was spooled is remembered for thirty days, also when its
     reader has deleted the message since. A mailbox that has ended meanwhile gets nothing; that is counted as dropped.
@@ -53,7 +54,7 @@ DIAGNOSTICS
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -191,6 +192,20 @@ class Inbound:
         """Do ``work`` in a thread."""
         result: T = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
         return result
+
+    async def together(self, works: Iterator[Awaitable[None]], most: int) -> None:
+        """Await all of them, ``most`` at a time."""
+
+        async def some() -> None:
+            for work in works:
+                await work
+
+        ended: list[tuple[bool, Any]] = await DeferredList(
+            [Deferred.fromCoroutine(some()) for _ in range(most)], consumeErrors=True
+        )
+        for good, outcome in ended:
+            if not good:
+                outcome.raiseException()
 
     async def pause(self, seconds: float) -> bool:
         """Wait; False when the service stops."""

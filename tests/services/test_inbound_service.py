@@ -469,3 +469,45 @@ async def test_the_next_batch_is_parsed_while_the_last_one_commits(works, monkey
         gate.callback(None)
     await works.empty()
     assert len((await house.list(mailbox)).messages) == 30
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(600, 2), (1001, 1)])
+@pytest_twisted.ensureDeferred
+async def test_of_large_mail_two_parts_of_a_batch_are_under_way_and_huge_mail_goes_alone(
+    works, monkeypatch, size, at_once
+):
+    house = works.house
+    mailbox = await house.mailbox()
+    monkeypatch.setattr(pipeline, "MOST_OCTETS", 1000)
+    for n in range(5):
+        await works.put(mailbox, (b"Subject: %d\r\n\r\n" % n).ljust(size, b"x"))
+    slow = Slow(house.database)
+    await works.start(database=slow, workers=1)
+    for ended in range(5):
+        await until(lambda ended=ended: len(slow.held) == min(5, ended + at_once))
+        slow.held[ended].callback(None)
+    await works.empty()
+    assert len((await house.list(mailbox)).messages) == 5
+
+
+@pytest_twisted.ensureDeferred
+async def test_parts_of_a_batch_that_cannot_be_finished_go_back_when_it_stops(works, monkeypatch):
+    house = works.house
+    mailbox = await house.mailbox()
+    monkeypatch.setattr(pipeline, "MOST_OCTETS", 1000)
+    for n in range(5):
+        await works.put(mailbox, (b"Subject: %d\r\n\r\n" % n).ljust(600, b"x"))
+    tried = []
+
+    class Away:
+        async def unit(self, work, **how):
+            tried.append(work)
+            raise DatabaseUnavailable("away")
+
+    service = await works.start(database=Away(), workers=1)
+    await until(lambda: len(tried) >= 2)
+    await service.stop()
+    depth = await works.queue.depth()
+    assert (depth.waiting, depth.leased, depth.aside) == (5, 0, 0)
+    (attempt, *_) = await works.queue.take(5, 60.0)
+    assert attempt.tries == 1, "none of them was a try"
