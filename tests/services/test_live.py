@@ -388,6 +388,23 @@ async def test_a_revoked_token_ends_its_connections(farm):
 
 
 @ensure
+async def test_many_tokens_are_looked_at_a_few_at_a_time(farm, monkeypatch):
+    monkeypatch.setattr("mailfarm.services.live.service.AT_ONCE", 2)
+    live = await listen(farm, account=None)
+    tokens = [await farm.token() for _ in range(5)]
+    clients = [await connect(live.listening[0].port, Authorization=f"Bearer {token}") for token in tokens]
+    await farm.database.unit(lambda tx: tx.execute("update token set revoked_at = 1"))
+    asked, ask = [], live.tokens.ask
+    monkeypatch.setattr(live.tokens, "ask", lambda digest: asked.append(len(turns)) or ask(digest))
+    turns, turn = [], farm.feeds.turn
+    monkeypatch.setattr(farm.feeds, "turn", lambda: turns.append(1) or turn())
+    await live._look_at_tokens()
+    assert asked == [0, 0, 1, 1, 2]
+    for client in clients:
+        await client.until(lambda self: self.ended)
+
+
+@ensure
 async def test_a_consumer_that_takes_nothing_is_dropped_and_goes_on_by_cursor(farm, ask):
     live = await listen(farm, slow_after=0.5)
     port = live.listening[0].port

@@ -48,8 +48,9 @@ DESCRIPTION
     heartbeat is dropped. A message may have 64 KiB, a connection 100 subscriptions.
 
     Frames leave at once. Where thousands follow one mailbox they are told 200 at a time, others have their turn in
-    between, and what happens meanwhile is told together. While a client takes nothing its frames are gathered; past 256 KiB its feeds pause, and catch up
-    from the database. A client that takes less than 64 KiB of what waits for it in 15 s is dropped.
+    between, and what happens meanwhile is told together. While a client takes nothing its frames are gathered; past
+    256 KiB its feeds pause, and catch up from the database. A client that takes less than 64 KiB of what waits for it
+    in 15 s is dropped.
 
     A client address, and a token, may have only so many WebSockets open if MAILFARM_LIMITS says so: then 429 in the
     handshake, or 4429 after "auth"; a connection counts for each token it has shown, 20 at most. A token that is

@@ -25,6 +25,7 @@ from mailfarm.accounts.guesses import Guesses
 from mailfarm.accounts.limit_sets import WITHOUT_A_FILE, LimitSets
 from mailfarm.accounts.secret import digest
 from mailfarm.events import LOOKUP, Event, Revoked
+from mailfarm.mailboxes.crowd import AT_ONCE
 from mailfarm.mailboxes.feed import Feeds, Spawn
 from mailfarm.net.clients import limited_as
 from mailfarm.net.forwarded import Forwarded
@@ -225,11 +226,15 @@ class Live:
             if connection.token:
                 by_token.setdefault(connection.token, []).append(connection)
         tokens = tuple(by_token)
-        answers = await DeferredList([self.tokens.ask(digest(token)) for token in tokens], consumeErrors=True)
-        for token, (answered, caller) in zip(tokens, answers, strict=True):
-            if answered and caller is None:
-                for connection in by_token[token]:
-                    connection.drop(UNAUTHENTICATED, "the token has ended", "unauthenticated")
+        for start in range(0, len(tokens), AT_ONCE):
+            if start:
+                await self.feeds.turn()
+            some = tokens[start : start + AT_ONCE]
+            answers = await DeferredList([self.tokens.ask(digest(token)) for token in some], consumeErrors=True)
+            for token, (answered, caller) in zip(some, answers, strict=True):
+                if answered and caller is None:
+                    for connection in by_token[token]:
+                        connection.drop(UNAUTHENTICATED, "the token has ended", "unauthenticated")
 
 
 def _factory(live: Live, max_connections: int, heartbeat: float) -> Any:
