@@ -28,11 +28,18 @@ class Gather(Generic[K, V]):
 
     def get(self, key: K) -> Deferred[V]:
         """The value of ``key`` now. Fails as ``look`` does."""
-        waiting: Deferred[V] = Deferred()
-        self._waiting.setdefault(key, []).append(waiting)
+        return self.get_all((key,))[0]
+
+    def get_all(self, keys: Sequence[K]) -> list[Deferred[V]]:
+        """The values of ``keys`` now, in one journey if none is under way and they are not too many."""
+        asked: list[Deferred[V]] = []
+        for key in keys:
+            waiting: Deferred[V] = Deferred()
+            self._waiting.setdefault(key, []).append(waiting)
+            asked.append(waiting)
         if not self._looking:
             self._go()
-        return waiting
+        return asked
 
     def _go(self) -> None:
         keys = tuple(self._waiting)[:AT_ONCE]

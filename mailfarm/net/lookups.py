@@ -225,10 +225,10 @@ class Lookups(Generic[K, V]):
         self._counts.asked += 1
         return self._gather.get(key).addTimeout(PATIENCE, self._reactor, too_late)
 
-    def begin(self, key: K) -> Deferred[V | Failed]:
-        """The same for one who may not wait for it after all: it never fails, and does not run out of patience."""
-        self._counts.asked += 1
-        return self._gather.get(key).addErrback(as_failed)
+    def begin(self, keys: Sequence[K]) -> list[Deferred[V | Failed]]:
+        """The same for one who may not wait for them after all: they never fail, and do not run out of patience."""
+        self._counts.asked += len(keys)
+        return [asked.addErrback(as_failed) for asked in self._gather.get_all(keys)]
 
     @property
     def away(self) -> bool:
