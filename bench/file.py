@@ -174,9 +174,9 @@ class Counted:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bus, name)
 
-    def publish(self, topic: str, event: Any) -> None:
+    def publish(self, topic: str, event: Any, form: bytes = b"") -> None:
         self.count += topic.startswith("account:")
-        self._bus.publish(topic, event)
+        self._bus.publish(topic, event, form)
 
 
 def worker(farm: Farm, bus: Any) -> Inbound:

@@ -6,6 +6,7 @@ Times are microseconds since 1970 in UTC; in JSON they are RFC 3339 with a ``Z``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -285,6 +286,45 @@ def form(event: Event) -> dict[str, Any]:
             value = list(value)
         out[name] = value
     return out
+
+
+class SummaryForms:
+    """The JSON of summaries that differ in little: of the messages made of one mail."""
+
+    __slots__ = ("_headers", "_sender")
+
+    def __init__(self, summary: Summary) -> None:
+        form = summary_form(summary)
+        self._sender = _members(form, ("received_at", "sender"))
+        self._headers = _members(
+            form, ("from", "to", "cc", "subject", "snippet", "message_id", "size", "attachments", "seen")
+        )
+
+    def of(self, summary: Summary) -> bytes:
+        """The JSON form of a summary that has another id, mailbox, number, recipients or ``duplicate_of``."""
+        first = orjson.dumps({"id": summary.id, "mailbox": summary.mailbox, "seq": summary.seq})
+        recipients = orjson.dumps(summary.recipients)
+        last = orjson.dumps({"duplicate_of": summary.duplicate_of})
+        return b'%b,%b,"recipients":%b,%b,%b' % (first[:-1], self._sender, recipients, self._headers, last[1:])
+
+
+def _members(form: dict[str, Any], names: Sequence[str]) -> bytes:
+    return orjson.dumps({name: form[name] for name in names})[1:-1]
+
+
+def filed_json(event: Filed, message: bytes) -> bytes:
+    """The JSON form of an event whose message's is known."""
+    rest = orjson.dumps(
+        {
+            "type": "filed",
+            "id": event.id,
+            "account": event.account,
+            "mailbox": event.mailbox,
+            "seq": event.seq,
+            "at": rfc3339(event.at),
+        }
+    )
+    return b'%b,"message":%b}' % (rest[:-1], message)
 
 
 def to_json(event: Event) -> bytes:

@@ -249,8 +249,8 @@ class Bus(Protocol):
     """Everyone who listens hears, no promises: a hint to look. Topics: a mailbox id, ``account:<id>``,
     ``refused``, ``lookup``."""
 
-    def publish(self, topic: str, event: Event) -> None:
-        """Tell whoever listens now. Never waits, never raises."""
+    def publish(self, topic: str, event: Event, form: bytes = b"") -> None:
+        """Tell whoever listens now. Never waits, never raises. ``form``: the event's JSON, where it is known."""
 
     def subscribe(
         self, topic: str, hear: Callable[[Event], None], missed: Callable[[], None] | None = None

@@ -1,6 +1,7 @@
 """Events: one JSON form, there and back."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -96,3 +97,11 @@ def test_a_time_has_a_zone() -> None:
 def test_what_is_no_event_is_said_to_be_none(data: bytes) -> None:
     with pytest.raises(ValueError):
         events.from_json(data)
+
+
+@given(st.builds(Filed, **COMMON, seq=NUMBER, message=SUMMARY), TEXT, TEXT, NUMBER, TEXTS, st.none() | TEXT)
+def test_the_forms_of_many_messages_of_one_mail_are_what_each_has_alone(event, id, mailbox, seq, recipients, first):
+    forms = events.SummaryForms(event.message)
+    assert events.filed_json(event, forms.of(event.message)) == events.to_json(event)
+    other = replace(event.message, id=id, mailbox=mailbox, seq=seq, recipients=recipients, duplicate_of=first)
+    assert events.filed_json(event, forms.of(other)) == events.to_json(replace(event, message=other))

@@ -44,7 +44,7 @@ class MemoryBus:
     def __init__(self) -> None:
         self._topics: dict[str, dict[_Subscription, None]] = {}
 
-    def publish(self, topic: str, event: Event) -> None:
+    def publish(self, topic: str, event: Event, form: bytes = b"") -> None:
         """Tell whoever listens now; what a listener raises is logged and does not reach the others."""
         listeners = self._topics.get(topic)
         if listeners is None:

@@ -130,11 +130,11 @@ class RedisBus:
         await self._topics.stop()
 
     # --- publishing ---
-    def publish(self, topic: str, event: Event) -> None:
+    def publish(self, topic: str, event: Event, form: bytes = b"") -> None:
         """Tell whoever listens now, wherever. Never waits, never raises."""
         try:
             # most events are told on two topics, one right after the other
-            message = self._last[1] if self._last[0] is event else events.to_json(event)
+            message = self._last[1] if self._last[0] is event else form or events.to_json(event)
         except Exception:
             _log.failure("an event could not be told to {topic}", topic=topic)
             return

@@ -8,10 +8,19 @@ from collections.abc import Iterable
 from mailfarm.events import LOOKUP, Change, MailboxClosed, MailboxOpened
 from mailfarm.ports import Bus
 
+from .filing import Filing
+
 
 def account_topic(account: str) -> str:
     """The topic of everything that happens in an account."""
     return f"account:{account}"
+
+
+def announce_filed(bus: Bus, filing: Filing) -> None:
+    """Publish what was filed, in order. Call it when the unit is durable, never before."""
+    for event, form in zip(filing.filed, filing.forms, strict=True):
+        bus.publish(event.mailbox, event, form)
+        bus.publish(account_topic(event.account), event, form)
 
 
 def announce(bus: Bus, events: Iterable[Change | MailboxOpened | MailboxClosed]) -> None:

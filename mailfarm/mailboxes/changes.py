@@ -22,8 +22,8 @@ from mailfarm.events import (
     Filed,
     Seen,
     Summary,
+    SummaryForms,
     from_json,
-    summary_form,
     summary_from_form,
     to_json,
 )
@@ -126,7 +126,7 @@ def event_from_row(account: str, mailbox: str, seq: int, data: str, summary: str
 
 def summary_text(summary: Summary) -> str:
     """The ``summary`` column of a message."""
-    return orjson.dumps(summary_form(summary)).decode()
+    return SummaryForms(summary).of(summary).decode()
 
 
 def summary_from(text: str, seen: bool) -> Summary:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from mailfarm.events import Filed, Summary
+from mailfarm.events import Filed, Summary, SummaryForms, filed_json
 from mailfarm.ids import Ids
 from mailfarm.ports import NEVER, NOW, Rows, Spooled, Tx
 
 from . import changes, copies
-from .changes import Growth, Place, event_row, parted, summary_text
+from .changes import Growth, Place, event_row, parted
 from .content import Parsed, dump_detail
 from .following import follow_addresses
 from .mailbox import SECOND
@@ -64,11 +64,13 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Filing:
-    """What a unit did: messages filed, mail dropped, and the spool ids that had been filed before."""
+    """What a unit did: messages filed, mail dropped, and the spool ids that had been filed before. ``forms`` are the
+    JSON of ``filed``, one by one."""
 
     filed: tuple[Filed, ...]
     dropped: tuple[Dropped, ...]
     known: tuple[str, ...]
+    forms: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 class MovedError(Exception):
@@ -101,6 +103,7 @@ async def file(tx: Tx, ids: Ids, items: Sequence[ToFile], *, follow: bool = Fals
         if moved:
             raise MovedError(moved)
     filed: list[Filed] = []
+    forms: list[bytes] = []
     dropped: list[Dropped] = []
     contents: list[tuple[ToFile, int]] = []
     rows: list[tuple[Any, ...]] = []
@@ -115,17 +118,22 @@ async def file(tx: Tx, ids: Ids, items: Sequence[ToFile], *, follow: bool = Fals
             continue
         until = _until(item, [places[mailbox][1] for mailbox in here], tx.now)
         contents.append((item, until))
+        written: SummaryForms | None = None
         for mailbox in here:
             where, retention = places[mailbox]
             last[mailbox] += 1
             id = ids.new()
             first = id if item.copy_key is None else firsts.setdefault((mailbox, item.copy_key), id)
             summary = _summary(item, id, mailbox, last[mailbox], leads[mailbox], None if first == id else first)
+            written = written or SummaryForms(summary)
+            form = written.of(summary)
             filed.append(Filed(ids.new(), where.account, mailbox, last[mailbox], tx.now, summary))
-            rows.append(_message(item, summary, retention, until, len(here) > 1, tx.now))
+            forms.append(filed_json(filed[-1], form))
+            rows.append(_message(item, summary, form.decode(), retention, until, len(here) > 1, tx.now))
     await _store(tx, contents, rows, filed)
     await changes.grow(tx, [Growth(where, last[id] - where.seq) for id, (where, _) in places.items()])
-    return Filing(tuple(filed), tuple(dropped), tuple(item.spooled.id for item in items if item.spooled.id not in new))
+    known = tuple([item.spooled.id for item in items if item.spooled.id not in new])
+    return Filing(tuple(filed), tuple(dropped), known, tuple(forms))
 
 
 async def forget_filed(tx: Tx, before: int, limit: int = 5_000) -> int:
@@ -218,7 +226,7 @@ _MESSAGE = (
 
 
 def _message(
-    item: ToFile, summary: Summary, retention: int | None, until: int, shared: bool, now: int
+    item: ToFile, summary: Summary, form: str, retention: int | None, until: int, shared: bool, now: int
 ) -> tuple[Any, ...]:
     return (
         summary.id,
@@ -232,7 +240,7 @@ def _message(
         None if retention is None else _expiry(item, retention, now),
         address_key(summary.sender),
         "" if summary.from_ is None else address_key(summary.from_.address),
-        summary_text(summary),
+        form,
         summary.message_id,
         summary.duplicate_of,
         item.copy_key,
