@@ -122,6 +122,8 @@ def measure(
         warmed: set[str] = set()
         for scenario in given.chosen:
             runs = rounds.run(field, scenario, given.rounds, clock, warmed)
+            if problem := field.drained(every):
+                raise Wrong(f"mailfarm mx: {problem}")
             results["scenarios"][scenario.name] = {
                 "title": scenario.title, "summary": summary.of_scenario(runs), "runs": runs,
             }  # fmt: skip
@@ -129,9 +131,6 @@ def measure(
             results["latency"] = rounds.paced(field, paced, rates, given.rounds, clock, 3.0 if given.quick else 6.0)
         if scaled:
             results["scale"] = rounds.scaled(field, given.rounds, clock, ours, every)
-        cores.pin(every)  # nothing is measured any more
-        if problem := field.drained():
-            raise Wrong(f"mailfarm mx: {problem}")
     everyone = [one for found in results["scenarios"].values() for one in found["summary"].values()]
     results["others"] = summary.median([one["others"] for one in everyone]) or 0.0
     return results, any(one["errors"] for one in [*everyone, *results["latency"].values()])

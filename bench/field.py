@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any, Self
 
+import cores
 import report
 from peers.aiosmtpd import Aiosmtpd
 from peers.base import Missing, Peer
@@ -79,10 +80,15 @@ class Field:
         }
         return makers[key]()
 
-    def drained(self) -> str:
-        """File what mx by itself has taken in all that time, and say what of it cannot be read, or nothing."""
+    def drained(self, cores_to_use: list[int]) -> str:
+        """File what mx by itself has taken, on all cores; say what of it cannot be read, or nothing."""
         left = [sent for peer in self.peers.values() if isinstance(peer, MailfarmMx) for sent in peer.unfinished()]
         if not left:
             return ""
         report.tell(f"filing what mx took by itself: {sum(len(sent.numbers) for sent in left):,} messages")
-        return drain(self.house, self.apart, left, _DRAINING)
+        here = cores.allowed()
+        cores.pin(cores_to_use)
+        try:
+            return drain(self.house, self.apart, left, _DRAINING)
+        finally:
+            cores.pin(here)

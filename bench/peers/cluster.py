@@ -134,7 +134,7 @@ class MailfarmCluster(Peer):
 
 
 class MailfarmMx(Peer):
-    """mx alone: synced in a queue of its own that is drained when all is measured (``drain``), and checked then."""
+    """mx alone: synced in a queue of its own that is drained after each scenario (``drain``), and checked then."""
 
     def __init__(self, house: House, queue: Redis, proxied: bool) -> None:
         name, extra = ("mx", ("--proxy-source", SOURCE)) if proxied else ("mx, no PROXY or limits", ())
@@ -156,8 +156,9 @@ class MailfarmMx(Peer):
         return 0.0
 
     def unfinished(self) -> Sequence[Sent]:
-        """What is to be found when the queue has been drained."""
-        return self._sent
+        """What was sent since this was asked last: it is to be found when the queue has been drained."""
+        sent, self._sent = self._sent, []
+        return sent
 
 
 def drain(house: House, queue: Redis, sent: Sequence[Sent], patience: float) -> str:
