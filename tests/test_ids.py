@@ -34,6 +34,13 @@ def test_the_layout_is_a_ulids() -> None:
     assert new_id(1469922850259 * 1000, bytes(10))[:10] == "01arz3ndek"
 
 
+@given(MOMENTS, st.binary(max_size=50))
+def test_several_are_what_each_would_be_alone(now: int, random: bytes) -> None:
+    count = len(random) // 10
+    alone = [new_id(now, random[at : at + 10]) for at in range(0, 10 * count, 10)]
+    assert Ids(lambda: now, lambda size: random[:size]).several(count) == alone
+
+
 def test_clock_and_randomness_are_arguments() -> None:
     ids = Ids(lambda: 1_000_000, lambda size: b"\xff" * size)
     assert ids.new() == new_id(1_000_000, b"\xff" * 10)

@@ -108,6 +108,7 @@ async def file(tx: Tx, ids: Ids, items: Sequence[ToFile], *, follow: bool = Fals
     contents: list[tuple[ToFile, int]] = []
     rows: list[tuple[Any, ...]] = []
     last = {mailbox: where.seq for mailbox, (where, _) in places.items()}
+    fresh = iter(ids.several(2 * sum(len(set(item.spooled.mailboxes)) for item in items)))
     for item in items:
         if item.spooled.id not in new:
             continue
@@ -122,12 +123,12 @@ async def file(tx: Tx, ids: Ids, items: Sequence[ToFile], *, follow: bool = Fals
         for mailbox in here:
             where, retention = places[mailbox]
             last[mailbox] += 1
-            id = ids.new()
+            id = next(fresh)
             first = id if item.copy_key is None else firsts.setdefault((mailbox, item.copy_key), id)
             summary = _summary(item, id, mailbox, last[mailbox], leads[mailbox], None if first == id else first)
             written = written or SummaryForms(summary)
             form = written.of(summary)
-            filed.append(Filed(ids.new(), where.account, mailbox, last[mailbox], tx.now, summary))
+            filed.append(Filed(next(fresh), where.account, mailbox, last[mailbox], tx.now, summary))
             forms.append(filed_json(filed[-1], form))
             rows.append(_message(item, summary, form.decode(), retention, until, len(here) > 1, tx.now))
     await _store(tx, contents, rows, filed)
