@@ -7,6 +7,7 @@ nobody is.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Final
 
@@ -32,8 +33,9 @@ def on_loopback(client: str) -> bool:
     return bool(_ip(client).is_loopback)
 
 
+@lru_cache(maxsize=1024)
 def limited_as(client: str) -> str:
-    """``client_key``, or empty for a client on loopback, which is not limited."""
+    """``client_key``, or empty for a client on loopback, which is not limited. Remembered for the last thousand."""
     return "" if on_loopback(client) else client_key(client)
 
 
