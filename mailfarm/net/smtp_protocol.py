@@ -10,7 +10,7 @@ from zope.interface import implementer
 
 from mailfarm.mail.reply import Reply
 from mailfarm.smtp.replies import SHUTTING_DOWN
-from mailfarm.smtp.requests import Chunk, Discarded, End, Question, Refused, StartTls
+from mailfarm.smtp.requests import DECISIONS, Chunk, Discarded, End, Question, Refused, Request, StartTls
 from mailfarm.smtp.server import Server
 
 from .ahead import MOST
@@ -28,7 +28,6 @@ READ_AHEAD: Final = 64 * 1024
 
 FULL: Final = Reply(421, "4.3.2", "Too many connections; try again later", close=True)
 TLS_READY: Final = Reply(220, "2.0.0", "Ready to start TLS")
-_OTHERS: Final = (Discarded, Refused, StartTls)
 NO_TLS: Final = Reply(454, "4.7.0", "TLS is not available now; try again later")  # RFC 3207 §4
 
 
@@ -219,17 +218,19 @@ class SMTPProtocol:
             request = core.next_request()
             if request is None:
                 return
-            if isinstance(request, Chunk):
-                self._chunk(request.data)
-            elif isinstance(request, _OTHERS):
-                self._other(request, core)
-            else:
-                reply = self._ask(request)
+            if type(request) in DECISIONS:
+                # so much mypy does not see of a type
+                reply = self._ask(request)  # type: ignore[arg-type]
                 if reply is not None:
                     core.answer(reply)
+            else:
+                self._other(request, core)
 
-    def _other(self, request: Discarded | Refused | StartTls, core: Server) -> None:
+    def _other(self, request: Request, core: Server) -> None:
         """What is no question to the session."""
+        if isinstance(request, Chunk):
+            self._chunk(request.data)
+            return
         if isinstance(request, StartTls):
             self._start_tls(core)
             return
@@ -237,7 +238,7 @@ class SMTPProtocol:
         if isinstance(request, Discarded):
             self._drop_content()
             self.factory.asking.tell(self._session, request)
-        else:
+        elif isinstance(request, Refused):
             self.factory.asking.tell_refused(self._session, request)
 
     def _read_or_not(self, core: Server) -> None:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from mailfarm.mail.envelope import Body, Envelope, Recipient
 from mailfarm.mail.reply import Reply
@@ -113,5 +113,7 @@ class Refused:
 
 
 Question = Hello | Auth | StartTls | Mail | Rcpt | Data | End
+DECISIONS: Final = frozenset((Hello, Auth, Mail, Rcpt, Data, End))
+"""The questions that a session decides; how to begin TLS is its host's own business."""
 News = Chunk | Discarded | Refused
 Request = Question | News

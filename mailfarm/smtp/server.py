@@ -30,16 +30,14 @@ from .answers import ANSWERS
 from .commands import COMMANDS, respond, unknown
 from .config import BLOCK, Deadlines, ServerConfig
 from .data import Content
+from .lines import LONGEST_LINE, USUAL, is_handshake, limit, odd_line
 from .requests import Chunk, Discarded, End, Refused, Request
-from .state import BDAT, CLOSED, COMMAND, DATA, GREETING, HANDSHAKE, LINES, RESPONSE, SWALLOW, WIDTH, State, transcribed
+from .state import BDAT, CLOSED, COMMAND, DATA, GREETING, HANDSHAKE, RESPONSE, SWALLOW, WIDTH, State, transcribed
 
 __all__ = ["Deadlines", "Server", "ServerConfig"]
 
 _CONTENT: Final = frozenset((DATA, BDAT, SWALLOW))
 _DEAF: Final = frozenset((HANDSHAKE, CLOSED))
-
-LONGEST_LINE: Final = 64 * 1024
-"""A command line longer than this is not worth waiting for its end, in octets."""
 
 
 class Server(State):
@@ -205,14 +203,25 @@ class Server(State):
             return True
         buf = self._buf
         start = self._pos
+        if start == len(buf):
+            return self._fill()
+        if self.phase == COMMAND and not self._skipped:
+            usual = USUAL.match(buf, start)
+            if usual is not None and (command := COMMANDS.get(usual[1])) is not None:
+                self._pos = end = usual.end()
+                self.since = self.now
+                self.masking = False
+                self.note(buf[start : min(end - 2, start + WIDTH)])
+                command(self, usual[2] or b"")
+                return True
         end = buf.find(b"\n", start)
         if end < 0:
-            return self._fill() or (start < len(buf) and self._wait_for_line())
+            return self._fill() or self._wait_for_line()
         self._pos = end + 1
         # Nearly every line is short and its first CR is the one before its LF: nothing more to look at.
         line = buf[start : end - 1]
         if not start < end < start + 512 or buf.find(b"\r", start, end) != end - 1 or b"\0" in line or self._skipped:
-            odd = self._odd_line(buf[start : end + 1], end + 1 - start + self._skipped)
+            odd = odd_line(self, buf[start : end + 1], self._skipped)
             if odd is not None:
                 self._skipped = 0
                 self.since = self.now
@@ -228,10 +237,7 @@ class Server(State):
             self.log.append(b"***")
             respond(self, line)
             return True
-        log = self.log
-        if len(log) > 2 * LINES:
-            del log[:-LINES]
-        log.append(line if len(line) <= WIDTH else line[:WIDTH])
+        self.note(line[:WIDTH])
         verb, _, argument = line.partition(b" ")
         command = COMMANDS.get(verb) or COMMANDS.get(verb.upper())
         if command is None:
@@ -241,38 +247,15 @@ class Server(State):
             command(self, argument)
         return True
 
-    def _limit(self, line: bytes) -> int:
-        # RFC 4954 §4.: 12288 octets, also for the command with its initial response
-        if self.phase == RESPONSE or line[:5].upper() == b"AUTH ":
-            return self.config.max_auth_line
-        return self.config.max_command_line
-
-    def _odd_line(self, line: bytes, length: int) -> Reply | None:
-        """What to say to a line that is long, or has a CR, LF or NUL where none belongs; None if it is well."""
-        if length > LONGEST_LINE or self._is_handshake(line):
-            return replies.BAD_LINE
-        if not line.endswith(b"\r\n"):
-            return replies.BAD_LINE
-        if length > self._limit(line) or self._skipped:
-            self.log.append(b"(a line that is too long)")
-            return replies.AUTH_LINE_TOO_LONG if self.phase == RESPONSE else replies.LINE_TOO_LONG
-        if line.find(b"\r") != len(line) - 2 or b"\0" in line:
-            return replies.BAD_LINE
-        return None
-
-    def _is_handshake(self, line: bytes) -> bool:
-        # A TLS ClientHello where plain text belongs has no line end to wait for.
-        return line[0] == 0x16 and not self._skipped and self.phase == COMMAND
-
     def _wait_for_line(self) -> bool:
         """Nothing but the beginning of a line is there. Let go of what is not needed to go on."""
         line = self._buf[self._pos :]
         self._buf = line
         self._pos = 0
-        if len(line) + self._skipped >= LONGEST_LINE or self._is_handshake(line):
+        if len(line) + self._skipped >= LONGEST_LINE or is_handshake(self, line, self._skipped):
             self.say(replies.BAD_LINE)
             return True
-        if self._skipped or len(line) >= self._limit(line):
+        if self._skipped or len(line) >= limit(self, line):
             # too long already: only its end is of interest, and whether that is CR LF
             self._skipped += len(line) - 1
             self._buf = line[-1:]

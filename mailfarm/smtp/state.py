@@ -92,6 +92,13 @@ class State:
         self.bdat_last = False
         self.bdat_reply: Reply | None = None
 
+    def note(self, line: bytes) -> None:
+        """Keep what the client said for the transcript."""
+        log = self.log
+        if len(log) > 2 * LINES:
+            del log[:-LINES]
+        log.append(line)
+
     def say(self, reply: Reply) -> None:
         """Answer the client."""
         wire = reply.encode()
