@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from mailfarm.errors import NotFound
 from mailfarm.mailboxes.content import Head, Parsed, Parser, Part
-from mailfarm.mailboxes.visible import shown
+from mailfarm.mailboxes.visible import easy, shown
 
 from . import charsets, headers, structure
 from .bounded import safe_for_fast
@@ -175,9 +175,9 @@ def _parsed(section: Section, body: _Body, findings: _Findings) -> Parsed:
     subject = decode_words(section.get("subject"))[:LONGEST_SUBJECT]
     text, visible = body.text, ""
     snippet = _snippet(text)
-    if not snippet and body.html:
+    if body.html and not (snippet and easy(body.html)):
         visible = shown(body.html)[:LONGEST_TEXT]
-        snippet = _snippet(visible)
+        snippet = snippet or _snippet(visible)
     head = Head(
         people(section.get("reply-to")),
         headers.date(section.get("date")),

@@ -78,7 +78,7 @@ class Head:
 @dataclass(frozen=True, slots=True)
 class Parsed:
     """Everything parsing gives. ``text`` and ``html`` are decoded and capped; ``visible`` is the HTML's visible text
-    where the snippet is of that, else empty: then it is found when it is looked for."""
+    where the snippet is of that, or finding it is not easy, else empty: then it is found when it is looked for."""
 
     from_: Person | None = None
     to: tuple[Person, ...] = ()

@@ -15,7 +15,7 @@ from .content import load_texts
 from .match import Criteria, Matcher
 from .packing import unpack_detail
 from .sieve import Sieve
-from .visible import shown
+from .visible import easy, shown
 
 ROWS = 500
 """Rows read at a time, but for the"""
@@ -83,8 +83,8 @@ async def scan(
                 if octets >= MOST_TEXT:
                     return Scanned(tuple(found), at, True)
                 if is_it is None:
-                    said = words.get(row.content, "")
-                    octets += len(said)
+                    said, looked_at = words.get(row.content, _NOTHING)
+                    octets += looked_at
                     is_it = judge.said(said)
                 if is_it:
                     if len(found) == limit:
@@ -175,11 +175,14 @@ def _next(rows: deque[Row], most: int) -> list[Row]:
 async def text(tx: Tx, id: str) -> str:
     """What ``contains`` looks in besides the subject; empty if the message is gone."""
     row = await tx.row("select content, until from message where id = ?", (id,))
-    return "" if row is None else (await _words(tx, {row[0]: row[1]})).get(row[0], "")
+    return "" if row is None else (await _words(tx, {row[0]: row[1]})).get(row[0], _NOTHING)[0]
 
 
-async def _words(tx: Tx, contents: dict[str, int]) -> dict[str, str]:
-    """What is said in each content."""
+_NOTHING = ("", 0)
+
+
+async def _words(tx: Tx, contents: dict[str, int]) -> dict[str, tuple[str, int]]:
+    """What is said in each content, and the characters that were looked at for it."""
     if not contents:
         return {}
     moments = sorted(set(contents.values()))
@@ -190,10 +193,12 @@ async def _words(tx: Tx, contents: dict[str, int]) -> dict[str, str]:
     return {id: _said(detail, bytes(data)) for id, detail, data in rows}
 
 
-def _said(detail: int, data: bytes) -> str:
+def _said(detail: int, data: bytes) -> tuple[str, int]:
     try:
         text, html, visible = load_texts(unpack_detail(detail, data))
     except Damaged:
-        return ""  # who reads it is told; who searches is not kept from all the others
-    # most messages are never looked in: what their HTML shows is not stored, unless it was wanted when they were filed
-    return f"{text}\n{visible or shown(html)}"
+        return _NOTHING  # who reads it is told; who searches is not kept from all the others
+    if visible or not html or not easy(html):
+        return f"{text}\n{visible}", len(text) + len(visible)
+    # most messages are never looked in: what their HTML shows is not stored where it is easy to find
+    return f"{text}\n{shown(html)}", len(text) + len(html)

@@ -108,6 +108,7 @@ BOMBS = {
         for name, page in {
             "open tags": lambda: b"<a href=" * 200_000,
             "angle brackets": lambda: b"<" * 1_500_000,
+            "angle brackets apart": lambda: b"< " * 750_000,
             "open comments": lambda: b"<!--" * 300_000,
             "quotes": lambda: b"<a title='" * 150_000,
             "quotes in turn": lambda: b"<a b=\"'" * 150_000,

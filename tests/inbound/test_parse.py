@@ -200,6 +200,11 @@ def test_a_link_shown_as_picture_and_words_keeps_the_words():
     )
 
 
+@pytest.mark.parametrize(("html", "stored"), [("<p>x" * 100, ""), ("<p>x" * 1001, "x"), ("<p>x" + " " * 70_000, "x")])
+def test_what_html_shows_beside_a_text_is_stored_where_it_is_not_easy_to_find(html, stored):
+    assert parse(mail(html=html)).visible[:1] == stored
+
+
 @pytest.mark.parametrize(
     ("html", "text"),
     [
