@@ -166,6 +166,7 @@ def on_postgres() -> Iterator[Farmed]:
                         cursor.execute(_filling(box, rows, "lpad(n::text, 12, '0')"))
                         cursor.execute(_COUNTED.format(box.count, box.id))
                         cursor.execute("vacuum analyze")
+                        cursor.execute("checkpoint")
                     connection.close()
 
                 made.fill = fill
@@ -242,6 +243,7 @@ def measure(store: str, many: int, times: int) -> list[tuple[object, ...]]:
         began = time.monotonic()
         farm.fill(large)
         report.tell(f"{store}: {many:,} messages were put there in {time.monotonic() - began:.0f} s")
+        reader = Reader(farm)  # the connection has been idle for longer than it is kept
         rows: list[tuple[object, ...]] = []
         for question in QUESTIONS:
             others = report.Others()

@@ -36,6 +36,7 @@ DESCRIPTION
                     {"type": "mailbox", "mailbox": Mailbox} soon after something in one of your mailboxes has changed.
                     These are hints: they are not numbered, cannot be resumed, and one may be lost. The next change
                     of the mailbox brings another. Ask REST when you connect; subscribe to what must not be missed.
+                    Where thousands watch an account they come less often, but at least every two seconds.
                     Another {"type": "watching"} later says that some may have been lost: ask REST again.
 
     you say:        {"op": "ping"}

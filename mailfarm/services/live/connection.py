@@ -317,15 +317,15 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
         else:
             self._tell(self.factory.live.frames.of(last), mailbox)
 
-    def _tell(self, octets: bytes, closed: str) -> None:
-        """Send a frame; the end of a mailbox only once, though a subscription and the watch may both say it."""
+    def _tell(self, octets: bytes, closed: str, frames: int = 1) -> None:
+        """Send frames; the end of a mailbox only once, though a subscription and the watch may both say it."""
         if closed:
             if closed in self._ended:
                 return
             self._ended[closed] = None
             if len(self._ended) > ENDS_KEPT:
                 del self._ended[next(iter(self._ended))]
-        self.send(octets)
+        self.send(octets, frames)
 
     def send(self, octets: bytes, frames: int = 1) -> None:
         """Send a frame, or some, now, or gather them while the transport is full."""

@@ -2,7 +2,8 @@
 
 Hints are coalesced: a burst of a thousand messages is read as a few states of the mailbox, one query for all mailboxes
 that changed and all who watch. Who watches is told in the same way as who follows a mailbox: some, then others have
-their turn (``mailboxes.crowd``).
+their turn (``mailboxes.crowd``). Where that takes long, because thousands watch, hints come less often: telling takes a
+tenth of the time at most.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ from .frames import EventFrames, frame
 
 LINGER = 0.05
 """Seconds between the first change and the hint: what changes meanwhile is in the same one."""
+REST = 9.0
+"""So many times as long as the last telling took, up to"""
+LONGEST = 2.0
+"""seconds, if that is longer."""
 AT_ONCE = 200
 """Mailboxes in one reading."""
 LINE = 1000
@@ -34,8 +39,8 @@ LINE = 1000
 
 _MISSED = frame({"type": "watching"})
 
-Tell = Callable[[bytes, str], None]
-"""Told a frame, and the id of the mailbox whose end it says (or nothing)."""
+Tell = Callable[[bytes, str, int], None]
+"""Told a frame, and the id of the mailbox whose end it says; or nothing in its place, and how many frames it is."""
 
 
 class Watch:
@@ -54,8 +59,9 @@ class Watch:
         self._events = events
         self._changed: dict[str, None] = {}
         self._timer: Any = None
+        self._linger = LINGER
         self._reading = False
-        self._line: list[tuple[bytes, str]] = []
+        self._line: list[tuple[bytes, str, int]] = []
         self._telling = False
         self._subscription: Subscription | None = None
         self._starting: DeferredLock = DeferredLock()
@@ -99,7 +105,7 @@ class Watch:
 
     def _soon(self) -> None:
         if self._changed and self._timer is None and not self._reading and not self._telling:
-            self._timer = self._reactor.callLater(LINGER, self._read)
+            self._timer = self._reactor.callLater(self._linger, self._read)
 
     def _read(self) -> None:
         self._timer = None
@@ -116,23 +122,28 @@ class Watch:
             return [found[each] for each in some if each in found and found[each].account == self.account]
 
         try:
-            for mailbox in await self._database.read(work):
-                self._tell(frame({"type": "mailbox", "mailbox": mailbox_form(mailbox)}), "")
+            hints = [
+                frame({"type": "mailbox", "mailbox": mailbox_form(mailbox)})
+                for mailbox in await self._database.read(work)
+            ]
+            if hints:
+                self._tell(b"".join(hints), "", len(hints))
         except Temporary:
             return  # they are hints: the next change brings another
         finally:
             self._reading = False
             self._soon()
 
-    def _tell(self, octets: bytes, closed: str) -> None:
+    def _tell(self, octets: bytes, closed: str, frames: int = 1) -> None:
         if len(self._line) >= LINE:
-            self._line[:] = [(_MISSED, "")]
-        self._line.append((octets, closed))
+            self._line[:] = [(_MISSED, "", 1)]
+        self._line.append((octets, closed, frames))
         if not self._telling:
             self._telling = True
             self._spawn(self._tell_line())
 
     async def _tell_line(self) -> None:
+        began = self._reactor.seconds()
         try:
             while self._line:
                 line, self._line = self._line, []
@@ -141,8 +152,9 @@ class Watch:
                     if start:
                         await self._turn()
                     for tell in tells[start : start + TOLD_AT_ONCE]:
-                        for octets, closed in line:
-                            tell(octets, closed)
+                        for what in line:
+                            tell(*what)
         finally:
             self._telling = False
+            self._linger = max(LINGER, min(REST * (self._reactor.seconds() - began), LONGEST))
             self._soon()
