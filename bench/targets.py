@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import elsewhere
 
 Form = dict[str, Any]
 _WORDS = {True: "met", False: "not met", None: "–"}
@@ -47,7 +48,7 @@ def lines(results: Form, folder: Path) -> list[Line]:
         _ratio("100 recipients in 100 mailboxes", results, "each-mailbox", "cluster", "to_queue_design", 2.5, 5.0),
         _dev(results),
         _scale(results),
-        *_elsewhere(folder),
+        *(Line(*line) for line in elsewhere.lines(folder)),
     ]  # fmt: skip
 
 
@@ -110,46 +111,3 @@ def _scale(results: Form) -> Line:
         f"{found['ratio']:.2f} ({found['two']:,.0f}/s beside {found['one']:,.0f}/s; by CPU a message {by_cpu:.2f})",
         found["ratio"] >= 1.7,
     )
-
-
-def _elsewhere(folder: Path) -> list[Line]:
-    """Targets that scripts of their own measure: what each has left under ``targets`` in its JSON."""
-    made = []
-    for script, what, target, moonshot in _SCRIPTS:
-        told = _told(folder / f"{script}.json")
-        if not told:
-            made.append(Line(what, target, moonshot, f"bench/{script}.py measures it", None))
-        made += [
-            Line(
-                str(one.get("what", what)),
-                str(one.get("target", target)),
-                str(one.get("moonshot", moonshot)),
-                str(one["measured"]),
-                one["met"],
-            )
-            for one in told
-        ]
-    return made
-
-
-_SCRIPTS = (
-    ("tls", "TLS: CPU per message, kept and new connection", "≤ 1.3 × asyncio with uvloop", "1.0 ×"),
-    ("idle", "idle connections behind PROXY", "≤ 4 MiB per 1,000; 20,000 held while mail flows", "2 MiB"),
-    ("push", "one event to 5,000 WebSocket clients", "≤ 90 ms of CPU, nobody else waits > 50 ms", "50 ms"),
-    ("lists", "list of 50, list by sender, wait: 1,000 and 1,000,000 stored", "p50 within 1.5 ×, list ≤ 5 ms", "2 ms"),
-    (
-        "growth",
-        "growth: 1 KB to 50 MB, 1 to 1,000,000 mailboxes, 0 to 100,000 waiting",
-        "cost per byte, message flat",
-        "",
-    ),
-)
-
-
-def _told(path: Path) -> list[Form]:
-    try:
-        form = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return []
-    found = form.get("targets", []) if isinstance(form, dict) else []
-    return [one for one in found if isinstance(one, dict) and {"measured", "met"} <= one.keys()]

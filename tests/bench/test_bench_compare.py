@@ -97,6 +97,20 @@ def test_each_target_has_a_line_whatever_was_measured(tmp_path: Path) -> None:
     assert all(line.met is None for line in targets.lines(empty, tmp_path / "none"))
 
 
+def test_what_other_scripts_left_is_read_and_what_is_odd_is_not(tmp_path: Path) -> None:
+    rows = {
+        "tls": [{"server": "edge", "case": "kept", "to the sink's": 1.2}, {"server": "sink"}],
+        "idle": [{"sessions held": 20_000, "MiB per 1,000": 4.5, "p99": 20.0, "errors": 0}],
+        "push": [{"case": "one at a time", "clients": 5000, "CPU ms an event": 80.0, "others max": 40.0}],
+        "lists": [{"a column": "nobody knows"}],
+    }
+    for name, made in rows.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"rows": made, "targets": []}))
+    (tmp_path / "growth.json").write_text("not JSON")
+    met = [line.met for line in targets.lines({"scenarios": {}, "latency": {}}, tmp_path)][-5:]
+    assert met == [True, False, True, None, None]
+
+
 def test_the_tables_name_who_is_left_out(tmp_path: Path) -> None:
     text = table.markdown(results(), targets.lines(results(), tmp_path))
     assert "- MailDev: not installed" in text
