@@ -132,8 +132,8 @@ class Content:
         if text:
             if self.normalize:
                 text = text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n").replace(b"\r\n.", b"\r\n")
-            elif last == -2 and b"\r\n." in text:
-                text = text.replace(b"\r\n.", b"\r\n")
+            elif last == -2:
+                text = b"\r\n".join(text.split(b"\r\n."))  # one search; a replacement counts first, and costs three
             if self._virtual:
                 self._virtual = False
                 text = text[2:]
