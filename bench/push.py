@@ -239,17 +239,18 @@ def measure(case: Case, clients: int, rounds: int) -> tuple[object, ...]:
             time.sleep(rounds)
             idle = (cpu(live.process.pid) - idle) / rounds
             still = probe.taken()
-            told, used, began = Told(), cpu(live.process.pid), time.monotonic()
+            told, used = Told(), 0.0
             for _ in range(rounds):
                 audience.expect(case.at_once)
+                before, began = cpu(live.process.pid), time.monotonic()
                 ends = [letters.send() for _ in range(case.at_once)]
                 form = audience.heard()
+                used += cpu(live.process.pid) - before - idle * (time.monotonic() - began)
                 told.first.append((form["first"] - ends[0]) * 1e3)
                 told.last.append((form["last"] - ends[-1]) * 1e3)
                 told.waits += probe.taken()
                 time.sleep(1.0)
                 probe.taken()
-            used = cpu(live.process.pid) - used - idle * (time.monotonic() - began)
             cores = others.cores()
         finally:
             probe.end()
