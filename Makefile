@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help dev setup-dev setup-test setup-bench test stack-test stack-images image check format bench bench-quick \
-	bench-cluster bench-stack screenshot lock clean
+	bench-cluster bench-targets bench-stack screenshot lock clean
 
 PY := .venv/bin/python
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2); echo $$((n < 2 ? 2 : n > 8 ? 8 : n)))
@@ -52,6 +52,9 @@ bench-quick: setup-bench ## the same in three minutes, and less exactly
 
 bench-cluster: setup-test ## measure the pieces of a cluster: services, queue, filing, cache, look-ups (ten minutes)
 	for each in cluster queues file cache recipients; do $(PY) bench/$$each.py $(ARGS) || exit; done
+
+bench-targets: setup-bench ## measure TLS, idle sessions, pushes, lists and growth; make bench then shows them (long)
+	for each in tls idle push lists growth; do $(PY) bench/$$each.py $(ARGS) || exit; done
 
 bench-stack: setup-bench stack-images ## mail through the load balancer of a deployed stack (ten minutes; root)
 	$(PY) bench/stack.py $(ARGS)
