@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from socket import inet_ntoa
 from typing import Any, Final
 
 from crc32c import crc32c
@@ -38,6 +39,9 @@ SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 V1: Final = b"PROXY "
 _V1_LONGEST: Final = 107  # §2.1, with CR LF
 _FIXED: Final = 16
+_TCP4: Final = b"\x21\x11\x00\x0c"  # version 2, PROXY; TCP over IPv4; addresses and nothing else: what proxies say
+_TCP4_ADDRESSES: Final = struct.Struct("!4s4sHH")
+_USUAL: Final = _FIXED + 12
 _ADDRESSES: Final = {0: 0, 1: 12, 2: 36, 3: 216}  # octets of addresses by family, §2.2
 _PP2_TYPE_CRC32C: Final = 0x03
 
@@ -75,6 +79,9 @@ def decode(data: bytes | bytearray, longest: int = 1024, v1: bool = False) -> He
 def _decode_v2(data: bytes | bytearray, longest: int) -> Header | None:
     if len(data) < _FIXED:
         return None
+    if len(data) >= _USUAL and data[12:_FIXED] == _TCP4:
+        source, destination, source_port, destination_port = _TCP4_ADDRESSES.unpack_from(data, _FIXED)
+        return Header(_USUAL, IPv4Address("TCP", inet_ntoa(source), source_port), _ours(destination, destination_port))
     fixed = bytes(data[:_FIXED])
     header = _v2.unpack_header(fixed)
     if header.data_len > longest:
@@ -138,14 +145,14 @@ def _decode_v1(data: bytes | bytearray) -> Header | None:
 
 def _header(length: int, result: ProxyResult) -> Header:
     if isinstance(result, (ProxyResultIPv4, ProxyResultIPv6)):
-        return Header(length, _address(*result.source), _ours(*result.dest))
+        return Header(length, _address(*result.source), _address(*result.dest))
     return Header(length, None, None)
 
 
 @lru_cache(maxsize=256)
-def _ours(ip: Any, port: int) -> IPv4Address | IPv6Address:
+def _ours(ip: bytes, port: int) -> IPv4Address:
     """A destination: nearly always one of a few, so ten thousand connections share them."""
-    return _address(ip, port)
+    return IPv4Address("TCP", inet_ntoa(ip), port)
 
 
 def _address(ip: Any, port: int) -> IPv4Address | IPv6Address:
@@ -178,6 +185,7 @@ class ProxyFactory(ServerFactory):
         self.longest = longest
         self.v1 = v1
         self.waiting: set[ProxyProtocol] = set()
+        self._trusts = lru_cache(maxsize=256)(self._is_trusted)
 
     def doStart(self) -> None:
         super().doStart()
@@ -188,11 +196,12 @@ class ProxyFactory(ServerFactory):
         super().doStop()
 
     def buildProtocol(self, addr: Any) -> Any:
-        ip = ip_address(addr.host.partition("%")[0])
+        return ProxyProtocol(self) if self._trusts(addr.host) else self.wrapped.buildProtocol(addr)
+
+    def _is_trusted(self, host: str) -> bool:
+        ip = ip_address(host.partition("%")[0])
         ip = getattr(ip, "ipv4_mapped", None) or ip
-        if any(ip in network for network in self.trusted):
-            return ProxyProtocol(self)
-        return self.wrapped.buildProtocol(addr)
+        return any(ip in network for network in self.trusted)
 
     def abort_waiting(self) -> None:
         """Close the connections that have not said their header yet (when draining)."""

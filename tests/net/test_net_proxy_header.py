@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import struct
 
@@ -198,3 +199,13 @@ def test_no_damage_under_a_checksum_changes_an_address() -> None:
             # a longer length asks for more; another type of the checksum's own value makes it no checksum
             assert found is None or shown(found) == V4
     assert noticed > 100
+
+
+def test_the_short_way_for_the_usual_header_says_what_the_long_one_does() -> None:
+    dice = random.Random(7)
+    for _ in range(300):
+        addresses = dice.randbytes(12)
+        short, long = decode(header(0x11, addresses)), decode(header(0x11, addresses + PADDING))
+        assert shown(short) == shown(long)
+        assert short is not None
+        assert short.length == 28
