@@ -174,3 +174,18 @@ async def test_an_address_asked_for_by_many_at_once_is_given_to_one(house, worke
         return (await worker.unit(lambda tx: store.ensure(tx, house.ids, house.account, "bob@mailfarm.test")))[0].id
 
     assert len(set(await gatherResults([start(ensure(workers[n % 3])) for n in range(12)]))) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_in_a_mailbox_goes_with_it_also_when_its_account_goes(house):
+    """Also where nothing but the database knows of it: an older mailfarm, or a person with psql."""
+    gone, stays = await house.mailbox(), await house.mailbox(await house.new_account("other"))
+    await house.file(house.item(gone), house.item(gone), house.item(stays))
+
+    async def delete(tx):
+        await tx.execute("delete from account where id = ?", (house.account,))
+
+    await house.database.unit(delete)
+    for table in ("mailbox", "message", "event"):
+        sql = f"select count(*), max({'id' if table == 'mailbox' else 'mailbox'}) from {table}"
+        assert await house.database.read(lambda tx, sql=sql: tx.row(sql)) == (1, stays.id)
