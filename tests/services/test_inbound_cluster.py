@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import psycopg2
+import pytest
 import pytest_twisted
 from prometheus_client import CollectorRegistry
 from servers import Postgres, Redis, add_clock, server_folder
@@ -27,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "mailboxes"))
 
 from mailbox_house import Bytes, House
 
-from mailfarm.backends import postgres_database
+from mailfarm.backends import postgres_tx
 from mailfarm.backends.postgres_database import PostgresDatabase
 from mailfarm.backends.postgres_schema import migrate
 from mailfarm.backends.redis_link import RedisLink
@@ -345,7 +346,8 @@ async def test_stopping_workers_while_postgres_is_away_uses_up_no_tries_and_leav
 
 @pytest_twisted.ensureDeferred
 async def test_a_mailbox_that_somebody_keeps_locked_holds_up_no_other(cluster, monkeypatch):
-    monkeypatch.setattr(postgres_database, "_LOCKING", postgres_database._LOCKING.replace("4s", "400ms"))
+    limits = postgres_tx._CLOCK_AND_LIMITS
+    monkeypatch.setattr(postgres_tx, "_CLOCK_AND_LIMITS", limits._replace(sql=limits.sql.replace("4s", "400ms")))
     monkeypatch.setattr(held, "FIRST_PAUSE", 0.5)
     house = cluster.house
     boxes = [await house.mailbox() for _ in range(11)]
@@ -461,6 +463,17 @@ async def test_what_can_not_be_filed_is_set_aside_after_its_tries_and_listed(clu
     assert len((await house.list(box)).messages) == 21
 
 
+async def digest(house, message):
+    """The SHA-256 of what is stored, which is what was accepted."""
+    found, number = hashlib.sha256(), 0
+    stored = await house.read(messages.find, house.account, message.id)
+    while (chunk := await house.read(messages.read_chunk, stored.content, number)) is not None:
+        found.update(chunk)
+        number += 1
+    assert found.digest() == stored.sha256
+    return found.digest()
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_message_of_fifty_megabytes_is_filed_as_it_came(cluster):
     house = cluster.house
@@ -471,9 +484,37 @@ async def test_a_message_of_fifty_megabytes_is_filed_as_it_came(cluster):
     await until(cluster.drained)
     (message,) = (await house.list(mailbox)).messages
     assert message.size == len(content)
-    digest, number = hashlib.sha256(), 0
-    stored = await house.read(messages.find, house.account, message.id)
-    while (chunk := await house.read(messages.read_chunk, stored.content, number)) is not None:
-        digest.update(chunk)
-        number += 1
-    assert digest.digest() == stored.sha256 == hashlib.sha256(content).digest()
+    assert await digest(house, message) == hashlib.sha256(content).digest()
+
+
+@pytest.mark.parametrize("killed", ["postgres", "queue", "worker"])
+@pytest_twisted.ensureDeferred
+async def test_large_mail_is_filed_once_and_as_it_came_whatever_is_killed_meanwhile(cluster, monkeypatch, killed):
+    monkeypatch.setattr(pipeline, "LONGEST_PAUSE", 0.5)
+    house = cluster.house
+    boxes = [await house.mailbox() for _ in range(2)]
+    sent = set()
+    for n in range(24):
+        content = b"Subject: %d\r\n\r\n" % n + os.urandom(1_000_000)
+        sent.add(hashlib.sha256(content).digest())
+        await cluster.put(boxes[n % 2], content=content)
+
+    async def some_filed():
+        return sum([len((await house.list(box)).messages) for box in boxes]) > 2
+
+    working = cluster.process(MAILFARM_INBOUND_LEASE="2")
+    if killed != "worker":
+        await cluster.worker(lease=2.0)
+    await until(some_filed)
+    if killed == "worker":
+        working.kill()
+        await cluster.worker(lease=2.0)
+    else:
+        server = cluster.postgres if killed == "postgres" else cluster.shards[0]
+        server.kill()
+        server.start()
+    await until(cluster.drained)
+    await cluster.check(boxes, 24)
+    found = [await digest(house, message) for box in boxes for message in (await house.list(box)).messages]
+    assert (len(found), set(found)) == (24, sent)
+    assert (await cluster.queue.depth()).aside == 0
