@@ -29,8 +29,9 @@ def text(results: dict[str, Any]) -> str:
         f"{report.table(*table.short(results))}\n\n"
         f"4 KB of multipart mail on 50 kept connections; servers, stores and generator share two of {machine['cores']} "
         f"cores of {machine['cpu']}; medians of {rounds} rounds, {machine['at'][:10]}. "
-        f"Of its {len(met)} targets mailfarm meets {met.count(True)}, misses {met.count(False)}; the others have "
-        f"measurements of their own.{disturbed}\n"
+        f"Of {len(met)} targets mailfarm meets {met.count(True)} and misses {met.count(False)}"
+        + f"; {met.count(None)} are not measured yet" * (None in met)
+        + f".{disturbed}\n"
     )
 
 
