@@ -45,7 +45,8 @@ def _write(connection: Any, data: bytes, otherwise: Callable[[Any, bytes], None]
     """Send ``data`` if nothing waits before it, and leave the rest to ``otherwise``."""
     if (
         not data
-        or _queued(connection)
+        or connection._tempDataBuffer
+        or len(connection.dataBuffer) > connection.offset
         or not connection.connected
         or connection._writeDisconnected
         or connection.disconnecting

@@ -211,6 +211,8 @@ class SMTPProtocol:
             if core.closing or (self._ended and self._unread_since is None):
                 self._leave()
                 return
+            if self._reading and self._unread_since is None:
+                return  # and goes on reading: nearly always
         self._read_or_not(core)
 
     def _work(self, core: Server) -> None:
