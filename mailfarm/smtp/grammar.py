@@ -29,6 +29,9 @@ _SHORT: Final = 120  # octets of an argument that is worth remembering
 # The usual address; anything else goes to mail.address, which knows it all. No two ways to match, so no backtracking.
 _USUAL: Final = re.compile(rb"<(" + _ATOM + rb"(?:\." + _ATOM + rb")*@" + _LABEL + rb"(?:\." + _LABEL + rb")*)>")
 
+# What mail servers and libraries say behind it.
+_SIZED: Final = re.compile(rb"(FROM:<[^<> ]{1,100}>) SIZE=([0-9]{1,20})( BODY=8BITMIME)?", re.IGNORECASE)
+
 
 class Malformed(Exception):
     """The argument breaks the grammar, or asks for what is not offered."""
@@ -43,6 +46,9 @@ def mail(argument: bytes, config: ServerConfig) -> Mail:
     usual = _usual_mail(argument) if len(argument) <= _SHORT else None
     if usual is not None:
         return usual
+    sized = _SIZED.fullmatch(argument)
+    if sized is not None and (usual := _usual_mail(sized[1])) is not None:
+        return Mail(usual.sender, int(sized[2]), "8BITMIME" if sized[3] else "7BIT")
     if argument[:5].upper() != b"FROM:":
         raise Malformed(MAIL_SYNTAX)
     sender, _, end = _path(argument, 5, BAD_SENDER, MAIL_SYNTAX, null=True)

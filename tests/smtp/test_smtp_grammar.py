@@ -89,3 +89,21 @@ def test_any_response(response: bytes) -> None:
         except sasl.Failed as error:
             refusals.append(error.reply)
     assert all(reply.code in (501, 535) for reply in refusals)
+
+
+@pytest.mark.parametrize(
+    "sender", [b"<a@b.example>", b"<>", b'<"a > b"@b.example>', b"<@x:a@b.example>", b"<a..b@b.example>"]
+)
+@pytest.mark.parametrize("size", [b"SIZE=0", b"size=1234", b"SIZE=" + b"9" * 20, b"SIZE=" + b"9" * 21, b"SIZE="])
+@pytest.mark.parametrize("verb", [b"FROM:", b"from:"])
+def test_a_size_is_read_the_same_wherever_it_stands(sender: bytes, size: bytes, verb: bytes) -> None:
+    """Behind the path and before BODY there is a shorter way."""
+
+    def read(*parameters: bytes) -> Mail | Reply:
+        try:
+            return grammar.mail(b" ".join((verb + sender, *parameters)), CONFIG)
+        except grammar.Malformed as error:
+            return error.reply
+
+    assert read(size, b"BODY=8BITMIME") == read(b"BODY=8BITMIME", size)
+    assert read(size) == read(b"BODY=7BIT", size)
