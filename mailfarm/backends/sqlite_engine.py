@@ -120,9 +120,7 @@ class Engine:
         """The same, but ``together`` runs in the reactor's thread where it can, when that has heard all who speak now:
         for work of a few dozen microseconds an item. Only the commit is the writer's."""
         result = self._submit(Job(None, size, together, item), gather=True)
-        if not self._run_soon:
-            self._run_soon = True
-            self._send(self._run_gathered, None)
+        self._run_gathered_soon()
         return result
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
@@ -217,8 +215,13 @@ class Engine:
             return fail(error)
         return job.deferred
 
+    def _run_gathered_soon(self) -> None:
+        if not self._run_soon:
+            self._run_soon = True
+            self._send(self._run_gathered, None)
+
     def _run_gathered(self, _: None = None) -> None:
-        """In the reactor's thread."""
+        """In the reactor's thread, when that has heard all who speak now."""
         self._run_soon = False
         group = self._line.take_gathered()
         if not group:
@@ -266,9 +269,10 @@ class Engine:
             self._send(self._run_gathered, None)
 
     def _settle_writes(self, group: list[Job]) -> None:
-        self._run_gathered()
         self._line.ended(group)
         fire(group)
+        if self._line.gathered:
+            self._run_gathered_soon()  # and with it what is about to come: who is busy commits less often
 
     # Reading
 

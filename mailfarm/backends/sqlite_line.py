@@ -53,6 +53,11 @@ class Line:
         """Whether half of what may wait already does."""
         return self._jobs * 2 >= self._max_jobs or self._octets * 2 >= self._max_octets
 
+    @property
+    def gathered(self) -> bool:
+        """Whether something waits for the reactor's thread."""
+        return bool(self._gathered)
+
     def add(self, job: Job, *, gather: bool = False) -> None:
         """Raises DatabaseUnavailable when it is full, or closed."""
         with self._ready:
