@@ -74,7 +74,7 @@ def _serve(listener: socket.socket) -> None:
                 continue
             peer = peers[fd]
             try:
-                data = peer.recv(262144)
+                data = peer.recv(65536)
             except OSError:
                 data = b""
             if not data:
