@@ -45,7 +45,7 @@ class LeanEPollReactor(EPollReactor):
             try:
                 if event == EPOLLIN and getattr(selectable, "LEAN", False):
                     why = selectable.doRead()
-                    if why is not None:
+                    if why:
                         self._disconnectSelectable(selectable, why, True)
                 else:
                     self._doReadOrWrite(selectable, fd, event)
