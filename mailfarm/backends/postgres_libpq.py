@@ -230,13 +230,16 @@ def _rows(result: Any) -> list[tuple[Any, ...]]:
     many = _row_count(result)
     if not many:
         return []
-    readers = [_READERS.get(_column_type(result, column), bytes.decode) for column in range(_column_count(result))]
-
-    def value(row: int, column: int, read: Any) -> Any:
-        data = _value(result, row, column)
-        return None if not data and _is_null(result, row, column) else read(data)
-
-    return [tuple([value(row, column, read) for column, read in enumerate(readers)]) for row in range(many)]
+    types = [_column_type(result, column) for column in range(_column_count(result))]
+    readers = [(column, _READERS.get(type, bytes.decode)) for column, type in enumerate(types)]
+    found = []
+    for row in range(many):
+        values = []
+        for column, read in readers:
+            data = _value(result, row, column)
+            values.append(read(data) if data or not _is_null(result, row, column) else None)
+        found.append(tuple(values))
+    return found
 
 
 _READERS: Final[dict[int, Callable[[bytes], Any]]] = {

@@ -21,6 +21,8 @@ from .postgres_libpq import Answer, Libpq, Lost, Result
 class Talk:
     """``done`` fires with ``outcome()`` when ``hear`` says that all has been heard. ``link`` is the connection."""
 
+    LEAN = True  # net/lean_poll.py: it leaves the reactor before anything can happen to its socket
+
     def __init__(self, link: Any) -> None:
         self.done: Deferred[Any] = Deferred()
         self.libpq = Libpq(link.pollable())
