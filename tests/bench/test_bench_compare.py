@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ import table
 import targets
 from corpus import corpus, halves, stamp
 from dialog import EXPECTED
-from measuring import peak_mib
+from measuring import generate, peak_mib
 from peers.base import Missing, Peer, Sent
+from sink import TrivialSink
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -196,6 +198,20 @@ def test_what_was_sent_is_known_again_by_its_number() -> None:
     assert len(sent.content(205)) == len(mail.content)
     assert b"Message-ID: <abc-0000000000000205@" in sent.content(205)
     assert Sent("abc", []).samples() == []
+
+
+def test_two_generators_at_once_keep_their_ledgers_apart() -> None:
+    with TrivialSink() as port, ThreadPoolExecutor(2) as pool:
+        both = [
+            pool.submit(generate, port, ["--messages", str(count), "--sessions", "2"], f"t{count}", 60.0)
+            for count in (20, 30)
+        ]
+        answers = [one.result() for one in both]
+    for (form, sent), count in zip(answers, (20, 30), strict=True):
+        assert form["messages"] == count
+        assert (sent.label, sorted(sent.numbers)) == (f"t{count}", list(range(count)))
+        assert sent.kind == "4000"
+        assert form["began"] <= sent.last == form["ended"]
 
 
 def test_when_the_last_was_accepted() -> None:
