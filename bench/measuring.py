@@ -52,6 +52,7 @@ def _kib(text: str, name: str) -> int:
 
 def generate(port: int, options: Sequence[str], label: str, patience: float) -> tuple[dict[str, Any], Sent]:
     """Run the generator: what it says, and what was accepted."""
+    WORK.mkdir(parents=True, exist_ok=True)
     ledger = WORK / f"ledger-{os.getpid()}-{label}"  # two may run at the same time
     command = [sys.executable, _LOAD, f"127.0.0.1:{port}", "--label", label, "--ledger", str(ledger), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as load:
