@@ -178,10 +178,10 @@ def _copy_keys(item: ToFile) -> list[copies.Key]:
 
 
 def _by_mailbox(spooled: Spooled) -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, list[str]] = {}
     for recipient, mailbox in zip(spooled.envelope.recipients, spooled.mailboxes, strict=True):
-        found[mailbox] = (*found.get(mailbox, ()), recipient.address)
-    return found
+        found.setdefault(mailbox, []).append(recipient.address)
+    return {mailbox: tuple(addresses) for mailbox, addresses in found.items()}
 
 
 def _summary(
