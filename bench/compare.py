@@ -28,15 +28,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import cores
+import findings
 import latency
 import psycopg2
 import readme
 import report
 import rounds
-import scenarios
 import summary
-import table
 import targets
+import ways
 from children import ROOT, end_on_sigterm
 from dialog import Options
 from field import PEERS, Field
@@ -72,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines = targets.lines(results, report.RESULTS)
     results["targets"] = [one.form() for one in lines]
     kept = given.quick or bool(given.only or given.peers)
-    path = report.save("bench", kept, results, table.markdown(results, lines))
-    for name, picture in table.pictures(results).items():
+    path = report.save("bench", kept, results, findings.markdown(results, lines))
+    for name, picture in findings.pictures(results).items():
         (path.parent / f"{name}.svg").write_text(picture)
     print(path.read_text())
     if not kept:
@@ -86,12 +86,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="less of it, in three minutes; kept in .make/bench")
     parser.add_argument("--rounds", type=int, default=0, help="how often each is measured (3; quick: 1)")
-    parser.add_argument("--only", default="", help="scenarios, parted by commas: " + scenarios.names())
+    parser.add_argument("--only", default="", help="scenarios, parted by commas: " + ways.names())
     parser.add_argument("--peers", default="", help="servers, parted by commas: " + " ".join(PEERS))
     given = parser.parse_args(argv)
     given.rounds = given.rounds or (1 if given.quick else 3)
     try:
-        given.chosen, given.extra = scenarios.chosen(given.quick, given.only)
+        given.chosen, given.extra = ways.chosen(given.quick, given.only)
     except ValueError as what:
         parser.error(str(what))
     given.wanted = set(given.peers.split(",")) if given.peers else set(PEERS)

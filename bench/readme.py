@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import findings
 import report
-import table
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 _BETWEEN = re.compile(r"(<!-- figures of make bench -->\n).*?(<!-- /figures of make bench -->)", re.DOTALL)
@@ -23,10 +23,10 @@ def text(results: dict[str, Any]) -> str:
     """What stands between the markers."""
     machine, met = results["machine"], [one["met"] for one in results.get("targets", [])]
     rounds, others = results["rounds"], results["others"]
-    disturbed = table.disturbed(others)
+    disturbed = findings.disturbed(others)
     return (
         f"![4 KB mail, all servers on the same two cores](bench/results/bench.svg)\n\n"
-        f"{report.table(*table.short(results))}\n\n"
+        f"{report.table(*findings.short(results))}\n\n"
         f"4 KB of multipart mail on 50 kept connections; servers, stores and generator share two of {machine['cores']} "
         f"cores of {machine['cpu']}; medians of {rounds} rounds, {machine['at'][:10]}. "
         f"Of {len(met)} targets mailfarm meets {met.count(True)} and misses {met.count(False)}"

@@ -12,7 +12,7 @@ import scale
 import summary
 from field import Field
 from measuring import measure, warm
-from scenarios import SCENARIOS, Scenario
+from ways import SCENARIOS, Scenario
 
 _WARMING = {"queue": 3.0, "maildev": 2.0}
 """Seconds a server is sent to before it is measured for the first time; a compiler at run time needs some."""

@@ -14,8 +14,8 @@ from field import Field
 from measuring import Wrong, generate
 from peers.base import Sent
 from running import Service
-from scenarios import SCENARIOS
 from stand import process_of
+from ways import SCENARIOS
 
 SECONDS = 4.0
 

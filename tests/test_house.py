@@ -419,3 +419,12 @@ _SECTIONS = ["NAME", "DESCRIPTION", "SETTINGS", "DIAGNOSTICS"]
 
 def _has_code(path: Path) -> bool:
     return path.is_dir() and any(path.glob("*.py"))
+
+
+def test_no_two_modules_of_bench_and_tests_have_one_name() -> None:
+    """They are imported by bare names, all in one process when everything is tested: the first would be everybody's."""
+    places: dict[str, list[str]] = {}
+    for path in [*modules(ROOT / "tests"), *(ROOT / "bench").glob("*.py")]:
+        if path.name not in ("__init__.py", "conftest.py"):
+            places.setdefault(path.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}

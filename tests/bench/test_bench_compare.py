@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import findings
 import pytest
 import readme
 import replies
-import scenarios
 import summary
-import table
 import targets
+import ways
 from corpus import corpus, halves, stamp
 from dialog import EXPECTED
 from measuring import generate, peak_mib
@@ -114,12 +114,12 @@ def test_what_other_scripts_left_is_read_and_what_is_odd_is_not(tmp_path: Path) 
 
 
 def test_the_tables_name_who_is_left_out(tmp_path: Path) -> None:
-    text = table.markdown(results(), targets.lines(results(), tmp_path))
+    text = findings.markdown(results(), targets.lines(results(), tmp_path))
     assert "- MailDev: not installed" in text
     assert "p99" in text
     assert "used 1.5 cores" in text
-    assert table.disturbed(0.1) == ""
-    pictures = table.pictures(results())
+    assert findings.disturbed(0.1) == ""
+    pictures = findings.pictures(results())
     assert set(pictures) == {"bench", "bench-cpu", "bench-latency"}
     assert all(picture.startswith("<svg") for picture in pictures.values())
 
@@ -139,12 +139,12 @@ def test_the_readme_has_a_place_for_the_figures(tmp_path: Path, monkeypatch: pyt
 
 
 def test_scenarios_are_asked_for_by_name() -> None:
-    some, extra = scenarios.chosen(False, "kept,latency")
+    some, extra = ways.chosen(False, "kept,latency")
     assert [one.name for one in some] == ["kept"]
     assert extra == {"latency"}
     with pytest.raises(ValueError, match="no scenario nonsense"):
-        scenarios.chosen(False, "nonsense")
-    each = next(one for one in scenarios.SCENARIOS if one.name == "each-mailbox")
+        ways.chosen(False, "nonsense")
+    each = next(one for one in ways.SCENARIOS if one.name == "each-mailbox")
     assert each.words().count("--to") == each.copies == 100
     assert "--one-each" not in each.words()
 
