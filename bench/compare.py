@@ -38,12 +38,12 @@ import summary
 import targets
 import ways
 from children import ROOT, end_on_sigterm
-from dialog import Options
 from field import PEERS, Field
 from generator import Plan
 from load import run as generate
 from measuring import Wrong
 from sink import TrivialSink
+from smtp_dialog import Options
 
 
 def main(argv: Sequence[str] | None = None) -> int:

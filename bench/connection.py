@@ -6,7 +6,7 @@ import errno
 import socket
 import ssl
 
-from dialog import Dialog
+from smtp_dialog import Dialog
 
 _READ = 65536
 

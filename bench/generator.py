@@ -21,7 +21,7 @@ from typing import Any
 
 from connection import Connection
 from corpus import Mail, halves, stamp
-from dialog import Dialog, Options, proxy_header
+from smtp_dialog import Dialog, Options, proxy_header
 
 MOST_ERRORS = 50
 """After so many a run ends."""

@@ -30,7 +30,7 @@ from typing import Any
 import chart
 import report
 from children import ROOT, WORK, end_on_sigterm, tree_cpu
-from dialog import proxy_header
+from smtp_dialog import proxy_header
 
 from mailfarm.sdk import Farm
 

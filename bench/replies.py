@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dialog import EXPECTED, SUBJECTS
+from smtp_dialog import EXPECTED, SUBJECTS
 
 _LONGEST = 4096
 

@@ -19,8 +19,8 @@ from typing import Final
 
 import replies
 from corpus import Mail, halves, stamp
-from dialog import proxy_header
 from generator import MOST_ERRORS, Plan, Result
+from smtp_dialog import proxy_header
 
 _READ: Final = 8192
 _IN: Final = select.EPOLLIN

@@ -18,10 +18,10 @@ import summary
 import targets
 import ways
 from corpus import corpus, halves, stamp
-from dialog import EXPECTED
 from measuring import generate, peak_mib
 from peers.base import Missing, Peer, Sent
 from sink import TrivialSink
+from smtp_dialog import EXPECTED
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 import pytest
 from corpus import corpus, dot_stuffed, stamp
-from dialog import Dialog, Options, proxy_header
 from generator import Plan, percentiles
 from load import run
 from proxyprotocol.v2 import ProxyProtocolV2
+from smtp_dialog import Dialog, Options, proxy_header
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 GOOD = {

@@ -52,7 +52,9 @@ def test_it_measures_and_keeps_a_table_a_chart_and_the_numbers(
     ElementTree.parse(tmp_path / f"{name}.svg")
 
 
-@pytest.mark.parametrize("name", [*SMALLEST, "accept", "wait", "parse", "stack"])
+@pytest.mark.parametrize(
+    "name", [*SMALLEST, "compare", "growth", "idle", "lists", "parse", "push", "simulate", "stack", "tls"]
+)
 def test_help_says_what_it_measures(name: str) -> None:
     done = script(name, "--help")
     assert done.returncode == 0, done.stderr

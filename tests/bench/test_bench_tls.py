@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from children import Child, edge
-from dialog import Options
 from generator import Plan
 from load import main, run
 from sink import TrivialSink
+from smtp_dialog import Options
 
 from mailfarm.net.tls import dev_certificate
 

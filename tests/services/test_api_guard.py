@@ -7,8 +7,10 @@ from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 
 from mailfarm.errors import DatabaseUnavailable
 from mailfarm.net.http import Status
@@ -437,4 +439,4 @@ async def test_an_answer_leaves_in_one_piece_head_and_body(farm):
         )
         assert len(body) == (0 if method == b"HEAD" else length)
         written.clear()
-    channel.loseConnection()
+    channel.connectionLost(Failure(ConnectionDone()))  # else its time-out would still come

@@ -489,7 +489,7 @@ async def test_a_message_of_fifty_megabytes_is_filed_as_it_came(cluster):
 
 @pytest.mark.parametrize("killed", ["postgres", "queue", "worker"])
 @pytest_twisted.ensureDeferred
-async def test_large_mail_is_filed_once_and_as_it_came_whatever_is_killed_meanwhile(cluster, monkeypatch, killed):
+async def test_large_mail_is_filed_once_and_as_it_came_whatever_is_killed(cluster, monkeypatch, logged, killed):
     monkeypatch.setattr(pipeline, "LONGEST_PAUSE", 0.5)
     house = cluster.house
     boxes = [await house.mailbox() for _ in range(2)]
@@ -518,3 +518,5 @@ async def test_large_mail_is_filed_once_and_as_it_came_whatever_is_killed_meanwh
     found = [await digest(house, message) for box in boxes for message in (await house.list(box)).messages]
     assert (len(found), set(found)) == (24, sent)
     assert (await cluster.queue.depth()).aside == 0
+    assert {event["log_format"] for event in logged} <= {"the queue does not answer; it is asked again"}
+    logged.clear()
