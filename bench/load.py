@@ -5,10 +5,10 @@
     bench/load.py 127.0.0.1:1025 --rate 200 --seconds 10          open loop: latency from when each was due
     bench/load.py --ceiling                                       how fast the generator itself is
 
-Prints one JSON object. ``messages`` were answered 250 and all their replies were right (see ``smtp_dialog.py``); everything
-else is under ``errors``. Times are milliseconds. ``dot_ms`` is from the last octet of content handed to the kernel to
-the 250; ``whole_ms`` from MAIL (or the connection, when each message has its own; or the due time) to the 250.
-Exit code 1 if there were errors.
+Prints one JSON object. ``messages`` were answered 250 and all their replies were right (see ``smtp_dialog.py``);
+everything else is under ``errors``. Times are milliseconds. ``dot_ms`` is from the last octet of content handed to
+the kernel to the 250; ``whole_ms`` from MAIL (or the connection, when each message has its own; or the due time) to
+the 250. Exit code 1 if there were errors.
 """
 
 from __future__ import annotations
