@@ -261,11 +261,13 @@ class Bus(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """``cost`` units against ``limit`` on the account of ``key``; a cost of 0 only asks."""
+    """``cost`` units against ``limit`` on the account of ``key``; a cost of 0 only asks. What was far from its limit a
+    moment ago need not be asked again, unless ``always``."""
 
     key: str
     limit: Limit | Quota
     cost: int = 1
+    always: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class Guesses:
             return []
         found = []
         if self._of_client is not None:
-            found.append(Charge(self._client + client, self._of_client, cost))
+            found.append(Charge(self._client + client, self._of_client, cost, always=True))
         if self._of_name is not None:
-            found.append(Charge(self._name + name[:LONGEST_NAME].lower(), self._of_name, cost))
+            found.append(Charge(self._name + name[:LONGEST_NAME].lower(), self._of_name, cost, always=True))
         return found

@@ -166,7 +166,7 @@ class RedisLimiter:
             return succeed(None)
         now, far = self._reactor.seconds(), self._far
         for charge in charges:
-            if charge.cost or far.get(charge.key, 0.0) < now:
+            if charge.cost or charge.always or far.get(charge.key, 0.0) < now:
                 break
         else:
             if self._reachable():

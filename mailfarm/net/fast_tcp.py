@@ -182,21 +182,26 @@ class FastPort(tcp.Port):
                 super().doRead()
                 return
             taken += 1
-            try:
-                self._take(sock, client)
-            except Exception:
-                _log.failure("A connection could not be taken")
-                sock.close()
+            self._take(sock, client)
         self.numberAccepts = taken + _MORE if taken == self.numberAccepts else max(1, taken)
 
     def _take(self, sock: socket, client: tuple[str, int]) -> None:
         factory: Any = self.factory
-        protocol = factory.buildProtocol(IPv4Address("TCP", *client))
-        if protocol is None:
-            sock.close()
-            return
-        self.sessionno += 1
-        protocol.makeConnection(FastConnection(sock, protocol, client, self, self.sessionno, self.reactor))
+        connection = None
+        try:
+            protocol = factory.buildProtocol(IPv4Address("TCP", *client))
+            if protocol is None:
+                sock.close()
+                return
+            self.sessionno += 1
+            connection = FastConnection(sock, protocol, client, self, self.sessionno, self.reactor)
+            protocol.makeConnection(connection)
+        except Exception:
+            _log.failure("A connection could not be taken")
+            if connection is None:
+                sock.close()
+            else:  # the reactor has it already, and the protocol may count on its end
+                connection.connectionLost(Failure())
 
 
 @implementer(IStreamServerEndpoint)

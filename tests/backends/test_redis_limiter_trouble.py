@@ -341,6 +341,7 @@ async def test_who_only_asks_for_what_is_far_from_used_up_asks_once_a_second(ser
 
     assert await asked(wide) == 1
     assert await asked(*[wide] * 10) == 0
+    assert await asked(*[replace(wide, always=True)] * 3) == 3, "guesses are never let through by memory"
     assert await asked(narrow, narrow) == 2
     assert await asked(replace(wide, cost=51), wide) == 2, "half of it is used up"
     assert await asked(replace(wide, cost=49)) == 1

@@ -65,6 +65,27 @@ class Port:
         return await connect(self.port.getHost().port)
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_fault_while_one_is_taken_keeps_nobody_else_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next client gets the same descriptor; the reactor must not believe that it has it already."""
+
+    def broken(self: Spoken) -> None:
+        monkeypatch.undo()
+        raise MemoryError("no room for another")
+
+    monkeypatch.setattr(Spoken, "connectionMade", broken)
+    async with Port(say_goodbye) as port:
+        first = await port.connect()
+        await first.ended()
+        assert first.received == b""
+        assert port.came[0].reason is not None
+        for _ in range(3):
+            client = await port.connect()
+            client.send(b"hello")
+            await client.ended()
+            assert client.received == b"bye\r\n"
+
+
 def say_goodbye(transport: Any, data: bytes) -> None:
     transport.write(b"bye\r\n")
     transport.loseConnection()

@@ -234,7 +234,8 @@ class Live:
             for token, (answered, caller) in zip(some, answers, strict=True):
                 if answered and caller is None:
                     for connection in by_token[token]:
-                        connection.drop(UNAUTHENTICATED, "the token has ended", "unauthenticated")
+                        if connection.token == token:  # it may show another one since
+                            connection.drop(UNAUTHENTICATED, "the token has ended", "unauthenticated")
 
 
 def _factory(live: Live, max_connections: int, heartbeat: float) -> Any:
