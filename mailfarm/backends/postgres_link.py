@@ -44,7 +44,8 @@ _SETUP = """
            set_config('idle_in_transaction_session_timeout', %s, false),
            set_config('client_connection_check_interval', %s, false),
            set_config('plan_cache_mode', 'force_generic_plan', false),
-           set_config('jit', 'off', false)
+           set_config('jit', 'off', false),
+           set_config('bytea_output', 'hex', false)
 """
 """What is prepared is planned once: a plan made for a few rows costs more than it saves. Nothing here runs for so long
 that compiling it would pay."""

@@ -26,7 +26,7 @@ from mailfarm.ports import NOW, Rows
 
 from . import postgres_arrays
 from .postgres_arrays import Param
-from .postgres_libpq import Answer
+from .postgres_libpq import Answer, Lost
 from .postgres_talk import Talk, error_of
 
 MOST_PREPARED: Final = 100
@@ -143,6 +143,8 @@ class Journey(Talk):
             if answer.synced:
                 self.libpq.leave_pipeline()
                 return True
+            if answer.code and not self._expected:
+                raise Lost(answer.text)  # the server has ended behind the last answer, perhaps a COMMIT's
             if answer.code:
                 self._error = error_of(answer)  # the only one: what comes behind it is skipped
             prepared = self._expected.popleft()

@@ -234,7 +234,7 @@ def _run_all(cursor: Any, known: Sequence[File], say: Callable[[str], Any]) -> N
             try:
                 _run(cursor, file)
                 break
-            except psycopg2.errors.LockNotAvailable:
+            except (psycopg2.errors.LockNotAvailable, psycopg2.errors.DeadlockDetected):
                 if not left:
                     raise
                 say("others use the tables; trying again")

@@ -28,6 +28,7 @@ class Talk:
         self.libpq = Libpq(link.pollable())
         self._link = link
         self._reactor = link.reactor
+        self._fault: Failure | None = None
 
     def begin(self) -> None:
         """Say the first words."""
@@ -66,7 +67,7 @@ class Talk:
 
     def connectionLost(self, reason: Failure) -> None:
         """The connection was closed under it."""
-        self._finish(reason)
+        self._finish(self._fault or reason)
 
     # ----
 
@@ -81,6 +82,10 @@ class Talk:
                 over = self.hear()
         except Lost as error:
             self._link.end(str(error))  # and that comes to connectionLost
+            return
+        except Exception as error:  # what was said or heard in part is of no use to anybody else
+            self._fault = Failure()
+            self._link.end(f"what was said on it was not understood: {error}")
             return
         if over:
             self._finish(self.outcome())

@@ -112,7 +112,7 @@ while left and #taken < limit and octets < most_octets do
     for at, new in ipairs(read) do
       local number, fields = numbers[at], fields_of(new[2] or {})
       if fields.i and not known[at] then
-        local turn = {tries = 1, fence = fence, size = tonumber(fields.z), id = fields.i, pieces = fields.k or '-',
+        local turn = {tries = 1, fence = fence, size = tonumber(fields.z) or 0, id = fields.i, pieces = fields.k or '-',
           reason = ''}
         turns[#turns + 1], turns[#turns + 2] = number, turn_text(turn)
         hand_out(number, turn, fields)

@@ -70,6 +70,9 @@ def finish_group(connection: sqlite3.Connection, group: list[Job], following: Ca
     """Commit what ``begin_group`` began, and with it what is ``following``, which is added to ``group``."""
     if not connection.in_transaction:
         return  # it was lost, and all of them know
+    if all(job.error is not None for job in group):
+        _roll_back(connection)  # there is nothing to commit, and perhaps the rest of what was lost
+        return
     try:
         if (job := following()) is not None:
             more = [job]
@@ -110,6 +113,10 @@ def write_group(connection: sqlite3.Connection, first: Job, following: Callable[
 def _lose(connection: sqlite3.Connection, group: list[Job], error: BaseException) -> None:
     cause = error.__cause__ if isinstance(error, _GroupLost) and error.__cause__ is not None else error
     fail_all(group, understandable(cause))
+    _roll_back(connection)
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
     try:
         if connection.in_transaction:
             connection.execute("ROLLBACK")

@@ -10,7 +10,7 @@ import pytest_twisted
 from postgres_house import file, sample, spools, statement
 from spooled_samples import soon
 
-from mailfarm.backends import postgres_arrays, postgres_pipeline, postgres_tx
+from mailfarm.backends import postgres_arrays, postgres_libpq, postgres_pipeline, postgres_tx
 from mailfarm.backends.postgres_pipeline import asked
 from mailfarm.errors import DatabaseUnavailable
 from mailfarm.ports import NEVER, NOW, Rows
@@ -48,6 +48,34 @@ async def test_rows_are_there_octet_by_octet(postgres_database, made, count, nul
 
     told, found = await made(postgres_database).unit(work)
     assert sorted(told, key=repr) == sorted(found, key=repr) == sorted(given, key=repr)
+
+
+@pytest_twisted.ensureDeferred
+async def test_octets_are_read_whatever_form_the_server_would_give_them(postgres_database, made):
+    connection = psycopg2.connect(postgres_database)
+    connection.autocommit = True
+    connection.cursor().execute(f"alter database {connection.info.dbname} set bytea_output = 'escape'")
+    connection.close()
+
+    async def work(tx):
+        return await tx.several([("select '\\x00ff5c41'::bytea", [])]), await tx.rows("select '\\x00ff5c41'::bytea")
+
+    (one,), other = await made(postgres_database).unit(work)
+    assert bytes(one[0][0]) == bytes(other[0][0]) == b"\x00\xff\\A"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_understood_ends_the_connection_and_no_other(postgres_database, made, monkeypatch):
+    database = made(postgres_database)
+
+    async def work(tx):
+        return await tx.several([("select 1", [])])
+
+    with monkeypatch.context() as patched:
+        patched.setitem(postgres_libpq._READERS, 23, lambda data: int(f"no number: {data!r}"))
+        with pytest.raises(ValueError, match="no number"):
+            await database.unit(work)
+    assert await database.unit(work) == [[(1,)]]
 
 
 @pytest_twisted.ensureDeferred

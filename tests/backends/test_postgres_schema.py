@@ -144,6 +144,27 @@ def test_a_migration_does_not_stand_in_the_way_of_others_while_it_waits_for_a_ta
     reader.close()
 
 
+def test_no_migration_meets_those_who_file_in_a_circle(url, schema):
+    """They lock a mailbox, then write messages and events: a migration must not lock these in another order."""
+    later = [path for path in sorted(schema.glob("*.sql")) if int(path.name[:4]) > 1]
+    aside = {path: path.read_bytes() for path in later}
+    for path in later:
+        path.unlink()
+    migrate(url, schema=schema)
+    for path in later:
+        path.write_bytes(aside[path])
+        with psycopg2.connect(url) as filer, ThreadPoolExecutor(1) as pool, filer.cursor() as cursor:
+            cursor.execute("lock table mailbox in row share mode")  # as "for update" does
+            said = []
+            done = pool.submit(migrate, url, schema=schema, say=said.append)
+            while not done.done() and not run(url, "select 1 from pg_locks where not granted"):
+                pass
+            cursor.execute("lock table message, event in row exclusive mode")
+            filer.commit()
+            done.result(30)
+        assert not any("trying again" in line for line in said), path.name
+
+
 def test_who_may_not_make_tables_is_told_so(url):
     name = url.rpartition("/")[2]
     run(url, f"create role guest_{name} login")
