@@ -27,13 +27,13 @@ from mailfarm.net.tls import ServerTls, dev_certificate
 from mailfarm.smtp.requests import Auth, Data, Discarded, End, Hello, Mail, Rcpt, Refused
 
 _AT = Path(__file__).parent.parent / "smtp" / "dialog.py"
-_SPEC: Any = importlib.util.spec_from_file_location("smtp_dialog", _AT)
-smtp_dialog = importlib.util.module_from_spec(_SPEC)
-sys.modules["smtp_dialog"] = smtp_dialog
-_SPEC.loader.exec_module(smtp_dialog)
+_SPEC: Any = importlib.util.spec_from_file_location("dialog_of_the_core", _AT)
+dialog_of_the_core = importlib.util.module_from_spec(_SPEC)
+sys.modules["dialog_of_the_core"] = dialog_of_the_core
+_SPEC.loader.exec_module(dialog_of_the_core)
 
-decide = smtp_dialog.decide
-LIVE = [dialog for dialog in smtp_dialog.dialogs() if not dialog.pure_only]
+decide = dialog_of_the_core.decide
+LIVE = [dialog for dialog in dialog_of_the_core.dialogs() if not dialog.pure_only]
 
 
 class Told:
@@ -50,7 +50,7 @@ class Told:
         return reply if self.asked % 2 else deferLater(reactor, 0, lambda: reply)  # type: ignore[arg-type]
 
     def connected(self) -> Answer:
-        return smtp_dialog.GREETING  # type: ignore[no-any-return]
+        return dialog_of_the_core.GREETING  # type: ignore[no-any-return]
 
     def hello(self, request: Hello) -> Answer:
         return self._decide(request)
@@ -148,7 +148,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> ServerTls:
 async def test_dialog(dialog: Any, cut: int, tls: ServerTls, tmp_path: Path) -> None:
     if cut and sum(len(step.octets) for step in dialog.steps) > 20_000:
         cut = 4096
-    heard = smtp_dialog.Heard()
+    heard = dialog_of_the_core.Heard()
     # the dialogs' host without TLS is a listener without a certificate
     without = any(b"no-tls.example" in step.octets for step in dialog.steps)
     factory = SMTPFactory(
