@@ -9,6 +9,8 @@ import threading
 import time
 
 _IDS = re.compile(rb'"message_id":"<?([^"@>]+)@')
+SILENCE = 10.0
+"""Seconds without an announcement after which none is expected."""
 _FILED = b'"type":"filed"'
 
 
@@ -41,10 +43,11 @@ class Hearing:
         self._socket.close()
 
     def wait(self, count: int, seconds: float) -> bool:
-        """Whether so many have been announced, within so long."""
-        deadline = time.monotonic() + seconds
+        """Whether so many have been announced, within so long and without ten seconds of silence."""
+        began = time.monotonic()
         while self.count < count:
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now - began > seconds or now - max(began, self.last) > SILENCE:
                 return False
             time.sleep(0.01)
         return True

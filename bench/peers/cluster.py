@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+import report
 from hearing import Hearing
 from running import Cluster, Service
 from servers import Redis
@@ -126,7 +127,8 @@ class MailfarmCluster(Peer):
         hearing = self._house.hearing
         wanted = self._told + len(sent.numbers) * sent.copies
         if not hearing.wait(wanted, seconds):
-            raise SystemExit(f"{wanted - hearing.count} messages were acknowledged and not announced in time")
+            # the bus is a hint, with a cap: what it dropped is found by the feeds; here ``check`` looks for it
+            report.tell(f"{wanted - hearing.count} of what was acknowledged was not announced")
         return hearing.last
 
     def check(self, sent: Sent) -> str:

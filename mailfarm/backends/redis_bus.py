@@ -31,10 +31,10 @@ from .redis_topics import Topics
 
 _log = Logger()
 
-KEPT: Final = 10_000
+KEPT: Final = 50_000
 """Events that wait to be published, and"""
-KEPT_OCTETS: Final = 16 * 1024 * 1024
-"""the room they have. Past either the oldest is dropped."""
+KEPT_OCTETS: Final = 64 * 1024 * 1024
+"""the room they have: two batches of mail with a hundred recipients each. Past either the oldest is dropped."""
 AT_ONCE: Final = 500
 """Events in one call, and"""
 AT_ONCE_OCTETS: Final = 1024 * 1024
