@@ -96,7 +96,8 @@ class Farm:
 @asynccontextmanager
 async def on_sqlite(where: Path) -> AsyncIterator[Farm]:
     # mypy takes the reactor for a module
-    engine = Engine(where / "bench.sqlite", clock=clock, deliver=reactor.callFromThread)  # type: ignore[attr-defined]
+    deliver = reactor.callFromThread  # type: ignore[attr-defined]  # mypy takes it for a module
+    engine = Engine(where / "bench.sqlite", clock=clock, deliver=deliver)
     bus = MemoryBus()
 
     def size() -> int:
@@ -253,7 +254,8 @@ async def paced(farm: Farm, mails: Sequence[bytes], count: int) -> list[float]:
     began = time.monotonic()
     for number in range(count):
         # mypy takes the reactor for a module
-        await deferLater(reactor, max(0.0, began + number / PACE - time.monotonic()))  # type: ignore[arg-type]
+        left = max(0.0, began + number / PACE - time.monotonic())
+        await deferLater(reactor, left)  # type: ignore[arg-type]  # mypy takes it for a module
         putting.append(Deferred.fromCoroutine(put(number)))
     await gatherResults(putting)
     ends = time.monotonic() + 30

@@ -100,7 +100,8 @@ async def on_redis(shards: int, where: Path) -> AsyncIterator[Measured]:
 @asynccontextmanager
 async def on_sqlite(_: int, where: Path) -> AsyncIterator[Measured]:
     # mypy takes the reactor for a module
-    engine = Engine(where / "bench.sqlite", clock=clock, deliver=reactor.callFromThread)  # type: ignore[attr-defined]
+    deliver = reactor.callFromThread  # type: ignore[attr-defined]  # mypy takes it for a module
+    engine = Engine(where / "bench.sqlite", clock=clock, deliver=deliver)
     yield Measured("SQLite", Queue(engine, "inbound", IDS, clock, reactor=reactor), (), CollectorRegistry())
     await engine.close()
 

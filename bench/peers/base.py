@@ -74,14 +74,14 @@ class Peer:
 
     def start(self) -> None:
         """Start everything; fill in ``smtp`` and ``parts`` (process ids by name). Raises Missing."""
-        raise NotImplementedError
+        raise NotImplementedError  # each server is started in a way of its own
 
     def ready(self) -> None:
         """Called before each measurement."""
 
     def settled(self, sent: Sent, seconds: float) -> float:
         """Wait until all that was sent is readable; the time (monotonic) at which the last was. Raises SystemExit."""
-        raise NotImplementedError
+        raise NotImplementedError  # asked only of those that keep mail, and each has a way of its own
 
     def check(self, sent: Sent) -> str:
         """Read back what was acknowledged: what is wrong with it, or nothing. Called after ``settled``."""
