@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -121,3 +123,19 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
         report.outcome = "failed"
         report.longrepr = f"skipped, and CI skips nothing: {report.longrepr}"
     return report
+
+
+@pytest.fixture
+def deployment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """stack/deployment, which is no package of the house."""
+    monkeypatch.syspath_prepend(str(ROOT / "stack"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    import deployment.checks  # type: ignore[import-not-found]  # it is on the path only here
+    import deployment.docker
+    import deployment.labels
+    import deployment.rollout
+    import deployment.settings
+
+    yield deployment
+    for name in [name for name in sys.modules if name.partition(".")[0] == "deployment"]:
+        del sys.modules[name]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +12,6 @@ import yaml
 
 STACK = Path(__file__).resolve().parent.parent / "stack"
 FILES = [STACK / name for name in ("mailfarm.yml", "shards.yml", "monitoring.yml")]
-
-
-@pytest.fixture
-def deployment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """stack/deployment, which is no package of the house."""
-    monkeypatch.syspath_prepend(str(STACK))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    import deployment.checks  # type: ignore[import-not-found]
-    import deployment.docker
-    import deployment.rollout
-
-    yield deployment
-    for name in [name for name in sys.modules if name.partition(".")[0] == "deployment"]:
-        del sys.modules[name]
 
 
 def test_all_stores_are_found(deployment: Any) -> None:

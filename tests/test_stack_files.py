@@ -44,20 +44,6 @@ def traefik() -> dict[str, Any]:
     return read(ROOT / "traefik" / "traefik.yml")
 
 
-@pytest.fixture
-def deployment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """stack/deployment, which is no package of the house."""
-    monkeypatch.syspath_prepend(str(STACK))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    import deployment.checks  # type: ignore[import-not-found]
-    import deployment.labels
-    import deployment.settings
-
-    yield deployment
-    for name in [name for name in sys.modules if name.partition(".")[0] == "deployment"]:
-        del sys.modules[name]
-
-
 def ours(stack: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Mailfarm's own services."""
     return {name: service for name, service in stack["services"].items() if name in cli.SERVICES}
