@@ -20,10 +20,8 @@ some tens of per cent too high.
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,15 +30,15 @@ from typing import Any
 
 import psycopg2
 import report
-from children import ROOT, WORK, end_on_sigterm, tree_cpu
+from children import ROOT, end_on_sigterm, tree_cpu
 from curves import Panel, curves
+from own_cluster import own_cluster
 
 from mailfarm.sdk import Farm
 
 sys.path.insert(0, str(ROOT / "tests"))
 
 from running import Cluster, Service
-from servers import Postgres, Redis, server_folder
 
 SIZES = (1_000, 4_000, 16_000, 64_000, 256_000, 1_000_000, 4_000_000, 16_000_000, 50_000_000)
 MAILBOXES = (1, 100, 10_000, 1_000_000)
@@ -140,23 +138,10 @@ class Under:
 @contextmanager
 def cluster() -> Iterator[Under]:
     """A new one, with one mailbox, and without ``inbound``."""
-    WORK.mkdir(parents=True, exist_ok=True)
-    folders = [server_folder() for _ in range(3)]
-    logs = Path(tempfile.mkdtemp(prefix="growth-", dir=WORK))
-    try:
-        with (
-            Redis(folders[0]) as queue,
-            Redis(folders[1], "--appendonly", "no") as cache,
-            Postgres(folders[2], "-c", "shared_buffers=512MB", "-c", "max_wal_size=4GB") as postgres,
-        ):
-            url = postgres.new_database()
-            with Cluster(logs, url, [queue.url], cache.url) as made:
-                made.schema()
-                servers = {"queue's Redis": queue, "cache's Redis": cache, "PostgreSQL": postgres}
-                yield Under(made, url, {part: one.process.pid for part, one in servers.items() if one.process})
-    finally:
-        for folder in (*folders, logs):
-            shutil.rmtree(folder)
+    with own_cluster("growth", "-c", "shared_buffers=512MB", "-c", "max_wal_size=4GB") as own:
+        servers = {"queue's Redis": own.queue, "cache's Redis": own.cache, "PostgreSQL": own.postgres}
+        processes = {part: one.process.pid for part, one in servers.items() if one.process}
+        yield Under(own.services, own.url, processes)
 
 
 Row = list[Any]

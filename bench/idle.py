@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import json
 import resource
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,15 +27,15 @@ from typing import Any
 
 import chart
 import report
-from children import ROOT, WORK, end_on_sigterm, tree_cpu
+from children import ROOT, end_on_sigterm, tree_cpu
+from own_cluster import own_cluster
 from smtp_dialog import proxy_header
 
 from mailfarm.sdk import Farm
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-from running import Cluster, Service
-from servers import Postgres, Redis, server_folder
+from running import Service
 
 _LOAD = str(Path(__file__).resolve().parent / "load.py")
 _HOLDERS = 4
@@ -185,31 +183,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     count = min(wanted, most) // _HOLDERS * _HOLDERS
     if count < wanted:
         report.tell(f"a process may open {most + _FILES} files here: {count:,} sessions instead of {wanted:,}")
-    WORK.mkdir(parents=True, exist_ok=True)
-    folders = [server_folder() for _ in range(3)]
-    logs = Path(tempfile.mkdtemp(prefix="idle-", dir=WORK))
-    try:
-        with (
-            Redis(folders[0]) as queue,
-            Redis(folders[1], "--appendonly", "no") as cache,
-            Postgres(folders[2]) as postgres,
-            Cluster(logs, postgres.new_database(), [queue.url], cache.url) as cluster,
-        ):
-            cluster.schema()
-            (api,) = cluster.start("api")
-            with Farm(api.url, cluster.token) as farm:
-                to = farm.create_mailbox().address
-            api.stop()
-            (mx,) = cluster.start(
-                "mx",
-                MAILFARM_LOG_LEVEL="warn",
-                MAILFARM_MX_PROXY_FROM="127.0.0.0/8",
-                MAILFARM_MX_MAX_CONNECTIONS=str(count + 100),
-            )
-            rows = measure(mx, to, [count // 8 * 4, count], 3.0 if given.quick else 10.0)
-    finally:
-        for folder in (*folders, logs):
-            shutil.rmtree(folder)
+    with own_cluster("idle") as own:
+        cluster = own.services
+        (api,) = cluster.start("api")
+        with Farm(api.url, cluster.token) as farm:
+            to = farm.create_mailbox().address
+        api.stop()
+        (mx,) = cluster.start(
+            "mx",
+            MAILFARM_LOG_LEVEL="warn",
+            MAILFARM_MX_PROXY_FROM="127.0.0.0/8",
+            MAILFARM_MX_MAX_CONNECTIONS=str(count + 100),
+        )
+        rows = measure(mx, to, [count // 8 * 4, count], 3.0 if given.quick else 10.0)
     costs = [(f"{each[0]:,} sessions", each[2]) for each in rows if each[2]]
     report.save_rows(
         "idle",

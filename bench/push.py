@@ -25,32 +25,28 @@ import os
 import random
 import resource
 import select
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import chart
 import report
-from children import ROOT, WORK, end_on_sigterm
+from children import ROOT, end_on_sigterm
 from corpus import make
 from generator import percentiles
+from own_cluster import own_cluster
 
 from mailfarm.sdk import Farm
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-from running import Cluster
-from servers import Postgres, Redis, server_folder
 from websocket import WebSocket
 
 _AUDIENCE = str(Path(__file__).resolve().parent / "audience.py")
@@ -192,29 +188,10 @@ def cpu(process: int) -> float:
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
-@contextmanager
-def cluster() -> Iterator[Cluster]:
-    """Redis, PostgreSQL, and what runs on them."""
-    WORK.mkdir(parents=True, exist_ok=True)
-    folders = [server_folder() for _ in range(3)]
-    logs = Path(tempfile.mkdtemp(prefix="push-", dir=WORK))
-    try:
-        with (
-            Redis(folders[0]) as queue,
-            Redis(folders[1], "--appendonly", "no") as cache,
-            Postgres(folders[2]) as postgres,
-            Cluster(logs, postgres.new_database(), [queue.url], cache.url) as made,
-        ):
-            made.schema()
-            yield made
-    finally:
-        for folder in (*folders, logs):
-            shutil.rmtree(folder)
-
-
 def measure(case: Case, clients: int, rounds: int) -> tuple[object, ...]:
     """One row."""
-    with cluster() as farm:
+    with own_cluster("push") as own:
+        farm = own.services
         # pings of thousands of clients are not what is asked here
         mx, _, api, live = (
             farm.start(word, MAILFARM_LOG_LEVEL="warn", MAILFARM_LIVE_HEARTBEAT="600")[0]
