@@ -11,13 +11,14 @@ class Reply:
 
     ``enhanced`` is empty where the RFCs give none: 220, 354, the answers to EHLO and HELO (RFC 2034 §4), 334.
     ``close`` asks the server to end the session once the reply is written.
+    ``wire`` is empty until it was encoded once.
     """
 
     code: int
     enhanced: str
     text: str
     close: bool = False
-    _wire: bytes = field(default=b"", init=False, repr=False, compare=False)
+    wire: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     @property
     def positive(self) -> bool:
@@ -34,10 +35,10 @@ class Reply:
 
         Worked out once: a reply that is kept and said often costs nothing more.
         """
-        wire = self._wire
+        wire = self.wire
         if not wire:
             wire = _encode(self.code, self.enhanced, self.text)
-            object.__setattr__(self, "_wire", wire)
+            object.__setattr__(self, "wire", wire)
         return wire
 
     def __str__(self) -> str:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mailfarm.ports import CHUNK
 
@@ -38,15 +38,15 @@ class SpillContent:
         self._folder = folder if room is None else room.folder
         self._parts: list[bytes | bytearray] = []
         self._file: int | None = None
-        self._sha256 = sha256()
+        self._sha256: Any = None  # of a first piece in memory only once it is asked for, or more comes
         self.threshold = threshold
         self.size = 0
         self.closed = False
 
     @property
     def sha256(self) -> bytes:
-        """The SHA-256 of what was written so far, 32 octets."""
-        return self._sha256.digest()
+        """The SHA-256 of what was written so far, 32 octets. ValueError: closed, and nobody had asked."""
+        return self._hash().digest()  # type: ignore[no-any-return]
 
     @property
     def in_memory(self) -> int:
@@ -64,7 +64,8 @@ class SpillContent:
         The write goes to the page cache, and blocks no longer than the kernel holds back a writer of dirty pages.
         """
         self._check()
-        self._sha256.update(data)
+        if self.size:
+            self._hash().update(data)
         if self._file is None and self.size + len(data) <= self.threshold and self._may_hold(len(data)):
             self._keep(data)
         else:
@@ -73,6 +74,8 @@ class SpillContent:
                 for part in self._parts:
                     _write_all(self._file, part)
                 self._forget()
+            if not self.size:
+                self._hash().update(data)
             _write_all(self._file, data)
         self.size += len(data)
 
@@ -107,6 +110,12 @@ class SpillContent:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+    def _hash(self) -> Any:
+        if self._sha256 is None:
+            self._check()
+            self._sha256 = sha256(b"".join(self._parts))
+        return self._sha256
 
     def _may_hold(self, octets: int) -> bool:
         return self._room is None or self._room.hold(octets)

@@ -118,6 +118,19 @@ class FastConnection(tcp.Server):
         return None
 
     def write(self, data: bytes) -> None:
+        if self.TLS or self._tempDataBuffer or self.dataBuffer or self.disconnecting or not (data and self.connected):
+            self._write(data)
+            return
+        # what is usual, without a call more
+        try:
+            sent = self.socket.send(data)
+        except OSError:
+            self._write(data)
+            return
+        if sent < len(data):
+            tcp.Server.write(self, data[sent:])
+
+    def _write(self, data: bytes) -> None:
         if self.TLS:
             tcp.Server.write(self, data)
         else:

@@ -24,6 +24,7 @@ from .smtp_session import Answer, Session
 FAILED: Final = Reply(451, "4.3.0", "Something failed here; try again later")
 NO_ROOM: Final = Reply(452, "4.3.1", "Not enough storage; try again later")
 TOO_SLOW: Final = Reply(451, "4.3.0", "This takes too long; try again later")
+_COUNTED: Final = frozenset((Rcpt, End, Auth))
 
 
 class Waiting(Protocol):
@@ -61,14 +62,24 @@ class Asking:
         self, session: Session, question: Question | None, content: SpillContent | None, who: Waiting
     ) -> Reply | Decision:
         """The answer if it came at once. Otherwise the decision, and ``who.late`` is called with it once it comes."""
+        kind = type(question)
         try:
-            answer = _put(session, question, content)
+            if kind is Rcpt:
+                answer = session.rcpt(question)  # type: ignore[arg-type]  # so much mypy does not see of a type
+            elif kind is Mail:
+                answer = session.mail(question)  # type: ignore[arg-type]
+            elif kind is Data:
+                answer = session.data(question.envelope)  # type: ignore[union-attr]
+            else:
+                answer = _put(session, question, content)
             if not isinstance(answer, Reply):
                 answer = drive(answer)
         except Exception:
             answer = self._failed(Failure(), question, who.client)
         if isinstance(answer, Reply):
-            return self._decided(question, content, answer)
+            if kind in _COUNTED:
+                self._count(question, content, answer)
+            return answer
         decision = Decision(question, content, self._seconds())
         answer.addErrback(self._failed, question, who.client).addCallback(self._arrived, decision).addErrback(
             lambda failure: self._log.failure("A decision could not be answered", failure)
@@ -94,11 +105,12 @@ class Asking:
             self._log.failure("A refusal could not be told")
 
     def _arrived(self, reply: Reply, decision: Decision) -> None:
-        decision.reply = self._decided(decision.question, decision.content, reply)
+        self._count(decision.question, decision.content, reply)
+        decision.reply = reply
         if decision.who is not None:
             decision.who.late(decision)
 
-    def _decided(self, question: Question | None, content: SpillContent | None, reply: Reply) -> Reply:
+    def _count(self, question: Question | None, content: SpillContent | None, reply: Reply) -> None:
         if isinstance(question, Rcpt):
             self._metrics.recipients[reply.code // 100] += 1
         elif isinstance(question, End):
@@ -107,7 +119,6 @@ class Asking:
                 content.close()
         elif isinstance(question, Auth):
             self._metrics.logins[reply.code // 100] += 1
-        return reply
 
     def _failed(self, failure: Failure, question: Question | None, client: str) -> Reply:
         self._metrics.errors += 1
@@ -130,17 +141,12 @@ class Asking:
 
 
 def _put(session: Session, question: Question | None, content: SpillContent | None) -> Answer:
-    if isinstance(question, Rcpt):
-        return session.rcpt(question)
-    if isinstance(question, Mail):
-        return session.mail(question)
-    if isinstance(question, Hello):
-        return session.hello(question)
-    if isinstance(question, Data):
-        return session.data(question.envelope)
+    """Those that do not come with each recipient."""
     if isinstance(question, End):
         assert content is not None
         return session.content(question.envelope, content)
+    if isinstance(question, Hello):
+        return session.hello(question)
     if question is None:
         return session.connected()
     assert isinstance(question, Auth)

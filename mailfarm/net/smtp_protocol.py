@@ -220,9 +220,10 @@ class SMTPProtocol:
             request = core.next_request()
             if request is None:
                 return
-            if type(request) in DECISIONS:
+            kind = type(request)
+            if kind in DECISIONS:
                 # so much mypy does not see of a type
-                reply = self._ask(request)  # type: ignore[arg-type]
+                reply = self._end(request) if kind is End else self._ask(request)  # type: ignore[arg-type]
                 if reply is not None:
                     core.answer(reply)
             else:
@@ -271,23 +272,25 @@ class SMTPProtocol:
 
     # decisions
 
-    def _ask(self, question: Question | None) -> Reply | None:
+    def _ask(self, question: Question | None, content: SpillContent | None = None) -> Reply | None:
         """The session's answer, or None when it comes later."""
-        factory = self.factory
         assert self._session is not None
-        content: SpillContent | None = None
-        if isinstance(question, End):
-            try:
-                content = self._incoming.take() if self._incoming is not None else SpillContent(room=factory.room)
-            except OSError as error:
-                refusal = refusal_for(error)
-                factory.metrics.message(refusal, 0)
-                return refusal
-        answer = factory.asking.ask(self._session, question, content, self)
+        answer = self.factory.asking.ask(self._session, question, content, self)
         if isinstance(answer, Reply):
             return answer
         self._decision = answer
         return None
+
+    def _end(self, question: End) -> Reply | None:
+        """The same, with the content that is complete."""
+        factory = self.factory
+        try:
+            content = self._incoming.take() if self._incoming is not None else SpillContent(room=factory.room)
+        except OSError as error:
+            refusal = refusal_for(error)
+            factory.metrics.message(refusal, 0)
+            return refusal
+        return self._ask(question, content)
 
     def late(self, decision: Decision) -> None:
         if self._decision is not decision:

@@ -37,6 +37,7 @@ from .state import BDAT, CLOSED, COMMAND, DATA, GREETING, HANDSHAKE, RESPONSE, S
 __all__ = ["Deadlines", "Server", "ServerConfig"]
 
 _CONTENT: Final = frozenset((DATA, BDAT, SWALLOW))
+_NEWS: Final = frozenset((Chunk, Discarded, Refused))
 _DEAF: Final = frozenset((HANDSHAKE, CLOSED))
 
 
@@ -69,7 +70,9 @@ class Server(State):
         """Take input. Costs nothing but memory until ``next_request``."""
         self.now = now
         phase = self.phase
-        if phase in _CONTENT:
+        if phase == COMMAND:
+            pass
+        elif phase in _CONTENT:
             self.fresh += len(data)
             if self.fresh >= BLOCK:
                 self.fresh = 0
@@ -95,8 +98,8 @@ class Server(State):
             if self.question is not None:
                 return self.question  # type: ignore[unreachable]  # to mypy it is None still; the reader has asked
         request = ready.pop(0)
-        if not isinstance(request, (Chunk, Discarded, Refused)):
-            self.question = request
+        if type(request) not in _NEWS:
+            self.question = request  # type: ignore[assignment]  # so much mypy does not see of a type
         return request
 
     def answer(self, reply: Reply, now: float | None = None) -> None:
@@ -204,14 +207,18 @@ class Server(State):
         buf = self._buf
         start = self._pos
         if start == len(buf):
-            return self._fill()
+            if self._more:
+                return self._fill()
+            self._buf = b""  # an idle session holds nothing
+            self._pos = 0
+            return False
         if self.phase == COMMAND and not self._skipped:
             usual = USUAL.match(buf, start)
             if usual is not None and (command := COMMANDS.get(usual[1])) is not None:
                 self._pos = end = usual.end()
                 self.since = self.now
                 self.masking = False
-                self.note(buf[start : min(end - 2, start + WIDTH)])
+                self.note(buf[start : end - 2 if end - start <= WIDTH else start + WIDTH])
                 command(self, usual[2] or b"")
                 return True
         end = buf.find(b"\n", start)

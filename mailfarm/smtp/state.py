@@ -101,7 +101,7 @@ class State:
 
     def say(self, reply: Reply) -> None:
         """Answer the client."""
-        wire = reply.encode()
+        wire = reply.wire or reply.encode()
         self.out.append(wire)
         self.log.append(wire)
         if reply.close:

@@ -65,6 +65,18 @@ def test_two_readers_do_not_disturb_one_another(tmp_path: Path, threshold: int) 
     content.close()
 
 
+def test_the_hash_of_content_that_was_closed_is_the_one_that_was_asked_for_or_none(tmp_path: Path) -> None:
+    asked, not_asked = SpillContent(tmp_path), SpillContent(tmp_path)
+    for content in (asked, not_asked):
+        content.write(b"mail")
+    wanted = asked.sha256
+    for content in (asked, not_asked):
+        content.close()
+    assert asked.sha256 == wanted == hashlib.sha256(b"mail").digest()
+    with pytest.raises(ValueError, match="closed"):
+        _ = not_asked.sha256
+
+
 def test_a_closed_content_is_not_read_and_frees_its_file(tmp_path: Path) -> None:
     content = SpillContent(tmp_path, CHUNK)
     before = len(os.listdir("/proc/self/fd"))
