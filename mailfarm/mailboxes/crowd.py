@@ -1,9 +1,9 @@
 """All who follow one mailbox in this process, told a few at a time.
 
-The bus says something once, to the crowd; the crowd tells its feeds, ``AT_ONCE`` of them before it lets others have
-their turn. What comes while it is telling waits, and is told together: each feed hears it as one ``Heard``, so that a
-burst costs each connection one write and not one for each event. At most ``LINE`` changes wait. Past that they are
-forgotten, and the feeds, which then miss some, read them from the database.
+The bus says something once, to the crowd; the crowd tells its feeds, ``AT_ONCE`` of them (fewer, where there is much
+to tell) before it lets others have their turn. What comes while it is telling waits, and is told together: each feed
+hears it as one ``Heard``, so that a burst costs each connection one write and not one for each event. At most ``LINE``
+changes wait. Past that they are forgotten, and the feeds, which then miss some, read them from the database.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from mailfarm.ports import Subscription
 if TYPE_CHECKING:
     from .feed import Feed, Spawn
 
-AT_ONCE: Final = 200
-"""Feeds told before others have their turn: two or three milliseconds."""
+AT_ONCE: Final = 100
+"""Feeds told of one event before others have their turn: one or two milliseconds."""
+OCTETS_OF_ONE: Final = 32 * 1024
+"""Octets that take about as long to write again as a write of few takes: so many more count as one more event."""
 LINE: Final = 500
 """Changes that may wait until all have been told what came before."""
 TOGETHER: Final = 32
@@ -32,12 +34,13 @@ Turn = Callable[[], Awaitable[None]]
 
 class Heard:
     """Some changes that came one after another. ``first`` and ``last`` are their numbers if there is no gap between
-    them; else ``first`` is -1."""
+    them; else ``first`` is -1. ``octets`` is about how long they are."""
 
-    __slots__ = ("changes", "first", "last")
+    __slots__ = ("changes", "first", "last", "octets")
 
-    def __init__(self, changes: Sequence[Change | MailboxClosed]) -> None:
+    def __init__(self, changes: Sequence[Change | MailboxClosed], octets: int = 0) -> None:
         self.changes = tuple(changes)
+        self.octets = octets
         numbers = [change.seq for change in changes if not isinstance(change, MailboxClosed)]
         whole = len(numbers) == len(changes) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
         self.first, self.last = (numbers[0], numbers[-1]) if whole else (-1, -1)
@@ -50,12 +53,17 @@ def parted(changes: Sequence[Change | MailboxClosed]) -> Iterator[Heard]:
     for change in changes:
         size = _octets(change)
         if some and (len(some) >= TOGETHER or octets + size > TOGETHER_OCTETS):
-            yield Heard(some)
+            yield Heard(some, octets)
             some, octets = [], 0
         some.append(change)
         octets += size
     if some:
-        yield Heard(some)
+        yield Heard(some, octets)
+
+
+def at_once(told: Sequence[Heard]) -> int:
+    """How many feeds are told all of this before others have their turn: fewer, the more it is."""
+    return max(1, AT_ONCE // sum(1 + heard.octets // OCTETS_OF_ONE for heard in told))
 
 
 def _octets(change: Change | MailboxClosed) -> int:
@@ -115,11 +123,12 @@ class Crowd:
         """Tell all who are there now. One feed's fault costs that feed its life and the others nothing; the faults."""
         feeds = tuple(self.feeds)
         together = tuple(parted(changes))
+        most = at_once(together)
         faults: list[Exception] = []
-        for start in range(0, len(feeds), AT_ONCE):
+        for start in range(0, len(feeds), most):
             if start:
                 await self._turn()
-            for feed in feeds[start : start + AT_ONCE]:
+            for feed in feeds[start : start + most]:
                 try:
                     for heard in together:
                         feed.hear(heard)

@@ -39,8 +39,10 @@ PAGE = 500
 """Changes read at a time."""
 LINE = 500
 """Changes that may wait for a text."""
-ASKED = 10_000
-"""Mailboxes asked after in one statement of ``look``."""
+ASKED = 1000
+"""Mailboxes asked after in one statement of ``look``, and"""
+LOOKED_AT = 1000
+"""feeds that are looked at before others have their turn."""
 
 Told = Change | MailboxClosed | CursorTooOld
 """What a feed delivers. After a ``MailboxClosed``, and after a ``CursorTooOld`` (it fell behind what is kept: list
@@ -294,6 +296,7 @@ class Feeds:
             return tx.now, found
 
         now, found = await self._database.read(stand)
+        left = LOOKED_AT
         for mailbox in asked:
             crowd = self._crowds.get(mailbox)
             if crowd is None:
@@ -306,6 +309,10 @@ class Feeds:
                 feed._high = max(feed._high, found[mailbox])
                 feed._work()
                 behind = behind or feed._behind
+                left -= 1
+                if not left:
+                    left = LOOKED_AT
+                    await self.turn()
             if behind:
                 self._catch_up(mailbox)
 

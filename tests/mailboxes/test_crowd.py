@@ -9,7 +9,8 @@ from twisted.internet.defer import Deferred
 
 from mailfarm.events import Expired, Filed, MailboxClosed, Summary
 from mailfarm.mailboxes import crowd as crowd_module
-from mailfarm.mailboxes.crowd import TOGETHER, Heard, parted
+from mailfarm.mailboxes import feed as feed_module
+from mailfarm.mailboxes.crowd import AT_ONCE, TOGETHER, Heard, at_once, parted
 from mailfarm.mailboxes.feed import Feeds
 
 
@@ -155,3 +156,27 @@ def test_so_many_are_told_together_and_not_more_octets_than_fit():
     wide = Expired("e", "account", "box", 1, 0, tuple(str(n) for n in range(500)))
     assert [len(each.changes) for each in parted([wide] * 5)] == [3, 2]
     assert list(parted([])) == []
+
+
+def test_the_more_there_is_to_tell_the_fewer_are_told_at_once():
+    assert at_once(tuple(parted([_filed(1)]))) == AT_ONCE
+    assert at_once(tuple(parted([_filed(seq) for seq in range(1, 500)]))) == AT_ONCE // 16  # writes, of 26 KB each
+    assert at_once(tuple(parted([_filed(seq, "x" * 20_000) for seq in range(1, 500)]))) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_looking_is_done_in_turns_too(house, feeds, turns, monkeypatch):
+    monkeypatch.setattr(feed_module, "LOOKED_AT", 2)
+    mailboxes = [await house.mailbox() for _ in range(3)]
+    heard = [(await followers(house, feeds, mailbox, 3))[0] for mailbox in mailboxes]
+    for mailbox in mailboxes:
+        await house.file(house.item(mailbox))
+    looked = Deferred.fromCoroutine(feeds.look())
+    given = 0
+    while not looked.called:
+        await until(lambda: turns.waiting or looked.called)
+        if turns.waiting:
+            turns.give()
+            given += 1
+    assert given == 4  # nine feeds, two in a turn
+    await until(lambda: all(numbers(each) == [[1]] for some in heard for each in some))

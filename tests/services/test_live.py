@@ -1,5 +1,6 @@
 """Events over WebSocket, on real sockets."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -8,13 +9,17 @@ from counted import Counted
 from farm_api import Browser, pump
 from farm_live import connect, listen
 from test_api_guard import raw, serve
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from mailfarm.accounts.store import ensure_account
 from mailfarm.backends.memory import MemoryBus
+from mailfarm.events import LOOKUP, Revoked
 from mailfarm.mailboxes import store
+from mailfarm.mailboxes.feed import Feeds
 from mailfarm.mailboxes.mailbox import NewMailbox
+from mailfarm.net.turns import Turns
 from mailfarm.services.live.connection import Connection
 from mailfarm.services.live.frames import EventFrames
 
@@ -252,7 +257,7 @@ async def test_a_foreign_page_gets_no_connection(farm, given, code):
     live = await listen(farm)
     client = await connect(live.listening[0].port, hello=False, **given)
     assert not client.open
-    assert live.connections == set()
+    assert not live.connections
     assert str(code) in client.ended[1]
 
 
@@ -469,6 +474,97 @@ async def test_a_client_that_answers_no_ping_is_dropped(farm):
     await pump(lambda: not live.connections)
     client.transport.resumeProducing()
     await client.until(lambda self: self.ended)
+
+
+class CountedTurns(Turns):
+    """Turns, and how many were taken."""
+
+    taken = 0
+
+    def next(self):
+        self.taken += 1
+        return super().next()
+
+
+@pytest.fixture
+def turns(farm, monkeypatch):
+    """Two have their turn, then others."""
+    monkeypatch.setattr("mailfarm.services.live.service.AT_ONCE", 2)
+    monkeypatch.setattr("mailfarm.services.live.watch.TOLD_AT_ONCE", 2)
+    turns = CountedTurns(reactor)
+    farm.feeds = Feeds(farm.database, farm.bus, farm.spawn, turns.next)
+    return turns
+
+
+@ensure
+async def test_all_are_pinged_in_turns_and_who_answers_stays(farm, turns):
+    live = await listen(farm, heartbeat=0.2)
+    clients = [await connect(live.listening[0].port) for _ in range(5)]
+    pinged = [0] * len(clients)
+
+    def watched(number):
+        def ping(payload):
+            pinged[number] += 1
+            clients[number].sendPong(payload)
+
+        return ping
+
+    for number, client in enumerate(clients):
+        client.onPing = watched(number)
+    await pump(lambda: min(pinged) >= 3)  # the third comes to those only who answered the second
+    assert len(live.connections) == 5
+    assert turns.taken
+    assert list(live.connections.values()) == sorted(live.connections.values())
+
+
+@ensure
+async def test_a_ping_is_due_once_in_a_heartbeat(farm, turns):
+    clock = Clock()
+    live = await listen(farm, reactor=clock, heartbeat=30.0)
+    clients = [await connect(live.listening[0].port) for _ in range(5)]
+    pinged = []
+    for served in live.connections:
+        served.ping = partial(pinged.append, served)
+    clock.advance(29.0)
+    assert not pinged
+    clock.advance(3.0)
+    await pump(lambda: len(pinged) == 5)
+    assert pinged == list(live.connections)
+    assert turns.taken == 2
+    clock.advance(3.0)
+    assert len(pinged) == len(clients)
+
+
+@ensure
+async def test_thousands_with_one_token_are_ended_in_turns(farm, turns):
+    live = await listen(farm, account=None)
+    token = await farm.token()
+    clients = [await connect(live.listening[0].port, authorization=f"Bearer {token}") for _ in range(5)]
+    caller = next(iter(live.connections)).caller
+    farm.bus.publish(LOOKUP, Revoked("e1", farm.account, 0, "token", caller.token))
+    for client in clients:
+        await client.until(lambda self: self.ended)
+        assert client.ended[0] == 4401
+    assert turns.taken == 2
+
+
+@ensure
+async def test_many_hints_for_many_are_told_in_turns(farm, turns):
+    live = await listen(farm)
+    heard = [[] for _ in range(3)]
+
+    def tell(number, octets, closed, frames=1):
+        heard[number].append(octets)
+
+    for number in range(3):
+        await live.watch(farm.account, partial(tell, number))
+    (watch,) = live._watches.values()
+    watch._telling = True  # as while others are told
+    for number in range(4):
+        watch._tell(b"%d" % number, "")
+    await watch._tell_line()
+    assert heard == [[b"0", b"1", b"2", b"3"]] * 3
+    assert turns.taken == 2  # four hints each, so one watcher a turn
 
 
 @ensure

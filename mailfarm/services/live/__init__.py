@@ -45,13 +45,13 @@ DESCRIPTION
     what went wrong {"type": "problem", "problem": "/v1/problems/<name>", "title", "status", "detail", "op", "mailbox"}
                     `op` and `mailbox` are yours, as far as they could be read.
 
-    What you say is worked on in order. Both sides ping (RFC 6455 §5.5.2); a peer that does not answer within a
-    heartbeat is dropped. A message may have 64 KiB, a connection 100 subscriptions.
+    What you say is worked on in order. Both sides ping (RFC 6455 §5.5.2); a peer that says nothing from
+    one ping of ours to the next is dropped. A message may have 64 KiB, a connection 100 subscriptions.
 
-    Frames leave at once. Where thousands follow one mailbox they are told 200 at a time, others have their turn in
-    between, and what happens meanwhile is told together. While a client takes nothing its frames are gathered; past
-    256 KiB its feeds pause, and catch up from the database. A client that takes less than 64 KiB of what waits for it
-    in 15 s is dropped.
+    Frames leave at once. Where thousands follow one mailbox, a hundred of them are told, then others have their turn,
+    and what happens meanwhile is told together; pings go out in the same way. While a client takes nothing its frames
+    are gathered; past 256 KiB its feeds pause, and catch up from the database. A client that takes less than 64 KiB of
+    what waits for it in 15 s is dropped.
 
     A client address, and a token, may have only so many WebSockets open if MAILFARM_LIMITS says so: then 429 in the
     handshake, or 4429 after "auth"; a connection counts for each token it has shown, 20 at most. A token that is

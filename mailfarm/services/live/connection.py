@@ -24,7 +24,7 @@ from mailfarm.net.cookies import over_https, session_of
 from mailfarm.net.problems import MEDIA_TYPE, RETRY_AFTER, Problem
 
 from .asked import Asked, glimpse, read
-from .frames import frame, problem_frame
+from .frames import frame, ping_frame, problem_frame
 from .places import Places, host_of
 
 SUBSCRIPTIONS = 100
@@ -48,6 +48,7 @@ _DENIED = {
     503: "too-many-connections",
 }
 _PONG = frame({"type": "pong"})
+_PING = ping_frame()
 _ENDS = frozenset({CursorTooOld, MailboxClosed})
 
 
@@ -67,6 +68,7 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
         self._places: Places | None = None
         self._opened = False
         self._judging = False
+        self._silent = False
         self._deadline: Any = None
         self._feeds: dict[str, Feed] = {}
         self._ended: dict[str, None] = {}
@@ -179,6 +181,21 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
             self.factory.live.closed(self)
 
     # What the client says
+
+    def dataReceived(self, data: bytes) -> None:
+        """Whatever it says shows that it is there."""
+        self._silent = False
+        self._dataReceived(data)
+
+    def ping(self) -> None:
+        """Ask whether the client is there; drop it if it has said nothing since it was asked last."""
+        if self.state != self.STATE_OPEN:
+            return
+        if self._silent:
+            self.onAutoPingTimeout()
+            return
+        self._silent = True
+        self.transport.write(_PING)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Put in line; one is worked on after the other."""

@@ -20,6 +20,11 @@ def frame(form: Mapping[str, Any]) -> bytes:
     return _octets(orjson.dumps(form))
 
 
+def ping_frame() -> bytes:
+    """The octets of a ping without content (RFC 6455 §5.5.2)."""
+    return bytes((0x89, 0))
+
+
 def problem_frame(problem: Problem, op: str = "", mailbox: str = "") -> bytes:
     """A problem as a frame: ``type`` is every frame's own, so the problem's type is ``problem``."""
     document = problem.document()

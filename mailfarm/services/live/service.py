@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
@@ -42,6 +44,10 @@ from .watch import Tell, Watch
 MAX_MESSAGE = 64 * 1024
 CLOSING = 2.0
 """Seconds a peer has to answer our close frame: it says nothing that the peer could not also learn from the cut."""
+BEATS = 10.0
+"""So many times in a heartbeat we look whose ping is due, but not more often than each"""
+BEAT = 0.05
+"""seconds."""
 RECHECK = 5.0
 """Seconds between two looks whether the tokens of open connections still hold, should the bus have lost that."""
 
@@ -117,7 +123,8 @@ class Live:
         )
         self._hearing: Subscription | None = None
         self.counts.subscriptions.set_function(lambda: len(feeds))
-        self.connections: set[Connection] = set()
+        self.connections: OrderedDict[Connection, float] = OrderedDict()
+        """When each is pinged next, the first one first."""
         self._database = database
         self._bus = bus
         self._endpoints = endpoints
@@ -126,7 +133,9 @@ class Live:
         self._empty: Deferred[None] | None = None
         self._recheck = LoopingCall(self._look_at_tokens)
         self._recheck.clock = reactor
-        self.factory = _factory(self, max_connections, heartbeat)
+        self._beats = LoopingCall(self._ping_who_is_due)
+        self._beats.clock = reactor
+        self.factory = _factory(self, max_connections)
         self.resource = WebSocketResource(self.factory)
         self.site = _site(self.resource, status, reactor)
 
@@ -140,6 +149,7 @@ class Live:
             self.listening.append(port.getHost())
         if self.everyone is None:
             self._recheck.start(RECHECK, now=False)
+        self._beats.start(max(BEAT, self.heartbeat / BEATS), now=False)
 
     async def stop(self) -> None:
         """Listen no more, tell everyone to go, and cut off who has not after ``CLOSING`` seconds."""
@@ -148,8 +158,9 @@ class Live:
         self._ports.clear()
         if self._hearing is not None:
             self._hearing.stop()
-        if self._recheck.running:
-            self._recheck.stop()
+        for each in (self._recheck, self._beats):
+            if each.running:
+                each.stop()
         self.factory.setProtocolOptions(maxConnections=1)
         if self.connections:
             self._empty = Deferred()
@@ -177,18 +188,29 @@ class Live:
         if not isinstance(event, Revoked):
             return
         self.tokens.forget(event.what)
-        for connection in tuple(self.connections):
-            if connection.caller is not None and event.what in (connection.caller.token, connection.caller.session):
+
+        def ended(connection: Connection) -> bool:
+            caller = connection.caller
+            return caller is not None and event.what in (caller.token, caller.session)
+
+        self.spawn(self._end([each for each in self.connections if ended(each)], ended))
+
+    async def _end(self, connections: Sequence[Connection], ended: Callable[[Connection], bool]) -> None:
+        """Drop those whose token has ended, some, then others have their turn; and not who shows another one since."""
+        for number, connection in enumerate(connections):
+            if number and not number % AT_ONCE:
+                await self.feeds.turn()
+            if ended(connection):
                 connection.drop(UNAUTHENTICATED, "the token has ended", "unauthenticated")
 
     def opened(self, connection: Connection) -> None:
         """A connection has begun."""
-        self.connections.add(connection)
+        self.connections[connection] = self.reactor.seconds() + self.heartbeat
         self.counts.connections.inc()
 
     def closed(self, connection: Connection) -> None:
         """A connection has ended."""
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
         self.counts.connections.dec()
         if connection.caller is not None:
             self.unwatch(connection.caller.account, connection._tell)
@@ -219,6 +241,21 @@ class Live:
                 del self._watches[account]
                 watch.stop()
 
+    async def _ping_who_is_due(self) -> None:
+        """Ping, some at once, then others have their turn: thousands that came together are due together."""
+        pinged = 0
+        while self.connections:
+            connection, due = next(iter(self.connections.items()))
+            now = self.reactor.seconds()
+            if due > now:
+                return
+            self.connections[connection] = now + self.heartbeat
+            self.connections.move_to_end(connection)
+            connection.ping()
+            pinged += 1
+            if not pinged % AT_ONCE:
+                await self.feeds.turn()
+
     async def _look_at_tokens(self) -> None:
         """A token that was revoked or has expired ends its connections."""
         by_token: dict[str, list[Connection]] = {}
@@ -233,12 +270,14 @@ class Live:
             answers = await DeferredList([self.tokens.ask(digest(token)) for token in some], consumeErrors=True)
             for token, (answered, caller) in zip(some, answers, strict=True):
                 if answered and caller is None:
-                    for connection in by_token[token]:
-                        if connection.token == token:  # it may show another one since
-                            connection.drop(UNAUTHENTICATED, "the token has ended", "unauthenticated")
+                    await self._end(by_token[token], partial(_shows, token))
 
 
-def _factory(live: Live, max_connections: int, heartbeat: float) -> Any:
+def _shows(token: str, connection: Connection) -> bool:
+    return connection.token == token
+
+
+def _factory(live: Live, max_connections: int) -> Any:
     factory: Any = WebSocketServerFactory(reactor=live.reactor)
     factory.protocol = Connection
     factory.live = live
@@ -251,8 +290,6 @@ def _factory(live: Live, max_connections: int, heartbeat: float) -> Any:
         openHandshakeTimeout=10,
         closeHandshakeTimeout=CLOSING,
         failByDrop=False,  # say why (1009 and so on), then close
-        autoPingInterval=heartbeat,
-        autoPingTimeout=heartbeat,
         allowNullOrigin=True,  # not allowed: Connection.onConnect says 403, Autobahn would say 400
         tcpNoDelay=True,
         # permessage-deflate stays off: 140 KB a connection

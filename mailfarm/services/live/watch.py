@@ -147,11 +147,11 @@ class Watch:
         try:
             while self._line:
                 line, self._line = self._line, []
-                tells = tuple(self.telling)
-                for start in range(0, len(tells), TOLD_AT_ONCE):
+                tells, most = tuple(self.telling), max(1, TOLD_AT_ONCE // len(line))
+                for start in range(0, len(tells), most):
                     if start:
                         await self._turn()
-                    for tell in tells[start : start + TOLD_AT_ONCE]:
+                    for tell in tells[start : start + most]:
                         for what in line:
                             tell(*what)
         finally:
