@@ -229,8 +229,10 @@ class Database(Protocol):
         raised here. Raises DatabaseUnavailable. ``late``: ``work`` locks its rows first and then asks ``several``;
         ``tx.now`` is known when these have been answered. Saves a server two journeys."""
 
-    def read(self, work: Callable[[Tx], Awaitable[T]]) -> Awaitable[T]:
-        """The same on a snapshot that cannot be written."""
+    def read(self, work: Callable[[Tx], Awaitable[T]], *, once: bool = False) -> Awaitable[T]:
+        """The same on a snapshot that cannot be written. ``once``: ``work`` asks once as a rule, by ``rows``, ``row``
+        or ``several``; ``tx.now`` is known when that has been answered. Saves a server two journeys; if it does ask
+        again, it is run again from the start."""
 
     def prune(self) -> Awaitable[int]:
         """One bounded step of removing content whose time is over (``content.until``, by the database's clock) and of

@@ -48,7 +48,7 @@ async def holders(database: Database, digests: Sequence[bytes]) -> Mapping[bytes
         found = await store.tokens_of(tx, digests)
         return {digest: _held(found.get(digest), tx.now) for digest in digests}
 
-    return await database.read(look)
+    return await database.read(look, once=True)
 
 
 def _held(token: Token | None, now: int) -> Held:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mailfarm.errors import Conflict, Invalid, NotFound
 from mailfarm.ids import Ids
-from mailfarm.ports import Tx
+from mailfarm.ports import Rows, Tx
 
 from .credential import Credential, Purpose
 from .secret import Verifier, digest
@@ -138,13 +138,12 @@ async def find_token(tx: Tx, text: str) -> Token | None:
 async def tokens_of(tx: Tx, digests: Sequence[bytes]) -> dict[bytes, Token]:
     """The same for many at once, by the digests of their texts; those that are not there are left out. A session is
     shown with its parent's end where that is earlier: it never outlives it, whatever its own row says."""
-    marks = ", ".join("?" * len(digests))
     columns = ", ".join(f"t.{column}" for column in _TOKEN.split(", "))
-    rows = await tx.rows(
+    sql = (
         f"select {columns}, p.expires_at, p.revoked_at from token t left join token p on p.id = t.parent"
-        f" where t.secret_sha256 in ({marks})",
-        digests,
+        " where t.secret_sha256 in (select v.column1 from (values ?) as v)"
     )
+    (rows,) = await tx.several([(sql, [Rows([(digest,) for digest in digests])])])
     found = (_within(_token(row[:-2]), *row[-2:]) for row in rows)
     return {token.secret_sha256: token for token in found}
 

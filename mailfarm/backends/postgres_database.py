@@ -8,7 +8,8 @@ A unit is two or more journeys on one connection::
     what waited (``postgres_tx``); commit     -> the result, once it is durable
 
 One that is begun ``late`` on a connection that has answered within the last second leaves out the first: its clock
-comes with its first statement.
+comes with its first statement. A read that asks ``once`` is one journey there, from its beginning to its end; when it
+asks more after all, it is run again as any other read.
 
 **Isolation.** A unit sees one snapshot (REPEATABLE READ), and is run again from its start when another has changed a
 row that it changes: no update is lost, whatever ``work`` does. A unit whose first call is ``tx.lock`` waits for its
@@ -44,7 +45,7 @@ from .postgres_partitions import Partitions
 from .postgres_pipeline import CLOCK
 from .postgres_pool import Pool
 from .postgres_schema import check_standing, read_standing
-from .postgres_tx import END, LATE, READ, UNIT, Caller, Tx
+from .postgres_tx import END, LATE, ONCE, READ, READS, UNIT, AskedMore, Caller, Tx
 
 T = TypeVar("T")
 
@@ -113,9 +114,9 @@ class PostgresDatabase:
         DatabaseUnavailable."""
         return self._begin(work, LATE if late else UNIT)
 
-    def read(self, work: Callable[[Tx], Awaitable[T]]) -> Deferred[T]:
+    def read(self, work: Callable[[Tx], Awaitable[T]], *, once: bool = False) -> Deferred[T]:
         """Run ``work`` on a snapshot. A statement that would write fails."""
-        return self._begin(work, READ)
+        return self._begin(work, ONCE if once else READ)
 
     def prune(self) -> Deferred[int]:
         """Make partitions for days to come, drop one whose day is over, delete some content that had none; how many
@@ -135,12 +136,15 @@ class PostgresDatabase:
         return answer
 
     async def _run(self, work: Callable[[Tx], Awaitable[T]], begin: Sequence[str], caller: Caller) -> T:
-        with self._metrics.timed("read" if begin == READ else "unit") as timed:
+        with self._metrics.timed("read" if begin in READS else "unit") as timed:
             tries = 0
             while True:
                 tries += 1
                 try:
                     return await self._once(work, begin, caller)
+                except AskedMore:
+                    begin = READ
+                    continue
                 except Again as error:
                     caller.check()
                     self._metrics.retried(error.why)
@@ -154,18 +158,18 @@ class PostgresDatabase:
         link = caller.link = await self.pool.take()
         tx = Tx(link, begin, caller)
         try:
-            if begin != LATE or self._reactor.seconds() - link.heard_at > FRESH:
+            if begin not in (LATE, ONCE) or self._reactor.seconds() - link.heard_at > FRESH:
                 tx.now = await self._clock(link)
                 caller.check()
             try:
                 result = await work(tx)
             except BaseException:
-                if tx.problem is not None and isinstance(tx.problem, Again):
+                if tx.problem is not None and isinstance(tx.problem, Again | AskedMore):
                     raise tx.problem from None  # whatever work made of it
                 raise
             if tx.problem is not None:
                 raise tx.problem
-            if not tx.empty and begin != READ:
+            if not tx.empty and begin not in READS:
                 await self._commit(tx, link)
                 tx.begun = False
             return result

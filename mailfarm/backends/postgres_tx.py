@@ -2,7 +2,7 @@
 
 What nobody needs an answer of waits in the unit (``insert``, ``tell``) and goes with the next question, or with COMMIT,
 in one journey. So does the beginning of the unit. In a unit that was begun ``late`` so do the clock and the locks: all
-of filing a batch is two journeys.
+of filing a batch is two journeys. A read that asks ``once`` is one, with its clock, its question and its end.
 """
 
 from __future__ import annotations
@@ -25,17 +25,25 @@ UNIT = ("BEGIN ISOLATION LEVEL REPEATABLE READ",)
 LOCKING = ("BEGIN ISOLATION LEVEL READ COMMITTED", "SET LOCAL lock_timeout = '4s'")
 LATE = LOCKING[:1]
 READ = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
+ONCE = ("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",)
+"""The same, for one question; the comma tells the two apart."""
+READS = (READ, ONCE)
 END = "ROLLBACK"
 """Also of reads, which have nothing to keep."""
 
 MOST_WAITING = 1024 * 1024
 """Octets that wait in a unit; what goes beyond is sent at once."""
 
+_END = Asked(END)
 _CLOCK_AND_LIMITS = Asked(
     f"select {CLOCK}, set_config('lock_timeout', '4s', true), set_config('enable_seqscan', 'off', true),"
     " set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
 )
 """A plan that is made while tables are small and kept while they grow must go by their indexes from the beginning."""
+
+
+class AskedMore(Exception):
+    """A read that was to ask once asks again: its snapshot is gone."""
 
 
 class Caller:
@@ -66,7 +74,7 @@ class Caller:
 class Tx:
     """An open unit: see ``ports.Tx``. ``begin`` are the statements it begins with."""
 
-    __slots__ = ("_begin", "_caller", "_link", "_octets", "_waiting", "begun", "now", "problem")
+    __slots__ = ("_begin", "_caller", "_link", "_octets", "_over", "_waiting", "begun", "now", "problem")
 
     def __init__(self, link: Link, begin: Sequence[str], caller: Caller) -> None:
         self._link: Link | None = link
@@ -74,6 +82,7 @@ class Tx:
         self._begin = begin
         self._waiting: list[Asked] = []
         self._octets = 0
+        self._over = False
         self.begun = False
         self.now = 0
         self.problem: Exception | None = None
@@ -86,11 +95,15 @@ class Tx:
 
     async def rows(self, sql: str, params: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
         """All rows."""
+        if self._begin is ONCE:
+            return (await self.several([(sql, params)]))[0]
         cursor = await self._run(postgres_sql.translated(sql), params)
         return _plain(cursor.fetchall(), cursor.description)
 
     async def row(self, sql: str, params: Sequence[Any] = ()) -> tuple[Any, ...] | None:
         """The first row, or None."""
+        if self._begin is ONCE:
+            return next(iter(await self.rows(sql, params)), None)
         cursor = await self._run(postgres_sql.translated(sql), params)
         first = cursor.fetchone()
         return None if first is None else _plain([first], cursor.description)[0]
@@ -120,7 +133,7 @@ class Tx:
         kinds = tuple(["" if array is None else postgres_arrays.type_name(array) for array in arrays])
         sql = postgres_pipeline.insert(table, tuple(columns), kinds, ignore)
         asked = Asked(sql, [array for array in arrays if array is not None])
-        if ignore or self._begin == READ:  # the number is not known before, or what it says is an error
+        if ignore or self._begin in READS:  # the number is not known before, or what it says is an error
             return (await self._go([asked]))[0].changed
         await self._put_off(asked)
         return len(rows)
@@ -159,6 +172,8 @@ class Tx:
     def _open_link(self) -> Link:
         if self._link is None:
             raise RuntimeError("this unit has ended; a tx is good only inside the work it was given to")
+        if self._over and self.problem is None:
+            self.problem = AskedMore()
         if self.problem is not None:
             raise self.problem
         return self._link
@@ -177,21 +192,28 @@ class Tx:
         self._waiting, self._octets = [], 0
         clock = -1
         if not self.begun:
-            begin = [Asked(text, keep=False) for text in self._begin]
-            if self._begin == LATE:
+            once = self._begin is ONCE
+            begin = [Asked(text, keep=once) for text in self._begin]
+            if once or self._begin == LATE:
                 if link.unfinished:
                     begin.insert(0, Asked(END, keep=False))
                     link.unfinished = False
                 clock = len(begin)
                 begin.append(_CLOCK_AND_LIMITS)
             statements = [*begin, *statements]
+            if once:
+                statements.append(_END)
             self.begun = True
         answers = await self._guarded(link, link.journey(statements))
         if clock >= 0:
             (self.now, *_) = answers[clock].rows[0]
+        if self._begin is ONCE:
+            answers = answers[:-1]
+            self.begun, self._over = False, True
         return answers[len(answers) - len(asked) :]
 
     async def _run(self, text: str, params: Sequence[Any], pieces: Iterator[bytearray] | None = None) -> Any:
+        self._over = self._over or self._begin is ONCE  # that goes by ``_go``
         link = self._open_link()
         if self._waiting or (self._begin == LATE and not self.begun):
             await self._go([])
@@ -215,7 +237,7 @@ class Tx:
             raise
         except (psycopg2.Error, DatabaseUnavailable) as error:
             self.problem = error
-            if isinstance(error, ReadOnly) and self._begin != READ:
+            if isinstance(error, ReadOnly) and self._begin not in READS:
                 # a server that was the primary: who connects anew finds the one that is
                 link.end(str(error))
             raise

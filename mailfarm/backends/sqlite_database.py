@@ -151,7 +151,7 @@ class Database:
         clock = self._engine.clock
         return self._engine.write(lambda connection: drive(work, connection, clock()))
 
-    def read(self, work: Callable[[Tx], Awaitable[T]]) -> Deferred[T]:
+    def read(self, work: Callable[[Tx], Awaitable[T]], *, once: bool = False) -> Deferred[T]:
         """Run ``work`` on a snapshot. A statement that would write fails."""
         clock = self._engine.clock
         return self._engine.read(lambda connection: drive(work, connection, clock()))

@@ -51,7 +51,7 @@ Deliver = Callable[[Sequence[Told]], None]
 """Told one or more, in order. All feeds that are told the same at the same time are given the very same tuple."""
 Spawn = Callable[[Coroutine[Any, Any, None]], Any]
 """Runs a coroutine in the background and logs what it raises."""
-Look = Callable[[Tx, Mailbox], Awaitable[int]]
+Look = Callable[[Tx], Awaitable[tuple[Mailbox, int]]]
 
 
 class Feed:
@@ -242,22 +242,23 @@ class Feeds:
     ) -> Feed:
         """Tell ``deliver`` every change after the change number ``after`` (None: from now on), until ``stop``.
 
-        ``ready`` is called with the number where it begins, before the first delivery. ``look`` may read something in
-        the very snapshot in which the feed begins, and says where: at a number not above ``mailbox.cursor``.
+        ``ready`` is called with the number where it begins, before the first delivery. ``look`` reads the mailbox, and
+        something else in the very snapshot in which the feed begins, and says where: at a number not above its cursor.
         Raises NotFound, CursorTooOld, Invalid (a number never given out), DatabaseUnavailable.
         """
 
         async def begin(tx: Tx) -> tuple[Mailbox, int]:
+            if look is not None:
+                return await look(tx)
             mailbox = await store.find(tx, account, mailbox_id)
-            start = after if look is None else await look(tx, mailbox)
-            return mailbox, mailbox.cursor if start is None else start
+            return mailbox, mailbox.cursor if after is None else after
 
         feed = Feed(self, account, mailbox_id, deliver, criteria)
         crowd = self._crowds.setdefault(mailbox_id, Crowd(self._spawn, self.turn))
         crowd.feeds[feed] = None
         try:
             await self._listen(crowd, mailbox_id)
-            mailbox, start = await self._database.read(begin)
+            mailbox, start = await self._database.read(begin, once=True)
             if feed.closed:
                 raise NotFound(f"there is no mailbox {mailbox_id}")
             if not 0 <= start <= mailbox.cursor:

@@ -10,9 +10,9 @@ from mailfarm.errors import Invalid, NotFound
 from mailfarm.events import Change, Deleted, Expired, Seen, Summary
 from mailfarm.ids import Ids
 from mailfarm.mailboxes import content as stored
-from mailfarm.ports import Tx
+from mailfarm.ports import NEVER, Tx
 
-from . import changes, scan, store
+from . import changes, scan
 from .changes import MOST, TO_REMOVE, Removal, marks, summary_from
 from .content import ContentRef, StoredMessage
 from .match import ALL, Criteria
@@ -65,13 +65,20 @@ async def list_as(
     """
     if not 1 <= limit <= LONGEST_PAGE:
         raise Invalid(f"limit is {limit}; it must be from 1 to {LONGEST_PAGE}")
-    mailbox = await store.find(tx, account, mailbox_id)
-    if after > mailbox.cursor:
-        raise Invalid(f"after is {after}; the mailbox's last change number is {mailbox.cursor}")
-    last = mailbox.cursor if before is None else min(mailbox.cursor, max(before - 1, 0))
-    found = await scan.scan(
-        tx, mailbox_id, criteria, read, seen=seen, after=after, upto=last, descending=order == "desc", limit=limit
+    until = NEVER if before is None else before
+    mailbox, found = await scan.scan_of(
+        tx,
+        account,
+        mailbox_id,
+        criteria,
+        read,
+        seen=seen,
+        after=after,
+        before=until,
+        descending=order == "desc",
+        limit=limit,
     )
+    last = min(mailbox.cursor, max(until - 1, 0))
     # asc: what lies behind a page that was cut short has not been considered; desc comes from the top
     cursor = found.at if found.more and order == "asc" else last
     return Page(found.messages, cursor, found.at if found.more else None)

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from mailfarm.errors import Damaged
-from mailfarm.ports import Tx
+from mailfarm.errors import Damaged, Invalid
+from mailfarm.ports import NEVER, Tx
 
+from . import store
 from .changes import marks, summary_from
 from .content import load_texts
+from .mailbox import Mailbox
 from .match import Criteria, Matcher
 from .packing import unpack_detail
 from .sieve import Sieve
@@ -32,6 +34,7 @@ AHEAD_OCTETS = 1024 * 1024
 
 
 T = TypeVar("T")
+Rows = Sequence[tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +59,36 @@ async def scan(
     descending: bool = False,
     limit: int,
     eager: bool = False,
+    first: Rows | None = None,
 ) -> Scanned[T]:
     """At most ``limit`` messages that meet the criteria, their numbers above ``after`` and not above ``upto``.
 
     ``read`` makes of a stored summary, and whether it was seen, what is given back (``changes.summary_from``).
-    ``eager`` stops at the message that completes ``limit``, without looking whether there is another.
+    ``eager`` stops at the message that completes ``limit``, without looking whether there is another. ``first`` are the
+    rows of the first question, where that was asked before.
     """
     judge, sieve = _Judge(criteria), Sieve(criteria)
-    asked = _Question(mailbox, criteria, seen, descending)
+    asked = _Question(mailbox, criteria, judge.reads, seen, descending)
     found: list[T] = []
     low, high, at, considered, octets, ahead = after, upto, after, 0, 0, 1
-    wanted = min(ROWS, limit + 1 if judge.settled else max(FIRST, 2 * limit))
+    wanted = judge.wanted(limit)
     while True:
         if considered >= MOST:
             return Scanned(tuple(found), at, True)
-        rows = await asked.rows(tx, low, high, min(wanted, MOST - considered))
+        if first is None:
+            (first,) = await tx.several([asked.of(low, high, min(wanted, MOST - considered))])
+        rows, first = first, None
         considered += len(rows)
-        left = deque([Row(*row) for row in (rows if not sieve else sieve.passed(rows))])
+        if judge.settled:
+            taken = rows[: limit - len(found)]
+            found += [read(row[-1], bool(row[_SEEN])) for row in taken]
+            if taken:
+                at = taken[-1][_SEQ]
+            if len(found) == limit and (eager or len(rows) > len(taken)):
+                return Scanned(tuple(found), at, True)
+            left = _NONE
+        else:
+            left = deque([asked.row(row) for row in (rows if not sieve else sieve.passed(rows))])
         while left:
             some = _next(left, ahead) if judge.reads else [left.popleft()]
             ahead = min(2 * ahead, AHEAD)
@@ -101,27 +117,70 @@ async def scan(
         wanted = ROWS
 
 
+async def scan_of(
+    tx: Tx,
+    account: str,
+    mailbox_id: str,
+    criteria: Criteria,
+    read: Callable[[str, bool], T],
+    *,
+    seen: bool | None = None,
+    after: int = 0,
+    before: int = NEVER,
+    descending: bool = False,
+    limit: int,
+    eager: bool = False,
+) -> tuple[Mailbox, Scanned[T]]:
+    """The account's mailbox, and ``scan`` in it of what has a number above ``after`` and below ``before``; where the
+    first rows are enough, with one question. Raises NotFound, Invalid (a number never given out)."""
+    judge = _Judge(criteria)
+    asked = _Question(mailbox_id, criteria, judge.reads, seen, descending)
+    upto = max(before - 1, 0)
+    mailboxes, first = await tx.several(
+        [store.finding(tx, account, mailbox_id), asked.of(after, upto, judge.wanted(limit))]
+    )
+    mailbox = store.found(mailbox_id, mailboxes)
+    if after > mailbox.cursor:
+        raise Invalid(f"after is {after}; the mailbox's last change number is {mailbox.cursor}")
+    return mailbox, await scan(
+        tx,
+        mailbox_id,
+        criteria,
+        read,
+        seen=seen,
+        after=after,
+        upto=min(mailbox.cursor, upto),
+        descending=descending,
+        limit=limit,
+        eager=eager,
+        first=first,
+    )
+
+
 class Row(NamedTuple):
-    """What is read of a message."""
+    """What is read of a message; the first three only where its text may be."""
 
     content: str
     until: int
     size: int
-    seq: int
     seen: int
+    seq: int
     summary: str
 
 
-_SEQ = Row._fields.index("seq")
+_SEEN, _SEQ = -3, -2
+_NONE: deque[Row] = deque()
 
 
 class _Question:
     """The statement that reads messages in order."""
 
-    def __init__(self, mailbox: str, criteria: Criteria, seen: bool | None, descending: bool) -> None:
+    def __init__(self, mailbox: str, criteria: Criteria, reads: bool, seen: bool | None, descending: bool) -> None:
         way = "desc" if descending else "asc"
+        self._reads = reads
         self._fixed: list[list[Any]] = [[mailbox] if seen is None else [mailbox, int(seen)]]
-        start = f"select {', '.join(f'm.{name}' for name in Row._fields)} from message m where m.mailbox = ?"
+        names = Row._fields if reads else Row._fields[_SEEN:]
+        start = f"select {', '.join(f'm.{name}' for name in names)} from message m where m.mailbox = ?"
         start += "" if seen is None else " and m.seen = ?"
         end = f" and m.seq > ? and m.seq <= ? order by m.seq {way} limit ?"
         if not criteria.from_key:
@@ -130,15 +189,19 @@ class _Question:
         # what the matcher would say, said by the database: both columns hold the compared form. Two questions, as each
         # is answered from an index in order, and `or` is not; what meets both is the first one's
         one, two = (f"{start} and {who}{end}" for who in ("m.from_key = ?", "m.sender = ? and m.sender <> m.from_key"))
-        self._sql = f"select * from ({one}) as a union all select * from ({two}) as b order by 4 {way} limit ?"
+        self._sql = f"select * from ({one}) as a union all select * from ({two}) as b order by seq {way} limit ?"
         self._fixed = [[*self._fixed[0], criteria.from_key]] * 2
 
-    async def rows(self, tx: Tx, low: int, high: int, limit: int) -> Sequence[tuple[Any, ...]]:
-        """What makes ``Row``s: at most ``limit`` of those above ``low`` and not above ``high``."""
+    def row(self, row: tuple[Any, ...]) -> Row:
+        """What an answer's row says."""
+        return Row(*row) if self._reads else Row("", 0, 0, *row)
+
+    def of(self, low: int, high: int, limit: int) -> tuple[str, Sequence[Any]]:
+        """The question after at most ``limit`` of those above ``low`` and not above ``high``."""
         values = [value for fixed in self._fixed for value in (*fixed, low, high, limit)]
         if len(self._fixed) > 1:
             values.append(limit)
-        return await tx.rows(self._sql, values)
+        return self._sql, values
 
 
 class _Judge:
@@ -149,6 +212,10 @@ class _Judge:
         self._matcher = Matcher(criteria)
         self.settled = not criteria or (bool(criteria.from_key) and criteria == Criteria(criteria.from_))
         self.reads = bool(criteria.contains)
+
+    def wanted(self, limit: int) -> int:
+        """How many rows are asked for first, to find ``limit``."""
+        return min(ROWS, limit + 1 if self.settled else max(FIRST, 2 * limit))
 
     def of(self, row: Row) -> bool | None:
         """By its summary; None if that does not decide."""

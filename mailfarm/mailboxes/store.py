@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from mailfarm.errors import Conflict, Invalid, NotFound
 from mailfarm.events import MailboxClosed, MailboxOpened
 from mailfarm.ids import Ids
 from mailfarm.mail.address import Address
-from mailfarm.ports import Tx
+from mailfarm.ports import NOW, Rows, Tx
 
 from . import addresses, changes
 from .addresses import Domains
@@ -84,19 +84,26 @@ async def ensure(
 
 async def find(tx: Tx, account: str, id: str) -> Mailbox:
     """The account's mailbox of this id, unless it has ended. Raises NotFound."""
-    row = await tx.row(
-        f"select {_COLUMNS} from mailbox where id = ? and account = ? and {_OPEN}", (id, account, tx.now)
-    )
-    if row is None:
+    return found(id, *await tx.several([finding(tx, account, id)]))
+
+
+def finding(tx: Tx, account: str, id: str) -> tuple[str, Sequence[Any]]:
+    """The question of ``find``, to be asked together with others."""
+    return f"select {_COLUMNS} from mailbox where id = ? and account = ? and {_OPEN}", (id, account, tx.now or NOW)
+
+
+def found(id: str, rows: Sequence[tuple[Any, ...]]) -> Mailbox:
+    """What it was answered. Raises NotFound."""
+    if not rows:
         raise NotFound(f"there is no mailbox {id}")
-    return Mailbox(*row)
+    return Mailbox(*rows[0])
 
 
 async def by_ids(tx: Tx, ids: Sequence[str]) -> dict[str, Mailbox]:
     """The mailboxes with these ids, of whatever accounts, that have not ended; some hundred at once, with one query."""
-    marks = ", ".join("?" * len(ids))
-    sql = f"select {_COLUMNS} from mailbox where id in ({marks}) and {_OPEN}"
-    return {row[0]: Mailbox(*row) for row in (await tx.rows(sql, (*ids, tx.now)) if ids else ())}
+    sql = f"select {_COLUMNS} from mailbox where id in (select v.column1 from (values ?) as v) and {_OPEN}"
+    (rows,) = await tx.several([(sql, [Rows([(id,) for id in ids]), tx.now or NOW])]) if ids else ((),)
+    return {row[0]: Mailbox(*row) for row in rows}
 
 
 async def by_address(tx: Tx, address: str) -> Mailbox | None:
@@ -109,12 +116,8 @@ async def by_addresses(tx: Tx, addresses_: Sequence[str]) -> dict[str, Mailbox |
     """The same for some hundred addresses at once, with one query."""
     wanted = {address: _keys(address) for address in addresses_}
     keys = list(dict.fromkeys(key for some in wanted.values() for key in some))
-    marks = ", ".join("?" * len(keys))
-    rows = (
-        await tx.rows(f"select address_key, {_COLUMNS} from mailbox where address_key in ({marks})", keys)
-        if keys
-        else ()
-    )
+    sql = f"select address_key, {_COLUMNS} from mailbox where address_key in (select v.column1 from (values ?) as v)"
+    (rows,) = await tx.several([(sql, [Rows([(key,) for key in keys])])]) if keys else ((),)
     found = {row[0]: Mailbox(*row[1:]) for row in rows}
     return {address: next((found[key] for key in some if key in found), None) for address, some in wanted.items()}
 

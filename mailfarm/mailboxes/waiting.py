@@ -115,13 +115,21 @@ class Wait:
         looked: list[Found] = []
         end = 0
 
-        async def look(tx: Tx, mailbox: Mailbox) -> int:
+        async def look(tx: Tx) -> tuple[Mailbox, int]:
             nonlocal end
+            mailbox, found = await scan.scan_of(
+                tx,
+                self._account,
+                self._mailbox,
+                self._criteria,
+                summary_from,
+                after=self._at,
+                limit=self._wanted,
+                eager=True,
+            )
+            looked[:] = [found]
             end = mailbox.cursor
-            if self._at > end:
-                raise Invalid(f"after is {self._at}; the mailbox's last change number is {end}")
-            looked[:] = [await self._scan(tx, self._at, end)]
-            return end
+            return mailbox, end
 
         def ready(_: int) -> None:
             self._absorb(looked[0], end)
@@ -157,11 +165,15 @@ class Wait:
             self._feed = None
         self._reset()
 
-    async def _scan(self, tx: Tx, after: int, upto: int) -> Found:
+    @property
+    def _wanted(self) -> int:
+        """How many more decide."""
         limit = self._need.n if self._need.mode == "count" else self._need.n + 1
-        limit = max(1, limit - len(self._matched))
+        return max(1, limit - len(self._matched))
+
+    async def _scan(self, tx: Tx, after: int, upto: int) -> Found:
         return await scan.scan(
-            tx, self._mailbox, self._criteria, summary_from, after=after, upto=upto, limit=limit, eager=True
+            tx, self._mailbox, self._criteria, summary_from, after=after, upto=upto, limit=self._wanted, eager=True
         )
 
     def _absorb(self, found: Found, end: int) -> None:

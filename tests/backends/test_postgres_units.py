@@ -18,6 +18,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import globalLogPublisher
 from twisted.protocols.portforward import ProxyClient, ProxyClientFactory, ProxyServer
 
+from mailfarm.backends.postgres_link import Link
 from mailfarm.errors import DatabaseUnavailable
 
 
@@ -201,7 +202,7 @@ async def test_a_unit_that_is_given_up_and_takes_long_leaves_no_lock_and_no_conn
     assert time.monotonic() - since < 5
 
 
-@pytest.mark.parametrize("how", ["read", "unit"])
+@pytest.mark.parametrize("how", ["read", "once", "unit"])
 @pytest_twisted.ensureDeferred
 async def test_who_gives_up_costs_no_connection(postgres_database, made, how):
     """The statement ends, the unit is rolled back, and the next one has the same connection."""
@@ -218,7 +219,8 @@ async def test_who_gives_up_costs_no_connection(postgres_database, made, how):
 
     for _ in range(5):
         ran.clear()
-        given_up = start(getattr(database, how)(work))
+        run = {"unit": database.unit, "read": database.read, "once": lambda work: database.read(work, once=True)}[how]
+        given_up = start(run(work))
         await until(lambda: ran)
         given_up.cancel()
         began = time.monotonic()
@@ -356,3 +358,50 @@ async def test_giving_up_at_any_moment_is_quiet_and_leaves_all_connections_usabl
     finally:
         globalLogPublisher.removeObserver(hear)
     assert not failures
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_read_that_asks_once_is_one_journey_and_leaves_nothing_open(postgres_database, made, monkeypatch):
+    database = made(postgres_database, pool=1)
+    journeys = []
+    for way in ("ask", "journey"):
+        counted(monkeypatch, way, journeys)
+
+    async def work(tx):
+        return await tx.several([("select pg_backend_pid()", []), ("select count(*) from filed", [])])
+
+    ((backend,),), _ = await database.read(work, once=True)
+    journeys.clear()
+    for _ in range(3):
+        await database.read(work, once=True)
+        assert open_transactions(postgres_database, backend) == ["idle"]
+    assert journeys == ["journey"] * 3
+    await database.read(spools, once=True)
+    assert journeys == ["journey"] * 4
+
+    async def again(tx):
+        await tx.row("select 1")
+        return await spools(tx)
+
+    journeys.clear()
+    assert await database.read(again, once=True) == set()
+    assert journeys[:4] == ["journey", "ask", "ask", "ask"]
+    assert sample(database, "units_total", kind="read", outcome="done") == 6
+
+
+def counted(monkeypatch, way, journeys):
+    """Have each journey that a connection makes this way noted."""
+    original = getattr(Link, way)
+
+    async def go(*args, **options):
+        journeys.append(way)
+        return await original(*args, **options)
+
+    monkeypatch.setattr(Link, way, go)
+
+
+def open_transactions(url, backend):
+    """The state of a backend, as others see it."""
+    with psycopg2.connect(url) as connection, connection.cursor() as cursor:
+        cursor.execute("select state from pg_stat_activity where pid = %s", [backend])
+        return [row[0] for row in cursor.fetchall()]

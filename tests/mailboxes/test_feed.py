@@ -52,11 +52,11 @@ class Counting:
         self.reads = 0
         self.away = False
 
-    def read(self, work):
+    def read(self, work, *, once=False):
         self.reads += 1
         if self.away:
             raise DatabaseUnavailable("away")
-        return self._database.read(work)
+        return self._database.read(work, once=once)
 
 
 @pytest.fixture

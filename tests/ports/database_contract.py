@@ -223,11 +223,65 @@ class DatabaseContract:
         assert await database.read(end) == (100,)
 
     @pytest_twisted.ensureDeferred
-    async def test_a_read_cannot_write(self, database):
-        with pytest.raises(Exception, match=r".+"):
-            await database.read(file("a"))
+    @pytest.mark.parametrize("once", [False, True])
+    async def test_a_read_cannot_write(self, database, once):
+        async def told(tx):
+            return await tx.several([("insert into filed (spool, filed_at) values ('a', 1) returning spool", [])])
+
+        for work in (file("a"), told, forget):
+            with pytest.raises(Exception, match=r".+"):
+                await database.read(work, once=once)
         assert await database.read(count) == 0
         assert await database.unit(file("a")) == 1
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_read_that_asks_once_knows_the_time_from_its_answer(self, database):
+        async def work(tx):
+            moment, spools = await tx.several([("select cast(? as bigint)", [NOW]), ("select spool from filed", [])])
+            return tx.now, moment[0][0], [*spools]
+
+        async def found(tx):
+            return await tx.rows("select spool from filed where spool = ?", ["b"]), tx.now
+
+        async def last(tx):
+            return await tx.row("select max(spool) from filed"), tx.now
+
+        for spool in "abc":
+            before = await database.unit(file(spool)) and await database.unit(now)
+            told, asked, spools = await database.read(work, once=True)
+            assert before <= told <= asked <= await database.unit(now)
+            assert sorted(spools) == [(each,) for each in "abc" if each <= spool]
+            assert (await database.read(last, once=True))[0] == (spool,)
+        rows, moment = await database.read(found, once=True)
+        assert [*rows] == [("b",)]
+        assert before <= moment <= await database.unit(now)
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_read_that_asks_more_than_once_has_one_snapshot_all_the_same(self, database):
+        async def work(tx):
+            (first,) = await tx.several([("select count(*) from filed", [])])
+            if not written:
+                written.append(start(database.unit(file(*"abc"))))
+            return [first[0], await tx.row("select count(*) from filed"), *await tx.rows("select count(*) from filed")]
+
+        written = []
+        counts = await database.read(work, once=True)
+        assert await written[0] == 3
+        assert counts in ([(0,)] * 3, [(3,)] * 3)
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_read_that_asks_once_and_fails_spoils_none_after_it(self, database):
+        async def fails(tx):
+            await tx.several([("select 1", []), ("select nonsense", [])])
+
+        async def raises(tx):
+            await tx.row("select 1")
+            raise LookupError("of its own")
+
+        for work in (fails, raises, fails, raises):
+            with pytest.raises(Exception, match=r".+"):
+                await database.read(work, once=True)
+            assert await database.read(count, once=True) == await database.read(count) == 0
 
     @pytest_twisted.ensureDeferred
     async def test_rows_row_and_execute(self, database):

@@ -15,8 +15,8 @@ class Counted:
     def unit(self, work: Any) -> Any:
         return self._database.unit(lambda tx: work(_Tx(self, tx)))
 
-    def read(self, work: Any) -> Any:
-        return self._database.read(lambda tx: work(_Tx(self, tx)))
+    def read(self, work: Any, **how: Any) -> Any:
+        return self._database.read(lambda tx: work(_Tx(self, tx)), **how)
 
 
 class _Tx:

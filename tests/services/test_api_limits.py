@@ -43,11 +43,11 @@ class Watched:
             raise DatabaseUnavailable("no route to host")
         return await self._database.unit(work)
 
-    async def read(self, work: Any) -> Any:
+    async def read(self, work: Any, *, once: bool = False) -> Any:
         self.reads += 1
         if self.away:
             raise DatabaseUnavailable("no route to host")
-        return await self._database.read(work)
+        return await self._database.read(work, once=once)
 
 
 def limited(farm: Farm, limits: str, **more: Any) -> tuple[Any, Counting]:

@@ -348,7 +348,7 @@ async def test_a_database_that_is_away_is_451(tmp_path: Path, monkeypatch: pytes
         mx = await h.mx()
         client = await begun(mx.listening["mx"].port)
 
-        async def away(work: object) -> None:
+        async def away(work: object, *, once: bool = False) -> None:
             raise DatabaseUnavailable("locked")
 
         with monkeypatch.context() as patched:

@@ -42,11 +42,11 @@ class Watched:
     def unit(self, work: Any) -> Any:
         return self._database.unit(work)
 
-    async def read(self, work: Any) -> Any:
+    async def read(self, work: Any, *, once: bool = False) -> Any:
         self.reads += 1
         if self.away:
             raise DatabaseUnavailable("no route to host")
-        return await self._database.read(work)
+        return await self._database.read(work, once=once)
 
 
 class Hand:

@@ -400,7 +400,7 @@ async def test_a_database_that_is_away_is_temporary(tmp_path: Path, monkeypatch:
         secret = await h.credential("known")
         client, _ = await greeted(service.listening["capture"].port)
 
-        async def away(work: object) -> None:
+        async def away(work: object, *, once: bool = False) -> None:
             raise DatabaseUnavailable("locked")
 
         with monkeypatch.context() as patched:

@@ -146,7 +146,9 @@ class Mailboxes(Resource):
     )
     async def read(self, ask: Ask) -> Answer:
         """`cursor` is the last change number given out: wait or list `after` it to see only what comes from now on."""
-        return Answer(mailbox_form(await self._database.read(lambda tx: store.find(tx, ask.account, ask.id))))
+        return Answer(
+            mailbox_form(await self._database.read(lambda tx: store.find(tx, ask.account, ask.id), once=True))
+        )
 
     @route(
         app,

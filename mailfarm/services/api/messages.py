@@ -96,7 +96,7 @@ class Messages(Resource):
                 limit=query["limit"],
             )
 
-        page = await self._database.read(work)
+        page = await self._database.read(work, once=True)
         return Answer({"messages": page.messages, "cursor": page.cursor, "next": page.next})
 
     @route(
@@ -147,7 +147,7 @@ class Messages(Resource):
         may be never while mail comes in. The number changed, and the cursor then."""
         changed = 0
         cursor: int | None = None
-        there = (await self._database.read(lambda tx: store.find(tx, ask.account, ask.id))).messages
+        there = (await self._database.read(lambda tx: store.find(tx, ask.account, ask.id), once=True)).messages
         while True:
             changes = await self._database.unit(work)
             announce(self._bus, changes)
@@ -156,7 +156,7 @@ class Messages(Resource):
             if not changes or not until_done or changed >= there:
                 break
         if cursor is None:
-            cursor = (await self._database.read(lambda tx: store.find(tx, ask.account, ask.id))).cursor
+            cursor = (await self._database.read(lambda tx: store.find(tx, ask.account, ask.id), once=True)).cursor
         return changed, cursor
 
     @route(

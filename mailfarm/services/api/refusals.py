@@ -160,7 +160,7 @@ class Refusals(Resource):
     async def of_mailbox(self, ask: Ask) -> Answer:
         """The last 100, sampled and not durable, with the SMTP lines that led to each: of mail for its address, with a
         +tag or without, and of mail sent with its own user name and password, whoever it was for."""
-        mailbox = await self._database.read(lambda tx: store.find(tx, ask.account, ask.id))
+        mailbox = await self._database.read(lambda tx: store.find(tx, ask.account, ask.id), once=True)
         return _answer(self._log.of_mailbox(mailbox))
 
     @route(

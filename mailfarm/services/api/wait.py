@@ -79,7 +79,7 @@ class Waits(Resource):
         query = ask.query
         need = _need(query)
         if ask.request.method == b"HEAD":  # asks about the resource, not for mail
-            mailbox = await self._database.read(lambda tx: store.find(tx, ask.account, ask.id))
+            mailbox = await self._database.read(lambda tx: store.find(tx, ask.account, ask.id), once=True)
             return Answer({"messages": [], "cursor": mailbox.cursor})
         answered: Deferred[Outcome | None] = Deferred()
 

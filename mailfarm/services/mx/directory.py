@@ -68,7 +68,7 @@ class Directory:
             mailboxes = await store.by_addresses(tx, addresses)
             return {address: _found(address, mailboxes[address], tx.now) for address in addresses}
 
-        found = await self._database.read(look)
+        found = await self._database.read(look, once=True)
         for address, each in found.items():
             if not each.value[1] and self._is_postmaster(address):
                 # rare enough for a unit of its own, which makes the mailbox if need be

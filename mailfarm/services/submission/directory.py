@@ -64,7 +64,7 @@ class Directory:
         async def work(tx: Tx) -> tuple[Mapping[Wanted, Leads], int]:
             return await look(tx, wanted, self._default), tx.now
 
-        leads, now = await self._database.read(work)
+        leads, now = await self._database.read(work, once=True)
         found = {each: _found(each, leads[each], now) for each in wanted}
         missing = [
             each
