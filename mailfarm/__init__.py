@@ -3,6 +3,7 @@
 A map of the house. Imports run one way, downwards in this list to what stands above; ``tests/test_house.py`` checks it.
 
 =====================================  ==========================================================================
+``values``                             values that are made for every message.
 ``mail/``                              what the RFCs say about mail: addresses, envelopes, replies, MIME. Pure.
 ``smtp/``                              the SMTP protocol without I/O: grammar, requests, data, SASL, the server core.
 ``ids errors limits backoff events``   small values everyone shares.

@@ -14,11 +14,13 @@ from typing import Any, Final, Literal
 
 import orjson
 
+from mailfarm.values import value
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH: Final = datetime(1970, 1, 1)  # UTC, as all times here
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Person:
     """A display name, empty if there is none, and an address, as a header gives them (RFC 5322 §3.4)."""
 
@@ -26,7 +28,7 @@ class Person:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Summary:
     """What a list shows of a message. ``sender`` and ``recipients`` are the envelope's, the rest the headers'.
 
@@ -51,7 +53,7 @@ class Summary:
     duplicate_of: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Filed:
     """A message was put into a mailbox.
 

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeVar
 
+from mailfarm.values import value
+
 from .events import Event
 from .limits import Limit, Quota
 from .mail.envelope import Envelope
@@ -39,7 +41,7 @@ class Content(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Origin:
     """Where a transaction came from. ``client`` is the real client's address, behind whatever proxies.
 
@@ -56,7 +58,7 @@ class Origin:
     credential: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Spooled:
     """Content and envelope for which we answer, or have answered, 250.
 
@@ -76,7 +78,7 @@ class Spooled:
     content: Content
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Attempt:
     """One worker's turn at a queue entry. ``tries`` counts this one; the fence is only good until the lease ends."""
 
@@ -85,7 +87,7 @@ class Attempt:
     spooled: Spooled
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Entry:
     """A queue entry as an operator sees it. State is waiting, leased or aside; ``reason`` is the last failure's."""
 

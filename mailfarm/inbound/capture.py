@@ -13,6 +13,7 @@ from mailfarm.mailboxes.addresses import key_of
 from mailfarm.mailboxes.announce import announce
 from mailfarm.mailboxes.mailbox import Mailbox
 from mailfarm.ports import Bus, Database, Tx
+from mailfarm.values import value
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class DefaultMailbox:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ByAddress:
     """Ask for the live mailbox of a recipient, among an account's; for the default mailbox's account, else that one."""
 

@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from typing import Protocol, TypeVar
 
@@ -36,6 +35,7 @@ from mailfarm.mailboxes.filing import (
 )
 from mailfarm.mailboxes.packing import Packer
 from mailfarm.ports import Attempt, Bus, Database, Queue, Tx
+from mailfarm.values import value
 
 from .held import Held
 from .parse import kept, parse
@@ -97,7 +97,7 @@ class _StoppingError(Exception):
     """The service stops, and this cannot be finished."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Item:
     attempt: Attempt
     to_file: ToFile

@@ -19,6 +19,8 @@ from typing import Protocol
 
 import fast_mail_parser
 
+from mailfarm.values import value
+
 from .headers import Section, lenient_base64, parameters, read_section
 from .kinds import Kind, kind
 
@@ -61,7 +63,7 @@ class Broken(Exception):
     """The fast parser cannot make sense of it; the plain one can."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Tree:
     """A message's parts and what was wrong with their structure."""
 

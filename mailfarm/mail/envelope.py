@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from mailfarm.values import value
 
 Body = Literal["7BIT", "8BITMIME", "BINARYMIME"]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Recipient:
     """One RCPT TO. ``notify`` and ``orcpt`` are RFC 3461 §4.1 and §4.2, ``orcpt`` still in xtext."""
 
@@ -17,7 +18,7 @@ class Recipient:
     orcpt: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Envelope:
     """One transaction's envelope.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from mailfarm.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reply:
     """One SMTP reply.
 

@@ -28,6 +28,7 @@ from mailfarm.events import (
     to_json,
 )
 from mailfarm.ports import Rows, Tx
+from mailfarm.values import value
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ MOST_OCTETS = 64 * 1024 * 1024
 """Where their content together is larger than this, a call deletes fewer: at least one."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Place:
     """Where a mailbox's numbering stands."""
 
@@ -51,7 +52,7 @@ class Place:
     oldest: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Growth:
     """How many messages were filed into a mailbox, each with the next number."""
 

@@ -17,12 +17,13 @@ from mailfarm.errors import Damaged
 from mailfarm.events import Person, Summary
 from mailfarm.mail.envelope import Envelope, Recipient
 from mailfarm.ports import Origin
+from mailfarm.values import value
 
 T = TypeVar("T")
 Parser = Literal["fast", "plain", "none"]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Part:
     """One node of the MIME tree. ``n`` counts depth first from 1, the root; ``parent`` is None for the root.
 
@@ -58,7 +59,7 @@ class Found:
     codes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Head:
     """What the detail view shows besides summary, texts and parts.
 
@@ -75,7 +76,7 @@ class Head:
     findings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Parsed:
     """Everything parsing gives. ``text`` and ``html`` are decoded and capped; ``visible`` is the HTML's visible text
     where the snippet is of that, or finding it is not easy, else empty: then it is found when it is looked for."""

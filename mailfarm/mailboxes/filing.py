@@ -15,6 +15,7 @@ from typing import Any
 from mailfarm.events import Filed, Summary, SummaryForms, filed_json
 from mailfarm.ids import Ids
 from mailfarm.ports import NEVER, NOW, Rows, Spooled, Tx
+from mailfarm.values import value
 
 from . import changes, copies
 from .changes import Growth, Place, event_row, parted
@@ -37,7 +38,7 @@ PRUNED = 400 * 86400 * SECOND
 what is kept longer is deleted by name, so that there are never partitions for more days than these."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ToFile:
     """Something spooled, its content read, parsed and packed."""
 
@@ -62,7 +63,7 @@ class Dropped:
     recipients: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Filing:
     """What a unit did: messages filed, mail dropped, and the spool ids that had been filed before. ``forms`` are the
     JSON of ``filed``, one by one."""

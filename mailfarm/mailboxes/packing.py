@@ -11,12 +11,13 @@ Each frame carries a checksum of what was packed. What does not come out as it w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from zstandard import MAGIC_NUMBER, ZstdCompressor, ZstdDecompressor, ZstdError, frame_content_size
 
 from mailfarm.errors import Damaged
 from mailfarm.ports import CHUNK
+from mailfarm.values import value
 
 LEVEL = 1
 TOGETHER = 32 * 1024
@@ -29,7 +30,7 @@ LARGEST = 256 * 1024 * 1024
 _MAGIC = MAGIC_NUMBER.to_bytes(4, "little")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Piece:
     """A piece of content as it is stored: packed, or as it came."""
 
@@ -37,7 +38,7 @@ class Piece:
     data: bytes | memoryview = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Packed:
     """Content as it is stored. ``data`` is one frame: ``detail`` octets of detail, and behind them the content, unless
     it is in ``pieces``. ``size`` is the content's, in octets."""

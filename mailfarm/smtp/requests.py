@@ -6,14 +6,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Literal
 
 from mailfarm.mail.envelope import Body, Envelope, Recipient
 from mailfarm.mail.reply import Reply
+from mailfarm.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Hello:
     """EHLO or HELO (RFC 5321 §4.1.1.1). A positive answer means yes: the core writes the capabilities itself."""
 
@@ -21,7 +22,7 @@ class Hello:
     domain: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Auth:
     """A complete AUTH exchange (RFC 4954). Answer 235 to let the user in, 535 or 454 not to."""
 
@@ -30,12 +31,12 @@ class Auth:
     secret: str = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StartTls:
     """STARTTLS (RFC 3207). Answer 220, write ``output()``, begin TLS, call ``tls_started()``; or answer 454."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Mail:
     """MAIL FROM (RFC 5321 §4.1.1.2). ``sender`` is empty for ``<>``; the other fields are those of ``Envelope``."""
 
@@ -47,7 +48,7 @@ class Mail:
     envid: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Rcpt:
     """RCPT TO (RFC 5321 §4.1.1.3).
 
@@ -59,7 +60,7 @@ class Rcpt:
     route: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Data:
     """Before any content, once a transaction: DATA, or the first BDAT. A positive answer (354 or 250) lets it in.
 
@@ -69,14 +70,14 @@ class Data:
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Chunk:
     """Octets of the content, in order, dots removed; never empty. When the whole content is at hand it is one."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class End:
     """The content is complete and keeps every rule; ``size`` is its octets. The answer is 250, 4yz or 5yz.
 
@@ -87,7 +88,7 @@ class End:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Discarded:
     """A transaction that the host had let in ended without its content: free what was kept for it.
 
@@ -99,7 +100,7 @@ class Discarded:
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refused:
     """The core itself refused a MAIL or RCPT, with ``reply``: malformed, too big by its SIZE, a recipient too many.
 
