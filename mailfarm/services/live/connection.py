@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from http import HTTPStatus
 from typing import Any
 
-import orjson
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.interfaces import IPushProducer
@@ -21,9 +19,10 @@ from mailfarm.errors import Conflict, CursorTooOld, Invalid, NotFound, Temporary
 from mailfarm.events import MailboxClosed
 from mailfarm.mailboxes.feed import Feed, Told
 from mailfarm.net.cookies import over_https, session_of
-from mailfarm.net.problems import MEDIA_TYPE, RETRY_AFTER, Problem
+from mailfarm.net.problems import Problem
 
 from .asked import Asked, glimpse, read
+from .denial import denial
 from .frames import frame, ping_frame, problem_frame
 from .places import Places, host_of
 
@@ -40,13 +39,6 @@ WAITING = 100
 ENDS_KEPT = 1000
 
 SLOW, UNAUTHENTICATED, TOO_MUCH, STOPPING = 4008, 4401, 4429, 1001
-_DENIED = {
-    401: "unauthenticated",
-    403: "foreign-origin",
-    421: "wrong-host",
-    429: "too-many-requests",
-    503: "too-many-connections",
-}
 _PONG = frame({"type": "pong"})
 _PING = ping_frame()
 _ENDS = frozenset({CursorTooOld, MailboxClosed})
@@ -135,20 +127,9 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
             raise ConnectionDeny(429, "too many WebSockets are open with this token")
 
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
-        """A refusal as a problem. Nothing of the request gets into a header."""
+        """A refusal as a problem."""
         self.log_.info("A WebSocket of {peer} was refused: {reason}", peer=self.client or self.peer, reason=reason)
-        name = "unavailable" if reason.startswith("the database") else _DENIED.get(code, "bad-request")
-        problem = Problem(name, reason, status=code)
-        body = orjson.dumps(problem.document())
-        headers = "WWW-Authenticate: Bearer\r\n" if code == 401 else ""
-        headers += "Upgrade: websocket\r\n" if code == 426 else ""
-        headers += f"Retry-After: {RETRY_AFTER}\r\n" if code in (429, 503) else ""
-        phrase = HTTPStatus(code).phrase if code in HTTPStatus._value2member_map_ else "Refused"
-        self.sendData(
-            f"HTTP/1.1 {code} {phrase}\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n{headers}"
-            "X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n".encode()
-            + body
-        )
+        self.sendData(denial(code, reason))
 
     def onOpen(self) -> None:
         """Say hello, and begin to watch how full the transport is."""
