@@ -298,6 +298,10 @@ class Limiter(Protocol):
     def charge(self, charges: Sequence[Charge]) -> Awaitable[Refusal | None]:
         """None when allowed. All keys are checked, and only if all allow it are they all charged."""
 
+    def enter(self, charges: Sequence[Charge], key: str, most: int) -> Awaitable[Hold | Refusal | None]:
+        """``charge``, and if that is allowed ``hold``: the place, or the refusal, or None when all are taken. What was
+        charged is not given back then."""
+
     def hold(self, key: str, most: int) -> Awaitable[Hold | None]:
         """One of ``most`` places of ``key``, kept until it is released; None when all are taken. The places of a
         replica that died are free again within a minute."""

@@ -127,6 +127,10 @@ class MemoryLimiter:
             counts.popitem(last=False)
         return succeed(None)
 
+    def enter(self, charges: Sequence[Charge], key: str, most: int) -> Deferred[_Hold | Refusal | None]:
+        """Charge, and take a place if that is allowed."""
+        return self.charge(charges).addCallback(lambda refusal: refusal or self.hold(key, most))
+
     def hold(self, key: str, most: int) -> Deferred[_Hold | None]:
         """A place of ``key``, or None when ``most`` are taken."""
         taken = self._places.get(key, 0)

@@ -2,14 +2,14 @@
 
 ::
 
-    mailfarm:limit:rate:<count>/<period>:<key>   the theoretical arrival time (limiter_charge.lua)
-    mailfarm:limit:quota:<period>:<key>          the window and what was used of it
-    mailfarm:limit:place:<key>                   holders and the ends of their leases (limiter_places.lua)
+    mailfarm:limit:tat:<count>/<period>:<key>   the theoretical arrival time (limiter.lua)
+    mailfarm:limit:quota:<period>:<key>         the window and what was used of it
+    mailfarm:limit:place:<key>                  holders and the ends of their leases
 
-All that one reactor pass charges goes in one call. Who only asks (a cost of 0) is answered here for ``FAR`` seconds
-after a limit was far from used up; what counts is asked of Redis in any case. A place is a lease that this process
-renews, for all it holds at once; places of a process that died are free when it ends, and Redis is told again of ours
-when it forgot them.
+What one reactor pass charges, takes and gives back goes in one call. Who only asks (a cost of 0) is answered here for
+``FAR`` seconds after a limit was far from used up; what counts is asked of Redis in any case. A place is a lease that
+this process renews, for all it holds at once; places of a process that died are free when it ends, and Redis is told
+again of ours when it forgot them.
 
 Nobody waits long: a call that is not answered within ``timeout`` opens the circuit, all who wait are answered by the
 local limiter, and so is everybody from then on, at once, until Redis answers again (it is asked every second). A place
@@ -18,18 +18,18 @@ given meanwhile is told to Redis then. While the circuit is open each process co
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 from os import urandom
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.logger import Logger
 
-from mailfarm.limits import Limit, Quota
+from mailfarm.limits import Limit
 from mailfarm.ports import Charge, Hold, Refusal
 
+from .limiter_call import Ask, Forms, Verb, dealt, place_key, weight
 from .memory import MemoryLimiter
 from .redis_batch import UNANSWERED, Batch
 from .redis_link import RedisLink, Script
@@ -43,7 +43,7 @@ LEASE: Final = 45.0
 PROBE: Final = 1.0
 """Seconds between two questions whether Redis is back."""
 MOST: Final = 250
-"""Charges, or requests about places, in one call: about a millisecond or two of Redis' time."""
+"""Charges and requests about places in one call: about a millisecond or two of Redis' time."""
 FAR: Final = 1.0
 """Seconds for which a limit of which half is left, and 50 units, is not asked for: when all processes together use it
 up meanwhile, it is the charge that is refused and not the question before it."""
@@ -51,13 +51,6 @@ FAR_KEYS: Final = 20_000
 """Keys of which that is remembered, about 4 MB; past it all are forgotten."""
 UNFREED: Final = 10_000
 """Places to give back that are remembered while Redis is away; the lease ends what is forgotten."""
-
-_PREFIX: Final = "mailfarm:limit:"
-_CHARGE: Final = struct.Struct("<4d")
-
-Verb = Literal[b"take", b"keep", b"free"]
-_Place = tuple[Verb, bytes, bytes, int]
-"""What is asked about a place: verb, key, holder's id, how many places there are."""
 
 
 class _Hold:
@@ -96,15 +89,12 @@ class RedisLimiter:
         self._timeout = timeout
         self._lease = lease
         self._probe_every = probe
-        self._charging = Script.read("limiter_charge.lua")
-        self._placing = Script.read("limiter_places.lua")
-        self._charges: Batch[Sequence[Charge]] = Batch(
-            self._send_charges, self._lose, reactor, timeout=timeout, most=MOST, weigh=len
-        )
-        self._places: Batch[_Place] = Batch(self._send_places, self._lose, reactor, timeout=timeout, most=MOST)
+        self._script = Script.read("limiter.lua")
+        self._asks: Batch[Ask] = Batch(self._send, self._lose, reactor, timeout=timeout, most=MOST, weigh=weight)
         self._replica = random(8).hex()
         link.greet(self._connected)
         self._far: dict[str, float] = {}
+        self._forms = Forms(lease)
         self._given = 0
         self._held: dict[bytes, dict[bytes, None]] = {}
         self._unfreed: dict[tuple[bytes, bytes], None] = {}
@@ -154,10 +144,9 @@ class RedisLimiter:
         if not self._away:
             await self._free_forgotten()
             # calls are answered in order: when this is, what was given back before has been heard
-            await self._places.ask((b"free", _encoded(f"{_PREFIX}place:"), b"nobody", 0))
+            await self._of_place(b"free", place_key(""), b"nobody")
         self._away = True
-        self._charges.give_up()
-        self._places.give_up()
+        self._asks.give_up()
 
     # --- rates and quotas ---
     def charge(self, charges: Sequence[Charge]) -> Deferred[Refusal | None]:
@@ -175,9 +164,16 @@ class RedisLimiter:
             raise ValueError("a cost below 0 would give units back")
         if not self._reachable():
             return self._charge_here(charges)
-        return self._charges.ask(charges).addCallback(self._charged, charges)
+        return self._asks.ask((charges, None)).addCallback(self._charged, charges)
 
-    def _charged(self, answer: Any, charges: Sequence[Charge]) -> Any:
+    def _charged(self, answers: Any, charges: Sequence[Charge]) -> Any:
+        """A refusal, None, or a Deferred of these."""
+        if answers is UNANSWERED:
+            self._forget_far(charges)
+            return self._charge_here(charges)
+        return self._judged(answers[0], charges)
+
+    def _judged(self, answer: Any, charges: Sequence[Charge]) -> Refusal | None:
         if answer == 1:
             if len(self._far) > FAR_KEYS:
                 self._far.clear()
@@ -185,46 +181,64 @@ class RedisLimiter:
             for charge in charges:
                 self._far[charge.key] = until
             return None
-        for charge in charges:
-            self._far.pop(charge.key, None)
+        self._forget_far(charges)
         if answer == 0:
             return None
-        if answer is UNANSWERED:
-            return self._charge_here(charges)
         number, _, wait = answer.partition(b" ")
         return Refusal(charges[int(number) - 1].key, float(wait))
+
+    def _forget_far(self, charges: Sequence[Charge]) -> None:
+        for charge in charges:
+            self._far.pop(charge.key, None)
 
     def _charge_here(self, charges: Sequence[Charge]) -> Deferred[Refusal | None]:
         self._fallbacks.inc()
         return self._local.charge(charges)
 
-    def _send_charges(self, lists: list[Sequence[Charge]]) -> Deferred[Sequence[Any]]:
-        keys, packed = [], []
-        for charges in lists:
-            for charge in charges:
-                limit = charge.limit
-                if isinstance(limit, Quota):
-                    keys.append(_encoded(f"{_PREFIX}quota:{limit.period}:{charge.key}"))
-                else:
-                    keys.append(_encoded(f"{_PREFIX}rate:{limit.count}/{float(limit.period)!r}:{charge.key}"))
-                packed.append(_CHARGE.pack(not isinstance(limit, Limit), limit.count, limit.period, charge.cost))
-        sizes = struct.pack(f"<{len(lists)}I", *map(len, lists))
-        return self._timed(self._link.evalsha(self._charging, keys, [sizes, b"".join(packed)]))
-
     # --- places ---
     def hold(self, key: str, most: int) -> Deferred[Hold | None]:
         """A place of ``key``, or None when ``most`` are taken."""
-        name = _encoded(f"{_PREFIX}place:{key}")
-        self._given += 1
-        id = f"{self._replica}:{self._given}".encode()
+        name, id = self._name_place(key)
         if not self._reachable():
             return succeed(self._hold_here(name, id, most))
-        asked = self._places.ask((b"take", name, id, most))
+        asked = self._asks.ask(((), (b"take", name, id, most)))
         return asked.addCallbacks(self._placed, self._unwanted, callbackArgs=(name, id, most), errbackArgs=(name, id))
 
-    def _placed(self, answer: Any, key: bytes, id: bytes, most: int) -> Hold | None:
-        if answer is not UNANSWERED:
-            return self._keep(key, id) if answer else None
+    def enter(self, charges: Sequence[Charge], key: str, most: int) -> Deferred[Hold | Refusal | None]:
+        """Charge, and take a place if that is allowed, in one call: the place, or the refusal, or None when ``most``
+        are taken; the charges stand then."""
+        if any(charge.cost < 0 for charge in charges):
+            raise ValueError("a cost below 0 would give units back")
+        name, id = self._name_place(key)
+        if not self._reachable():
+            return self._charge_here(charges).addCallback(self._enter_here, name, id, most)
+        asked = self._asks.ask((charges, (b"take", name, id, most)))
+        return asked.addCallbacks(
+            self._entered, self._unwanted, callbackArgs=(charges, name, id, most), errbackArgs=(name, id)
+        )
+
+    def _name_place(self, key: str) -> tuple[bytes, bytes]:
+        self._given += 1
+        return place_key(key), f"{self._replica}:{self._given}".encode()
+
+    def _entered(self, answers: Any, charges: Sequence[Charge], key: bytes, id: bytes, most: int) -> Any:
+        if answers is UNANSWERED:
+            self._remember_free(key, id)  # it may have been given all the same; taken back if it is given here
+            return self._charge_here(charges).addCallback(self._enter_here, key, id, most)
+        refusal = self._judged(answers[0], charges) if charges else None
+        return refusal or (self._keep(key, id) if answers[1] else None)
+
+    def _enter_here(self, refusal: Refusal | None, key: bytes, id: bytes, most: int) -> Hold | Refusal | None:
+        if refusal is not None:
+            return refusal
+        hold = self._hold_here(key, id, most)
+        if hold is not None:
+            self._unfreed.pop((key, id), None)
+        return hold
+
+    def _placed(self, answers: Any, key: bytes, id: bytes, most: int) -> Hold | None:
+        if answers is not UNANSWERED:
+            return self._keep(key, id) if answers[1] else None
         hold = self._hold_here(key, id, most)
         if hold is None:
             self._remember_free(key, id)  # it may have been given all the same
@@ -256,7 +270,7 @@ class RedisLimiter:
 
     def _free(self, key: bytes, id: bytes) -> None:
         if self._reachable():
-            self._places.ask((b"free", key, id, 0)).addCallback(self._freed, key, id)
+            self._of_place(b"free", key, id).addCallback(self._freed, key, id)
         else:
             self._remember_free(key, id)
 
@@ -271,12 +285,12 @@ class RedisLimiter:
 
     async def _free_forgotten(self) -> None:
         again, self._unfreed = self._unfreed, {}
-        asked = [self._places.ask((b"free", key, id, 0)).addCallback(self._freed, key, id) for key, id in again]
+        asked = [self._of_place(b"free", key, id).addCallback(self._freed, key, id) for key, id in again]
         await gatherResults(asked)
 
     async def _keep_all(self) -> bool:
         """One more lease for every place held here; whether Redis has heard it."""
-        asked = [self._places.ask((b"keep", key, id, 0)) for key, ids in self._held.items() for id in ids]
+        asked = [self._of_place(b"keep", key, id) for key, ids in self._held.items() for id in ids]
         return UNANSWERED not in await gatherResults(asked)
 
     def _renew(self) -> None:
@@ -285,11 +299,13 @@ class RedisLimiter:
             self._background(self._keep_all())
             self._background(self._free_forgotten())
 
-    def _send_places(self, asked: list[_Place]) -> Deferred[Sequence[Any]]:
-        words: list[bytes | int] = [round(self._lease * 1000)]
-        for verb, _, id, most in asked:
-            words += (verb, id, most)
-        return self._timed(self._link.evalsha(self._placing, [place[1] for place in asked], words))
+    # --- the call ---
+    def _of_place(self, verb: Verb, key: bytes, id: bytes) -> Deferred[Any]:
+        return self._asks.ask(((), (verb, key, id, 0)))
+
+    def _send(self, asked: list[Ask]) -> Deferred[Sequence[Any]]:
+        keys, words, lists = self._forms.call(asked)
+        return self._timed(self._link.evalsha(self._script, keys, words).addCallback(dealt, asked, lists))
 
     # --- the circuit ---
     def _reachable(self) -> bool:
@@ -305,8 +321,7 @@ class RedisLimiter:
         if self._running:
             _log.warn("the cache is away ({why}): limits are counted in this process alone", why=why)
             self._probing = self._reactor.callLater(self._probe_every, self._probe)
-        self._charges.give_up()
-        self._places.give_up()
+        self._asks.give_up()
 
     async def _connected(self, _: object) -> None:
         """The server may have forgotten everything: tell it of our places as soon as the connection is used."""
@@ -335,7 +350,7 @@ class RedisLimiter:
     async def _answers(self) -> bool:
         """Whether Redis takes a charge (one that leaves nothing behind)."""
         charge = Charge("probe", Limit(1_000_000, 0.001))
-        return await self._charges.ask([charge]) is not UNANSWERED
+        return await self._asks.ask(([charge], None)) is not UNANSWERED
 
     def _timed(self, call: Deferred[Any]) -> Deferred[Any]:
         began = self._reactor.seconds()
@@ -350,7 +365,3 @@ class RedisLimiter:
         Deferred.fromCoroutine(work).addErrback(
             lambda failure: _log.failure("limits: a background task failed", failure)
         )
-
-
-def _encoded(key: str) -> bytes:
-    return key.encode("utf-8", "backslashreplace")

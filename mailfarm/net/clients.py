@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from mailfarm.limits import Limit, Quota
 from mailfarm.mail.reply import Reply
-from mailfarm.ports import Charge, Hold, Limiter
+from mailfarm.ports import Charge, Hold, Limiter, Refusal
 
 from .smtp_session import Answer
 
@@ -67,6 +67,7 @@ class Door:
         self._sessions = sessions
         self._again = again
         self._welcome = Reply(220, "", f"{hostname} ESMTP mailfarm")
+        self._charges = lru_cache(maxsize=1024)(self._charges_of)
 
     def visit(self) -> Visit:
         """What a client who comes now will hold."""
@@ -77,15 +78,20 @@ class Door:
         key = limited_as(client)
         return self._let_in(key, visit) if key and (self._rates or self._sessions) else self._welcome
 
+    def _charges_of(self, key: str) -> list[Charge]:
+        return [Charge(f"{self._connects}{key}:{rate.period:g}", rate) for rate in self._rates]
+
     async def _let_in(self, key: str, visit: Visit) -> Reply:
-        charges = [Charge(f"{self._connects}{key}:{rate.period:g}", rate) for rate in self._rates]
-        refusal = await self._limiter.charge(charges) if charges else None
+        charges = self._charges(key)
+        if self._sessions:
+            entered = await visit.enter(charges, self._inside + key, self._sessions)
+            refusal = entered if isinstance(entered, Refusal) else None
+        else:
+            entered, refusal = True, await self._limiter.charge(charges)
         if refusal is not None:
             text = f"Too many connections from your network; {self._again(refusal.wait)}"
             return Reply(421, "4.7.0", text, close=True)
-        if self._sessions and not await visit.hold(self._inside + key, self._sessions):
-            return TOO_MANY
-        return self._welcome
+        return self._welcome if entered else TOO_MANY
 
 
 class Visit:
@@ -100,7 +106,14 @@ class Visit:
 
     async def hold(self, key: str, most: int) -> bool:
         """Take one of ``most`` places; False when all are taken."""
-        hold = await self._limiter.hold(key, most)
+        return self._took(await self._limiter.hold(key, most))
+
+    async def enter(self, charges: Sequence[Charge], key: str, most: int) -> bool | Refusal:
+        """Charge, and take one of ``most`` places: the refusal, or False when all are taken."""
+        entered = await self._limiter.enter(charges, key, most)
+        return entered if isinstance(entered, Refusal) else self._took(entered)
+
+    def _took(self, hold: Hold | None) -> bool:
         if hold is None:
             return False
         if self._left:  # it went while we asked

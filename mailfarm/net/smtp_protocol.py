@@ -232,7 +232,9 @@ class SMTPProtocol:
     def _other(self, request: Request, core: Server) -> None:
         """What is no question to the session."""
         if isinstance(request, Chunk):
-            self._chunk(request.data)
+            if self._incoming is None:
+                self._incoming = Incoming(self.factory.room, self.client, self.factory.log)
+            self._incoming.add(request.data)
             return
         if isinstance(request, StartTls):
             self._start_tls(core)
@@ -309,11 +311,6 @@ class SMTPProtocol:
         self._pump()
 
     # content
-
-    def _chunk(self, data: bytes) -> None:
-        if self._incoming is None:
-            self._incoming = Incoming(self.factory.room, self.client, self.factory.log)
-        self._incoming.add(data)
 
     def _drop_content(self) -> None:
         incoming, self._incoming = self._incoming, None

@@ -232,3 +232,46 @@ class LimiterContract:
     @pytest_twisted.ensureDeferred
     async def test_no_place_at_all(self, limiter, key):
         assert await limiter.hold(key, 0) is None
+
+    @pytest_twisted.ensureDeferred
+    async def test_who_enters_is_charged_and_has_a_place(self, limiter, key):
+        charge = Charge(key, SLOW)
+        first = await limiter.enter([charge], key, 1)
+        assert await limiter.enter([charge], key, 1) is None  # full, and charged all the same
+        first.release()
+        again = await limiter.enter([charge], key, 1)
+        refusal = await limiter.enter([charge], key + "other", 1)
+        assert refusal.key == key
+        assert await limiter.hold(key + "other", 1) is not None  # who was refused took none
+        again.release()
+        assert await limiter.enter([], key, 1) is not None
+        assert await limiter.hold(key, 1) is None
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_refused_list_charges_nothing_though_others_charge_the_same_key_with_it(self, limiter, key):
+        other = Charge(key + "other", SLOW)
+        asked = [limiter.charge(charges) for charges in (
+            [Charge(key, SLOW)], [other, Charge(key, SLOW), Charge(key, SLOW, 3)], [other, Charge(key, SLOW)],
+        )]  # fmt: skip
+        told = await gatherResults(asked)
+        assert [refusal and refusal.key for refusal in told] == [None, key, None]
+        assert await limiter.charge([Charge(key, SLOW, 2), Charge(other.key, SLOW, 2)]) is not None
+        assert await limiter.charge([Charge(key, SLOW), Charge(other.key, SLOW, 2)]) is None
+
+    @pytest_twisted.ensureDeferred
+    async def test_in_one_call_everybody_hears_his_own_answer(self, limiter, key):
+        narrow = Charge(key, Limit(1, 3600.0))
+        asked = [
+            limiter.hold(key + "a", 1),
+            limiter.enter([narrow], key + "a", 1),  # charged, and full
+            limiter.charge([Charge(key + "b", SLOW)]),
+            limiter.enter([Charge(key + "b", SLOW), narrow], key + "c", 1),  # refused
+            limiter.enter([], key + "c", 1),
+        ]
+        hold, full, charged, refused, entered = await gatherResults(asked)
+        assert (full, charged, refused.key) == (None, None, key)
+        assert hold is not None
+        assert await limiter.hold(key + "c", 1) is None
+        entered.release()
+        assert await limiter.hold(key + "c", 1) is not None
+        assert await limiter.charge([Charge(key + "b", SLOW, 2)]) is None

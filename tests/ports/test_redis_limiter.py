@@ -74,7 +74,7 @@ class TestRedisLimiter(LimiterContract):
         found = await link.command("KEYS", f"mailfarm:limit:*:{key}")
         assert len(found) == 4
         lives = {name.split(b":")[2]: await link.command("PTTL", name) for name in found if b"1000000" not in name}
-        assert 3000 < lives[b"rate"] <= 3502
+        assert 3000 < lives[b"tat"] <= 3502
         assert 0 < lives[b"quota"] <= 100_001
         assert 44_000 < lives[b"place"] <= 45_000
         assert all([await link.command("PTTL", name) > 0 for name in found])
