@@ -175,9 +175,9 @@ class Counted:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bus, name)
 
-    def publish(self, topic: str, event: Any, form: bytes = b"") -> None:
-        self.count += topic.startswith("account:")
-        self._bus.publish(topic, event, form)
+    def publish_alike(self, events: Any, also: str) -> None:
+        self.count += len(events)
+        self._bus.publish_alike(events, also)
 
 
 def worker(farm: Farm, bus: Any) -> Inbound:

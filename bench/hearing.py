@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Sequence
 
 _IDS = re.compile(rb'"message_id":"<?([^"@>]+)@')
 SILENCE = 10.0
@@ -15,19 +16,19 @@ _FILED = b'"type":"filed"'
 
 
 class Hearing:
-    """Listens in a thread to every channel that matches ``pattern``, for as long as the context lasts.
+    """Listens in a thread to ``channels``, for as long as the context lasts.
 
     ``count`` is how many filed messages were announced and ``last`` when the newest was (monotonic). With ``noting``
     on, ``times`` has the moment for each Message-ID's left side. ``cores`` is where the thread runs."""
 
-    def __init__(self, port: int, pattern: str, cores: list[int]) -> None:
+    def __init__(self, port: int, channels: Sequence[str], cores: list[int]) -> None:
         self.count = 0
         self.last = 0.0
         self.noting = False
         self.times: dict[str, float] = {}
         self._cores = cores
         self._socket = socket.create_connection(("127.0.0.1", port), 5)
-        self._socket.sendall(b"PSUBSCRIBE %b\r\n" % pattern.encode())
+        self._socket.sendall(b"SUBSCRIBE %b\r\n" % " ".join(channels).encode())
         if not self._socket.recv(4096):
             raise ConnectionError("Redis hung up on the subscriber")
         self._socket.settimeout(None)

@@ -6,8 +6,7 @@ Times are microseconds since 1970 in UTC; in JSON they are RFC 3339 with a ``Z``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final, Literal
@@ -234,9 +233,17 @@ def summary_form(summary: Summary) -> dict[str, Any]:
         "id": summary.id,
         "mailbox": summary.mailbox,
         "seq": summary.seq,
+        "recipients": list(summary.recipients),
+        "duplicate_of": summary.duplicate_of,
+        **_shared_form(summary),
+    }
+
+
+def _shared_form(summary: Summary) -> dict[str, Any]:
+    """Those members that the messages made of one mail have in common."""
+    return {
         "received_at": rfc3339(summary.received_at),
         "sender": summary.sender,
-        "recipients": list(summary.recipients),
         "from": None if summary.from_ is None else person_form(summary.from_),
         "to": [person_form(p) for p in summary.to],
         "cc": [person_form(p) for p in summary.cc],
@@ -246,7 +253,6 @@ def summary_form(summary: Summary) -> dict[str, Any]:
         "size": summary.size,
         "attachments": summary.attachments,
         "seen": summary.seen,
-        "duplicate_of": summary.duplicate_of,
     }
 
 
@@ -290,43 +296,54 @@ def form(event: Event) -> dict[str, Any]:
     return out
 
 
-class SummaryForms:
-    """The JSON of summaries that differ in little: of the messages made of one mail."""
+class FiledAlike:
+    """The ``filed`` events of the messages made of one mail: what they have in common is written once.
 
-    __slots__ = ("_headers", "_sender")
+    ``summary`` says that; its own id, mailbox, number, recipients and ``duplicate_of`` mean nothing. The JSON of event
+    ``n`` is ``heads[n]`` and then ``end``. Ids have only letters and digits (``ids``).
+    """
 
-    def __init__(self, summary: Summary) -> None:
-        form = summary_form(summary)
-        self._sender = _members(form, ("received_at", "sender"))
-        self._headers = _members(
-            form, ("from", "to", "cc", "subject", "snippet", "message_id", "size", "attachments", "seen")
+    __slots__ = ("_at_text", "_end", "_made", "_summary", "account", "at", "end", "heads", "mailboxes")
+
+    def __init__(self, account: str, at: int, summary: Summary) -> None:
+        self.account = account
+        self.at = at
+        self.mailboxes: list[str] = []
+        self.heads: list[bytes] = []
+        self._at_text = rfc3339(at)
+        self._summary = summary
+        self._made: list[tuple[str, str, int, tuple[str, ...], str | None]] = []
+        self._end = f",{orjson.dumps(_shared_form(summary)).decode()[1:]}"
+        self.end = f"{self._end}}}".encode()
+
+    def add(
+        self, event: str, id: str, mailbox: str, seq: int, recipients: tuple[str, ...], duplicate_of: str | None
+    ) -> str:
+        """One more: the event's id, and what is the message's own. The JSON form of the message's summary."""
+        first = "null" if duplicate_of is None else f'"{duplicate_of}"'
+        own = (
+            f'{{"id":"{id}","mailbox":"{mailbox}","seq":{seq},"recipients":{orjson.dumps(recipients).decode()},'
+            f'"duplicate_of":{first}'
         )
+        self.mailboxes.append(mailbox)
+        self._made.append((event, id, seq, recipients, duplicate_of))
+        self.heads.append(
+            f'{{"type":"filed","id":"{event}","account":"{self.account}","mailbox":"{mailbox}","seq":{seq},'
+            f'"at":"{self._at_text}","message":{own}'.encode()
+        )
+        return own + self._end
 
-    def of(self, summary: Summary) -> bytes:
-        """The JSON form of a summary that has another id, mailbox, number, recipients or ``duplicate_of``."""
-        first = orjson.dumps({"id": summary.id, "mailbox": summary.mailbox, "seq": summary.seq})
-        recipients = orjson.dumps(summary.recipients)
-        last = orjson.dumps({"duplicate_of": summary.duplicate_of})
-        return b'%b,%b,"recipients":%b,%b,%b' % (first[:-1], self._sender, recipients, self._headers, last[1:])
+    def __len__(self) -> int:
+        return len(self.heads)
 
-
-def _members(form: dict[str, Any], names: Sequence[str]) -> bytes:
-    return orjson.dumps({name: form[name] for name in names})[1:-1]
-
-
-def filed_json(event: Filed, message: bytes) -> bytes:
-    """The JSON form of an event whose message's is known."""
-    rest = orjson.dumps(
-        {
-            "type": "filed",
-            "id": event.id,
-            "account": event.account,
-            "mailbox": event.mailbox,
-            "seq": event.seq,
-            "at": rfc3339(event.at),
-        }
-    )
-    return b'%b,"message":%b}' % (rest[:-1], message)
+    def event(self, number: int) -> Filed:
+        """Event ``number``, from 0."""
+        event, id, seq, recipients, duplicate_of = self._made[number]
+        mailbox = self.mailboxes[number]
+        summary = replace(
+            self._summary, id=id, mailbox=mailbox, seq=seq, recipients=recipients, duplicate_of=duplicate_of
+        )
+        return Filed(event, self.account, mailbox, seq, self.at, summary)
 
 
 def to_json(event: Event) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 
 from mailfarm.values import value
 
-from .events import Event
+from .events import Event, FiledAlike
 from .limits import Limit, Quota
 from .mail.envelope import Envelope
 
@@ -253,8 +253,11 @@ class Bus(Protocol):
     """Everyone who listens hears, no promises: a hint to look. Topics: a mailbox id, ``account:<id>``,
     ``refused``, ``lookup``."""
 
-    def publish(self, topic: str, event: Event, form: bytes = b"") -> None:
-        """Tell whoever listens now. Never waits, never raises. ``form``: the event's JSON, where it is known."""
+    def publish(self, topic: str, event: Event) -> None:
+        """Tell whoever listens now. Never waits, never raises."""
+
+    def publish_alike(self, events: FiledAlike, also: str) -> None:
+        """Tell each of these events, in order, on its mailbox's topic and on ``also``. Never waits, never raises."""
 
     def subscribe(
         self, topic: str, hear: Callable[[Event], None], missed: Callable[[], None] | None = None

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,9 +100,16 @@ def test_what_is_no_event_is_said_to_be_none(data: bytes) -> None:
         events.from_json(data)
 
 
-@given(st.builds(Filed, **COMMON, seq=NUMBER, message=SUMMARY), TEXT, TEXT, NUMBER, TEXTS, st.none() | TEXT)
-def test_the_forms_of_many_messages_of_one_mail_are_what_each_has_alone(event, id, mailbox, seq, recipients, first):
-    forms = events.SummaryForms(event.message)
-    assert events.filed_json(event, forms.of(event.message)) == events.to_json(event)
-    other = replace(event.message, id=id, mailbox=mailbox, seq=seq, recipients=recipients, duplicate_of=first)
-    assert events.filed_json(event, forms.of(other)) == events.to_json(replace(event, message=other))
+@given(NUMBER, SUMMARY, st.lists(st.tuples(TEXTS, NUMBER, st.none() | st.just("first"))))
+def test_the_forms_of_many_messages_of_one_mail_are_what_each_has_alone(at, summary, own):
+    alike = events.FiledAlike("account", at, summary)
+    made = []
+    for number, (recipients, seq, first) in enumerate(own):
+        id, mailbox = f"id{number}", f"box{number}"
+        one = replace(summary, id=id, mailbox=mailbox, seq=seq, recipients=recipients, duplicate_of=first)
+        assert alike.add(f"e{number}", id, mailbox, seq, recipients, first).encode() == orjson.dumps(
+            events.summary_form(one)
+        )
+        made.append(Filed(f"e{number}", "account", mailbox, seq, at, one))
+    assert [alike.event(number) for number in range(len(alike))] == made
+    assert [head + alike.end for head in alike.heads] == [events.to_json(event) for event in made]

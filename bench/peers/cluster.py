@@ -61,7 +61,8 @@ class House:
                 self.ids = [farm.create_mailbox(address=address).id for address in ADDRESSES]
             self.rows = Rows(self.database)
             stack.callback(self.rows.close)
-            self.hearing = stack.enter_context(Hearing(stand.cache.port, "mailfarm:bus:0*", self._cores))
+            channels = [f"mailfarm:bus:{id}" for id in self.ids]
+            self.hearing = stack.enter_context(Hearing(stand.cache.port, channels, self._cores))
             self._stack = stack.pop_all()
         return self
 

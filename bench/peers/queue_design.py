@@ -51,7 +51,8 @@ class QueueDesign(Peer):
             "accept": accept.pid, "Redis, queue": process_of(stand.queue), "worker": worker.pid,
             "PostgreSQL": process_of(stand.postgres), "Redis, bus": process_of(stand.cache),
         }  # fmt: skip
-        self.hearing = self._running.enter_context(Hearing(stand.cache.port, "mailbox:*", self._cores))
+        channels = [f"mailbox:{id}" for (id,) in self.rows.ask("select id from mailbox")]
+        self.hearing = self._running.enter_context(Hearing(stand.cache.port, channels, self._cores))
 
     def _child(self, name: str, node: str, script: str, settings: dict[str, object]) -> Child:
         child = Child(name, [node, str(_MODULES / script), json.dumps(settings)], {"NODE_ENV": "production"})

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from mailfarm.events import Event
+from mailfarm.events import Event, FiledAlike
 from mailfarm.limits import Limit, Quota, gcra
 from mailfarm.ports import Charge, Refusal
 
@@ -44,7 +44,7 @@ class MemoryBus:
     def __init__(self) -> None:
         self._topics: dict[str, dict[_Subscription, None]] = {}
 
-    def publish(self, topic: str, event: Event, form: bytes = b"") -> None:
+    def publish(self, topic: str, event: Event) -> None:
         """Tell whoever listens now; what a listener raises is logged and does not reach the others."""
         listeners = self._topics.get(topic)
         if listeners is None:
@@ -56,6 +56,16 @@ class MemoryBus:
                 subscription.hear(event)
             except Exception:
                 _log.failure("a listener of {topic} failed", topic=topic)
+
+    def publish_alike(self, events: FiledAlike, also: str) -> None:
+        """Tell each of these events, in order, on its mailbox's topic and on ``also``. One that nobody listens to is
+        not made."""
+        for number, mailbox in enumerate(events.mailboxes):
+            topics = [topic for topic in (mailbox, also) if topic in self._topics]
+            if topics:
+                event = events.event(number)
+                for topic in topics:
+                    self.publish(topic, event)
 
     def subscribe(
         self, topic: str, hear: Callable[[Event], None], missed: Callable[[], None] | None = None

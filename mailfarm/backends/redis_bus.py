@@ -2,7 +2,8 @@
 
 Everybody hears through Redis, also in the process that publishes. A process subscribes to a channel while somebody in
 it listens to the topic (``redis_topics``). What one reactor pass publishes goes in one call, the next call when that
-one is answered, so that order is kept.
+one is answered, so that order is kept. Events that are alike go as what they have in common, once, and what each has of
+its own; Redis puts together only what somebody listens to (``bus_publish.lua``).
 
 While Redis is away ``publish`` keeps the newest ``KEPT`` events, ``subscribe`` returns at once, and what is wanted is
 subscribed when Redis is back. Events may have been missed then: who asked for it is told (``missed``). An event whose
@@ -12,16 +13,17 @@ a newer one, is passed over.
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from mailfarm import events
-from mailfarm.events import Event
+from mailfarm.events import Event, FiledAlike
 from mailfarm.ports import Subscription
 
 from .memory import MemoryBus
@@ -34,7 +36,7 @@ _log = Logger()
 KEPT: Final = 50_000
 """Events that wait to be published, and"""
 KEPT_OCTETS: Final = 64 * 1024 * 1024
-"""the room they have: two batches of mail with a hundred recipients each. Past either the oldest is dropped."""
+"""the room they have: two batches of mail with a hundred recipients each. Past either the oldest go."""
 AT_ONCE: Final = 500
 """Events in one call, and"""
 AT_ONCE_OCTETS: Final = 1024 * 1024
@@ -49,6 +51,17 @@ MISSED_EVERY: Final = 0.05
 """the seconds between: what they look up then should not come all at once."""
 
 _PREFIX: Final = b"mailfarm:bus:"
+
+
+class _Told(NamedTuple):
+    """Events, at most ``AT_ONCE``: the JSON of one is its head and ``end``. It is told on its channel in ``channels``
+    and on ``also``, unless that is empty."""
+
+    channels: Sequence[bytes]
+    also: bytes
+    heads: Sequence[bytes]
+    end: bytes
+    octets: int
 
 
 class _Subscription:
@@ -88,7 +101,8 @@ class RedisBus:
         self._missing_timer: Any = None
         self._topics = Topics(link, reactor, heard=self._heard, back=self._back, lost=self._lost)
         self._lost_it = False
-        self._outbox: deque[tuple[bytes, bytes]] = deque()
+        self._outbox: deque[_Told] = deque()
+        self._events = 0
         self._octets = 0
         self._sending = False
         self._leaving: Any = None
@@ -130,41 +144,50 @@ class RedisBus:
         await self._topics.stop()
 
     # --- publishing ---
-    def publish(self, topic: str, event: Event, form: bytes = b"") -> None:
+    def publish(self, topic: str, event: Event) -> None:
         """Tell whoever listens now, wherever. Never waits, never raises."""
         try:
             # most events are told on two topics, one right after the other
-            message = self._last[1] if self._last[0] is event else form or events.to_json(event)
+            message = self._last[1] if self._last[0] is event else events.to_json(event)
         except Exception:
             _log.failure("an event could not be told to {topic}", topic=topic)
             return
         self._last = (event, message)
-        self._keep((_channel(topic), message))
+        self._keep(_told((_channel(topic),), b"", (message,), b""))
+
+    def publish_alike(self, events: FiledAlike, also: str) -> None:
+        """Tell each of these events, in order, on its mailbox's topic and on ``also``. Never waits, never raises."""
+        channels = [_channel(mailbox) for mailbox in events.mailboxes]
+        for start in range(0, len(channels), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            self._keep(_told(channels[some], _channel(also), events.heads[some], events.end))
+
+    def _keep(self, told: _Told) -> None:
+        self._outbox.append(told)
+        self._events += len(told.heads)
+        self._octets += told.octets
+        self._trim()
         if not self._sending and self._leaving is None and not self._stopped:
             self._leaving = self._reactor.callLater(0, self._leave)
 
-    def _keep(self, told: tuple[bytes, bytes]) -> None:
-        self._outbox.append(told)
-        self._octets += len(told[0]) + len(told[1])
-        self._trim()
-
     def _trim(self) -> None:
-        while len(self._outbox) > KEPT or self._octets > KEPT_OCTETS:
-            self._take()
-            self._dropped.inc()
+        while self._events > KEPT or self._octets > KEPT_OCTETS:
+            self._dropped.inc(len(self._take().heads))
 
-    def _take(self) -> tuple[bytes, bytes]:
+    def _take(self) -> _Told:
         told = self._outbox.popleft()
-        self._octets -= len(told[0]) + len(told[1])
+        self._events -= len(told.heads)
+        self._octets -= told.octets
         return told
 
     def _leave(self) -> None:
         self._leaving = None
-        batch: list[tuple[bytes, bytes]] = []
-        octets = 0
-        while self._outbox and len(batch) < AT_ONCE and octets < AT_ONCE_OCTETS:
+        batch: list[_Told] = []
+        count = octets = 0
+        while self._outbox and count + len(self._outbox[0].heads) <= AT_ONCE and (octets < AT_ONCE_OCTETS or not batch):
             batch.append(self._take())
-            octets += len(batch[-1][1])
+            count += len(batch[-1].heads)
+            octets += batch[-1].octets
         if not batch:
             for emptied in self._emptied:
                 if not emptied.called:
@@ -172,7 +195,7 @@ class RedisBus:
             return
         self._sending = True
         call = self._link.evalsha(self._script, (), _words(batch))
-        call.addCallbacks(self._left, self._kept_back, callbackArgs=(len(batch),), errbackArgs=(batch,))
+        call.addCallbacks(self._left, self._kept_back, callbackArgs=(count,), errbackArgs=(batch,))
 
     def _left(self, _: Any, count: int) -> None:
         self._published.inc(count)
@@ -180,11 +203,12 @@ class RedisBus:
         if not self._stopped:
             self._leave()
 
-    def _kept_back(self, failure: Any, batch: list[tuple[bytes, bytes]]) -> None:
+    def _kept_back(self, failure: Any, batch: list[_Told]) -> None:
         if not failure.check(RedisAway):
             _log.failure("events could not be published", failure)
         self._outbox.extendleft(reversed(batch))
-        self._octets += sum(len(channel) + len(message) for channel, message in batch)
+        self._events += sum(len(told.heads) for told in batch)
+        self._octets += sum(told.octets for told in batch)
         self._trim()
         self._sending = False
         if not self._stopped:
@@ -275,20 +299,22 @@ class RedisBus:
             self._missing_timer = self._reactor.callLater(MISSED_EVERY, self._tell_missing)
 
 
-def _words(batch: Sequence[tuple[bytes, bytes]]) -> list[Argument]:
-    """A batch as the script reads it: an event that is told on several channels one after the other is sent once."""
+def _told(channels: Sequence[bytes], also: bytes, heads: Sequence[bytes], end: bytes) -> _Told:
+    octets = sum(map(len, channels)) + len(also) + sum(map(len, heads)) + len(end)
+    return _Told(channels, also, heads, end, octets)
+
+
+def _words(batch: Sequence[_Told]) -> list[Argument]:
+    """A batch as the script reads it."""
+    places: dict[bytes, int] = {b"": 0}
     words: list[Argument] = []
-    last, channels = b"", 0
-    for channel, message in batch:
-        if message is not last:
-            if channels:
-                words[~channels] = channels
-            words += (message, 0)
-            last, channels = message, 0
-        words.append(channel)
-        channels += 1
-    words[~channels] = channels
-    return words
+    for told in batch:
+        numbers = [places.setdefault(told.also, len(places))]
+        for channel, head in zip(told.channels, told.heads, strict=True):
+            numbers += (len(head), places.setdefault(channel, len(places)))
+        words += (told.end, b"".join(told.heads), struct.pack(f"<{len(numbers)}I", *numbers))
+    del places[b""]
+    return [len(places), *places, *words]
 
 
 def _channel(topic: str) -> bytes:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from mailfarm.ids import Ids
-from mailfarm.mailboxes.announce import announce
+from mailfarm.mailboxes.announce import announce_filed
 from mailfarm.mailboxes.filing import Filing, ToFile, file, to_file
 from mailfarm.mailboxes.packing import Packer
 from mailfarm.ports import Bus, Spooled, Tx
@@ -100,6 +100,6 @@ class FilingIntake:
         return await file(tx, self._ids, items, follow=True)
 
     def _filed(self, filing: Filing) -> None:
-        announce(self._bus, filing.filed)
-        for what, many in (("filed", filing.filed), ("known", filing.known), ("dropped", filing.dropped)):
-            self._host.count(what, len(many))
+        announce_filed(self._bus, filing)
+        for what, many in filing.counts():
+            self._host.count(what, many)

@@ -275,8 +275,8 @@ class Pipeline:
             for item in items:
                 self._held.free(item.attempt)
         announce_filed(self._bus, filing)
-        for what, many in (("filed", filing.filed), ("known", filing.known), ("dropped", filing.dropped)):
-            self._host.count(what, len(many))
+        for what, many in filing.counts():
+            self._host.count(what, many)
 
     async def _file_by_mailbox(self, items: Sequence[_Item], done: list[str], error: RowsUnavailable) -> None:
         by_key: dict[str, list[_Item]] = {}

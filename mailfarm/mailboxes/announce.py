@@ -18,9 +18,8 @@ def account_topic(account: str) -> str:
 
 def announce_filed(bus: Bus, filing: Filing) -> None:
     """Publish what was filed, in order. Call it when the unit is durable, never before."""
-    for event, form in zip(filing.filed, filing.forms, strict=True):
-        bus.publish(event.mailbox, event, form)
-        bus.publish(account_topic(event.account), event, form)
+    for mail in filing.alike:
+        bus.publish_alike(mail, account_topic(mail.account))
 
 
 def announce(bus: Bus, events: Iterable[Change | MailboxOpened | MailboxClosed]) -> None:

@@ -22,8 +22,8 @@ from mailfarm.events import (
     Filed,
     Seen,
     Summary,
-    SummaryForms,
     from_json,
+    summary_form,
     summary_from_form,
     to_json,
 )
@@ -100,13 +100,13 @@ async def places(tx: Tx, mailboxes: Sequence[str]) -> Sequence[Place]:
     return [Place(*row) for row in rows]
 
 
-def event_row(change: Change) -> tuple[str, int, str]:
-    """The row of a change."""
-    if isinstance(change, Filed):
-        data = orjson.dumps({"filed": change.id, "at": change.at, "message": change.message.id})
-    else:
-        data = to_json(change)
-    return change.mailbox, change.seq, data.decode()
+EVENT = ("mailbox", "seq", "data")
+"""The columns of an event."""
+
+
+def filed_row(id: str, mailbox: str, seq: int, at: int, message: str) -> tuple[str, int, str]:
+    """The row of a ``filed`` event."""
+    return mailbox, seq, f'{{"filed":"{id}","at":{at},"message":"{message}"}}'
 
 
 def event_from_row(account: str, mailbox: str, seq: int, data: str, summary: str | None) -> Change:
@@ -127,7 +127,7 @@ def event_from_row(account: str, mailbox: str, seq: int, data: str, summary: str
 
 def summary_text(summary: Summary) -> str:
     """The ``summary`` column of a message."""
-    return SummaryForms(summary).of(summary).decode()
+    return orjson.dumps(summary_form(summary)).decode()
 
 
 def summary_from(text: str, seen: bool) -> Summary:
@@ -145,7 +145,7 @@ def summary_json(text: str, seen: bool) -> orjson.Fragment:
 
 async def record(tx: Tx, where: Place, change: Sequence[Change], messages: int, unseen: int) -> None:
     """Write the events of one mailbox, which bear the numbers after ``where.seq``, and what they do to its counters."""
-    await tx.insert("event", ("mailbox", "seq", "data"), [event_row(each) for each in change])
+    await tx.insert("event", EVENT, [(each.mailbox, each.seq, to_json(each).decode()) for each in change])
     await advance(tx, where, change[-1].seq, messages, unseen)
 
 

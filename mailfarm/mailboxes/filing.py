@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from mailfarm.events import Filed, Summary, SummaryForms, filed_json
+from mailfarm.events import Filed, FiledAlike, Summary
 from mailfarm.ids import Ids
 from mailfarm.ports import NEVER, NOW, Rows, Spooled, Tx
 from mailfarm.values import value
 
 from . import changes, copies
-from .changes import Growth, Place, event_row, parted
+from .changes import EVENT, Growth, Place, filed_row, parted
 from .content import Parsed, dump_detail
 from .following import follow_addresses
 from .mailbox import SECOND
@@ -65,13 +65,21 @@ class Dropped:
 
 @value
 class Filing:
-    """What a unit did: messages filed, mail dropped, and the spool ids that had been filed before. ``forms`` are the
-    JSON of ``filed``, one by one."""
+    """What a unit did: messages filed, by the mail they were made of; mail dropped; and the spool ids that had been
+    filed before."""
 
-    filed: tuple[Filed, ...]
+    alike: tuple[FiledAlike, ...]
     dropped: tuple[Dropped, ...]
     known: tuple[str, ...]
-    forms: tuple[bytes, ...] = field(default=(), repr=False)
+
+    @property
+    def filed(self) -> tuple[Filed, ...]:
+        """An event for each message, in order. Costs more than filing it did: for those who need them all."""
+        return tuple([mail.event(number) for mail in self.alike for number in range(len(mail))])
+
+    def counts(self) -> tuple[tuple[str, int], ...]:
+        """For the metrics."""
+        return ("filed", sum(map(len, self.alike))), ("known", len(self.known)), ("dropped", len(self.dropped))
 
 
 class MovedError(Exception):
@@ -103,13 +111,14 @@ async def file(tx: Tx, ids: Ids, items: Sequence[ToFile], *, follow: bool = Fals
         moved = await follow_addresses(tx, [item.spooled for item in items if item.spooled.id in new], places)
         if moved:
             raise MovedError(moved)
-    filed: list[Filed] = []
-    forms: list[bytes] = []
+    alike: list[FiledAlike] = []
     dropped: list[Dropped] = []
     contents: list[tuple[ToFile, int]] = []
     rows: list[tuple[Any, ...]] = []
+    events: list[tuple[str, int, str]] = []
     last = {mailbox: where.seq for mailbox, (where, _) in places.items()}
     fresh = iter(ids.several(2 * sum(len(set(item.spooled.mailboxes)) for item in items)))
+    now = tx.now
     for item in items:
         if item.spooled.id not in new:
             continue
@@ -118,24 +127,33 @@ async def file(tx: Tx, ids: Ids, items: Sequence[ToFile], *, follow: bool = Fals
         dropped += [Dropped(item.spooled.id, mailbox, leads[mailbox]) for mailbox in leads if mailbox not in places]
         if not here:
             continue
-        until = _until(item, [places[mailbox][1] for mailbox in here], tx.now)
+        until = _until(item, [places[mailbox][1] for mailbox in here], now)
         contents.append((item, until))
-        written: SummaryForms | None = None
+        summary = _summary(item)
+        mail = FiledAlike(places[here[0]][0].account, now, summary)
+        alike.append(mail)
+        content, received_at, copy_key = item.spooled.id, summary.received_at, item.copy_key
+        size, message_id, shared = summary.size, summary.message_id, int(len(here) > 1)
+        sender = address_key(summary.sender)
+        from_key = "" if summary.from_ is None else address_key(summary.from_.address)
         for mailbox in here:
-            where, retention = places[mailbox]
-            last[mailbox] += 1
-            id = next(fresh)
-            first = id if item.copy_key is None else firsts.setdefault((mailbox, item.copy_key), id)
-            summary = _summary(item, id, mailbox, last[mailbox], leads[mailbox], None if first == id else first)
-            written = written or SummaryForms(summary)
-            form = written.of(summary)
-            filed.append(Filed(next(fresh), where.account, mailbox, last[mailbox], tx.now, summary))
-            forms.append(filed_json(filed[-1], form))
-            rows.append(_message(item, summary, form.decode(), retention, until, len(here) > 1, tx.now))
-    await _store(tx, contents, rows, filed)
+            retention = places[mailbox][1]
+            expires_at = None if retention is None else _expiry(item, retention, now)
+            last[mailbox] = seq = last[mailbox] + 1
+            id, event = next(fresh), next(fresh)
+            first = id if copy_key is None else firsts.setdefault((mailbox, copy_key), id)
+            duplicate_of = None if first == id else first
+            form = mail.add(event, id, mailbox, seq, leads[mailbox], duplicate_of)
+            # in the order of _MESSAGE
+            rows.append((
+                id, mailbox, content, until, size, shared, seq, received_at, expires_at, sender, from_key, form,
+                message_id, duplicate_of, copy_key,
+            ))  # fmt: skip
+            events.append(filed_row(event, mailbox, seq, now, id))
+    await _store(tx, contents, rows, events)
     await changes.grow(tx, [Growth(where, last[id] - where.seq) for id, (where, _) in places.items()])
     known = tuple([item.spooled.id for item in items if item.spooled.id not in new])
-    return Filing(tuple(filed), tuple(dropped), known, tuple(forms))
+    return Filing(tuple(alike), tuple(dropped), known)
 
 
 async def forget_filed(tx: Tx, before: int, limit: int = 5_000) -> int:
@@ -185,17 +203,16 @@ def _by_mailbox(spooled: Spooled) -> dict[str, tuple[str, ...]]:
     return {mailbox: tuple(addresses) for mailbox, addresses in found.items()}
 
 
-def _summary(
-    item: ToFile, id: str, mailbox: str, seq: int, recipients: tuple[str, ...], duplicate_of: str | None
-) -> Summary:
+def _summary(item: ToFile) -> Summary:
+    """What the messages made of it have in common."""
     spooled, parsed = item.spooled, item.parsed
     return Summary(
-        id,
-        mailbox,
-        seq,
+        "",
+        "",
+        0,
         spooled.accepted_at,
         spooled.envelope.sender,
-        recipients,
+        (),
         parsed.from_,
         parsed.to,
         parsed.cc,
@@ -204,8 +221,6 @@ def _summary(
         parsed.message_id,
         item.packed.size,
         parsed.attachments,
-        False,
-        duplicate_of,
     )
 
 
@@ -225,28 +240,6 @@ _MESSAGE = (
     "id", "mailbox", "content", "until", "size", "shared", "seq", "received_at", "expires_at", "sender", "from_key",
     "summary", "message_id", "duplicate_of", "copy_key",
 )  # fmt: skip
-
-
-def _message(
-    item: ToFile, summary: Summary, form: str, retention: int | None, until: int, shared: bool, now: int
-) -> tuple[Any, ...]:
-    return (
-        summary.id,
-        summary.mailbox,
-        item.spooled.id,
-        until,
-        item.packed.size,
-        int(shared),
-        summary.seq,
-        summary.received_at,
-        None if retention is None else _expiry(item, retention, now),
-        address_key(summary.sender),
-        "" if summary.from_ is None else address_key(summary.from_.address),
-        form,
-        summary.message_id,
-        summary.duplicate_of,
-        item.copy_key,
-    )
 
 
 _CONTENT = (
@@ -279,7 +272,9 @@ def _chunks(contents: Sequence[tuple[ToFile, int]]) -> Iterator[tuple[Any, ...]]
             yield item.spooled.id, number, until, int(piece.packed), piece.data
 
 
-async def _store(tx: Tx, contents: Sequence[tuple[ToFile, int]], rows: Sequence[Any], filed: Sequence[Filed]) -> None:
+async def _store(
+    tx: Tx, contents: Sequence[tuple[ToFile, int]], rows: Sequence[Any], events: Sequence[tuple[str, int, str]]
+) -> None:
     if not contents:
         return
     await tx.insert("content", _CONTENT, [_content(item, until, tx.now) for item, until in contents])
@@ -287,4 +282,4 @@ async def _store(tx: Tx, contents: Sequence[tuple[ToFile, int]], rows: Sequence[
     while some := list(islice(chunks, CHUNKS_AT_ONCE)):
         await tx.insert("content_chunk", _CHUNK, some)
     await tx.insert("message", _MESSAGE, rows)
-    await tx.insert("event", ("mailbox", "seq", "data"), [event_row(each) for each in filed])
+    await tx.insert("event", EVENT, events)

@@ -9,7 +9,16 @@ import pytest_twisted
 from spooled_samples import IDS, clock, until
 from twisted.logger import globalLogPublisher
 
-from mailfarm.events import Filed, MailboxClosed, Person, Refused, Seen, Summary
+from mailfarm.events import Filed, FiledAlike, MailboxClosed, Person, Refused, Seen, Summary
+
+
+def alike(boxes, account="account"):
+    """Events of one mail that was filed into so many mailboxes: box0, box1 ..."""
+    summary = Summary("", "", 0, 1, "a@x", (), Person("Ü", "a@x"), (), (), "s\n", "t", "<i>", 9, 0)
+    made = FiledAlike(account, clock(), summary)
+    for number in range(boxes):
+        made.add(IDS.new(), IDS.new(), f"box{number}", number + 1, (f"{number}@x",), "first" if number % 2 else None)
+    return made
 
 
 def closed(mailbox="box"):
@@ -70,6 +79,24 @@ class BusContract:
             bus.publish("box", event)
         await until(lambda: len(heard) == len(events))
         assert heard == events
+
+    @pytest_twisted.ensureDeferred
+    async def test_who_listens_to_some_of_what_is_alike_hears_that_and_in_order(self, bus):
+        one, other, account, elsewhere = [], [], [], []
+        await bus.subscribe("box3", one.append)
+        await bus.subscribe("box1201", other.append)
+        await bus.subscribe("account:mine", account.append)
+        await bus.subscribe("account:yours", elsewhere.append)
+        mine, yours = alike(1300, "mine"), alike(10, "yours")  # more than one call carries
+        bus.publish("box3", before := closed())
+        bus.publish_alike(mine, "account:mine")
+        bus.publish_alike(yours, "account:yours")
+        bus.publish("box3", after := closed())
+        await until(lambda: len(one) == 4 and len(elsewhere) == 10)
+        assert one == [before, mine.event(3), yours.event(3), after]
+        assert other == [mine.event(1201)]
+        assert account == [mine.event(number) for number in range(1300)]
+        assert elsewhere == [yours.event(number) for number in range(10)]
 
     @pytest_twisted.ensureDeferred
     async def test_topics_are_apart(self, bus):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import pytest_twisted
-from bus_contract import BusContract, closed
+from bus_contract import BusContract, alike, closed
 from prometheus_client import CollectorRegistry
 from spooled_samples import IDS, until
 from twisted.internet import reactor
@@ -49,6 +49,29 @@ class TestRedisBus(BusContract):
             assert here == there == events
         finally:
             await self.close_bus(other)
+
+    @pytest_twisted.ensureDeferred
+    async def test_redis_publishes_what_somebody_listens_to_and_no_more(self, bus):
+        heard, seen = [], []
+        await bus.subscribe("box7", heard.append)
+
+        async def published():
+            stats = await self.links[bus].command("INFO", "commandstats")
+            found = [line for line in stats.decode().split() if line.startswith("cmdstat_publish:")]
+            return int(found[0].partition("calls=")[2].partition(",")[0]) if found else 0
+
+        before = await published()
+        bus.publish_alike(alike(100), "account:1")
+        await until(lambda: heard)
+        assert await published() == before + 1
+        # an operator who listens to a pattern hears everything
+        watch = await self.links[bus].open(seen.append)
+        watch.tell("PSUBSCRIBE", "mailfarm:bus:*")
+        await watch.send("PING")
+        bus.publish_alike(alike(100), "account:1")
+        await until(lambda: len(seen) >= 200)
+        watch.drop("done")
+        assert sum(line[2] == b"mailfarm:bus:account:1" for line in seen if line[0] == b"pmessage") == 100
 
     @pytest_twisted.ensureDeferred
     async def test_redis_is_asked_for_what_somebody_listens_to_and_no_more(self, bus):
