@@ -131,9 +131,9 @@ class Queue(Protocol):
     def extend(self, fence: str, lease: float) -> Awaitable[None]:
         """Hold on for ``lease`` seconds from now. Raises LeaseLost."""
 
-    def done(self, fences: Sequence[str]) -> Awaitable[None]:
+    def done(self, fences: Sequence[str], within: float = 0.0) -> Awaitable[None]:
         """End these entries and forget their content. An old fence is passed over in silence: its entry is another
-        worker's now."""
+        worker's now. It may wait for ``within`` seconds, for a take to go with; returns when they have ended."""
 
     def fail(self, fence: str, reason: str, retry_after: float = 0.0) -> Awaitable[None]:
         """Give up this turn; the entry comes again after ``retry_after`` seconds, or is set aside when it has had its

@@ -1,13 +1,16 @@
 #!lua flags=allow-oom
 -- Hand out entries, the oldest first. ARGV: limit, lease (µs), fence, most tries, octets to hand out at most, how many µs
--- ago the server began to be away or to refuse for the taker, and when that was last so (-1: it was not).
+-- ago the server began to be away or to refuse for the taker, and when that was last so (-1: it was not); then number
+-- and fence of each entry that the taker has done with, which are ended first.
 -- Answers: µs until an entry comes by itself (-1: none will), whether what is handed out must be alone, whether there
--- may be more, and the entries: number, tries, id, size, form, key of the pieces, content.
+-- may be more, the entries (number, tries, id, size, form, key of the pieces, content), how many were ended, and their
+-- octets.
 local limit, lease, fence = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local most_tries, most_octets = tonumber(ARGV[4]), tonumber(ARGV[5])
 local outage_began, outage_ended = tonumber(ARGV[6]), tonumber(ARGV[7])
 local AT_ONCE, STEP, ALONE_AFTER = 1000, 16, 2
 local now = clock()
+local finished, freed = finish(8)
 
 -- Whether a lease that ended then could not be extended, as a worker does every third of it.
 local function excused(at)
@@ -134,4 +137,4 @@ for _, set in ipairs({LEASED, DUE}) do
     due = math.max(tonumber(first) - now, 0)
   end
 end
-return {due, alone, (cut or left) and #taken > 0 and 1 or 0, taken}
+return {due, alone, (cut or left) and #taken > 0 and 1 or 0, taken, finished, freed}

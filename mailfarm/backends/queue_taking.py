@@ -1,7 +1,8 @@
 """Taking from a queue that is somewhere else: look, then wait for a hint, and look now and then all the same.
 
-Who waits is woken by a hint, by a lease or a pause that ends, and every ``LOOK`` seconds, for a hint may be lost. A
-take may be cancelled: what it was about to hand out is given back, and has been when the CancelledError comes.
+Who waits is woken by a hint, by a lease or a pause that ends, and every ``LOOK`` seconds, for a hint may be lost. What
+a look left empty is empty until then for all who take here: who would wait does not look first. A take may be
+cancelled: what it was about to hand out is given back, and has been when the CancelledError comes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,15 @@ class Turn(NamedTuple):
     more: bool = False
 
 
+class _Empty(NamedTuple):
+    """A look that left nothing: how many hints there had been when it began, when that was by the reactor's clock, and
+    when an entry comes by itself."""
+
+    wakes: int
+    began: float
+    due: int | None
+
+
 class Taking:
     """``look(limit, lease)`` leases what there is now; ``give_back(attempts)`` undoes that and never raises."""
 
@@ -47,6 +57,7 @@ class Taking:
         self._look = look
         self._give_back = give_back
         self._takers = Takers(reactor, clock)
+        self._empty: _Empty | None = None
 
     def wake(self, entries: int) -> None:
         """There may be so many entries."""
@@ -54,7 +65,10 @@ class Taking:
 
     def ends(self, seconds: float) -> None:
         """A lease or a pause ends in so many seconds."""
-        self._takers.look_at(self._clock() + int(seconds * _SECOND))
+        due = self._clock() + int(seconds * _SECOND)
+        self._takers.look_at(due)
+        if self._empty is not None and (self._empty.due is None or due < self._empty.due):
+            self._empty = self._empty._replace(due=due)
 
     def take(self, limit: int, lease: float, wait: float) -> Deferred[Sequence[Attempt]]:
         """At most ``limit`` entries for ``lease`` seconds, waiting ``wait`` seconds for the first."""
@@ -65,7 +79,10 @@ class Taking:
 
     async def _take(self, limit: int, lease: float, until: float) -> Sequence[Attempt]:
         while True:
-            wakes = self._takers.wakes
+            left = until - self._reactor.seconds()
+            if left > 0 and (idle := self._idle()) > 0:
+                await self._takers.pause(limit, min(left, idle), self._empty and self._empty.due)
+                continue
             over: Deferred[None] = Deferred()
             try:
                 turn = await self._once(limit, lease, over)
@@ -76,20 +93,27 @@ class Taking:
                 if turn.more:
                     self._takers.wake(1)
                 return turn.attempts
-            left = until - self._reactor.seconds()
             if left <= 0:
                 return ()
-            if wakes == self._takers.wakes and not turn.more:
-                due = None if turn.due is None else self._clock() + turn.due
-                await self._takers.pause(limit, min(left, LOOK), due)
+
+    def _idle(self) -> float:
+        """For how many seconds nobody need look."""
+        if self._empty is None or self._empty.wakes != self._takers.wakes:
+            return 0.0
+        return self._empty.began + LOOK - self._reactor.seconds()
 
     def _once(self, limit: int, lease: float, over: Deferred[None]) -> Deferred[Turn]:
         outer: Deferred[Turn] = Deferred()
+        wakes, began = self._takers.wakes, self._reactor.seconds()
 
         async def look() -> None:
             try:
                 turn = await self._look(limit, lease)
+                if not turn.more:
+                    due = None if turn.due is None else self._clock() + turn.due
+                    self._empty = _Empty(wakes, began, due)
             except BaseException as error:
+                self._empty = None
                 if not outer.called:
                     outer.errback(error)
                 return

@@ -125,6 +125,26 @@ local function forget(ended)
   return #ended, octets
 end
 
+-- End what these fences are good for: ARGV from `first` on, number and fence of each. Returns how many, their octets.
+local function finish(first)
+  local numbers, ended, seen = {}, {}, {}
+  for at = first, #ARGV, 2 do
+    numbers[#numbers + 1] = ARGV[at]
+  end
+  if #numbers == 0 then
+    return 0, 0
+  end
+  local turns = redis.call('HMGET', TURNS, unpack(numbers))
+  for at, number in ipairs(numbers) do
+    local turn = read_turn(turns[at])
+    if turn and turn.fence ~= '-' and turn.fence == ARGV[first + 2 * at - 1] and not seen[number] then
+      seen[number] = true
+      ended[#ended + 1] = {number, turn}
+    end
+  end
+  return forget(ended)
+end
+
 -- A hint to whoever waits. An ACL may not allow it; then they find out when they look, twice a second.
 local function hint()
   redis.pcall('PUBLISH', STREAM .. ':hint', '1')

@@ -25,9 +25,10 @@ from mailfarm.ids import Ids
 from mailfarm.ports import CHUNK, Attempt, Content, Depth, Entry, Spooled
 
 from .queue_content import NEWER_PAUSE, Stored, Whole, check_size, kept_reason
+from .queue_ends import Ends
 from .queue_taking import Taking, Turn
 from .redis_link import RedisLink
-from .redis_queue_calls import Calls, Found, Put, Taken, certainly_not
+from .redis_queue_calls import MOST_FENCES, Batch, Calls, Found, Put, Taken, certainly_not
 from .redis_queue_metrics import ShardMetrics
 from .redis_queue_puts import Pieces, Puts, is_new, packed
 from .redis_queue_room import RedisRoom, ServerCheck, unavailable
@@ -75,7 +76,8 @@ class RedisQueue:
         self._pieces = Pieces(self._calls, ids)
         self._room = RedisRoom(reactor.seconds, max_entries=max_entries, max_octets=max_octets)
         self._check = ServerCheck(f"the queue at {link}", link.replicated)
-        self._taking = Taking(reactor, clock, self.look, self._give_back)
+        self._taking = Taking(reactor, clock, self.look, lambda some: self.give_back([each.fence for each in some]))
+        self._ends = Ends(reactor, self._end, MOST_FENCES)
         self._hints = RedisSubscriber(link, lambda channel, payload: self._wake(1), lambda: self._wake(1))
         self._measuring: list[Deferred[None]] | None = None
         self._looking: Any = None
@@ -98,6 +100,7 @@ class RedisQueue:
     async def stop(self) -> None:
         """Listen no more. The link is yours to stop."""
         self._running = False
+        await self._ends.flush()
         if self._looking is not None and self._looking.active():
             self._looking.cancel()
         if self._listening:
@@ -198,7 +201,13 @@ class RedisQueue:
         if self._running and not self._listening:
             await self._listen()
         nonce = self._ids.new()
-        batch = await self._calls.take(limit, int(lease * _SECOND), nonce, self._max_tries)
+
+        async def take(done: Sequence[str]) -> Batch:
+            batch = await self._calls.take(limit, int(lease * _SECOND), nonce, self._max_tries, done)
+            self._ended(*batch.ended)
+            return batch
+
+        batch = await self._ends.along(take)
         attempts = []
         newer: list[str] = []
         for taken in batch.taken:
@@ -220,9 +229,6 @@ class RedisQueue:
             self._metrics.taken.inc(len(attempts))
             self._metrics.take_entries.observe(len(attempts))
         return Turn(attempts, batch.due, batch.alone, batch.more or len(attempts) < len(batch.taken))
-
-    async def _give_back(self, attempts: Sequence[Attempt]) -> None:
-        await self.give_back([attempt.fence for attempt in attempts])
 
     def _content(self, entry: Taken | Found) -> Content:
         if not entry.pieces:
@@ -248,15 +254,19 @@ class RedisQueue:
 
         return Deferred.fromCoroutine(extend())
 
-    def done(self, fences: Sequence[str]) -> Deferred[None]:
-        """End these entries. Fails with QueueUnavailable."""
+    def done(self, fences: Sequence[str], within: float = 0.0) -> Deferred[None]:
+        """End these entries, at the latest ``within`` seconds from now: the next take is the same call. Fails with
+        QueueUnavailable."""
+        if within > 0 and len(fences) <= MOST_FENCES:
+            return self._ends.add(fences, within)
+        return Deferred.fromCoroutine(self._end(fences))
 
-        async def done() -> None:
-            entries, octets = await self._calls.done(fences)
-            self._room.add(-entries, -octets)
-            self._metrics.done.inc(entries)
+    async def _end(self, fences: Sequence[str]) -> None:
+        self._ended(*await self._calls.done(fences))
 
-        return Deferred.fromCoroutine(done())
+    def _ended(self, entries: int, octets: int) -> None:
+        self._room.add(-entries, -octets)
+        self._metrics.done.inc(entries)
 
     async def give_back(self, fences: Sequence[str], reason: str = "", after: float = 0.0) -> None:
         """Undo the taking of these entries; the turn does not count. Never raises."""
@@ -291,8 +301,7 @@ class RedisQueue:
         QueueUnavailable, also when the server would not keep what is put now."""
         if error := self.unavailable:
             raise error
-        depth, _ = await self._calls.depth()
-        return depth
+        return (await self._calls.depth())[0]
 
     async def inspect(self, state: Literal["waiting", "leased", "aside"], limit: int = 100) -> Sequence[Entry]:
         """The oldest entries in a state. Raises QueueUnavailable."""
@@ -328,8 +337,7 @@ class RedisQueue:
 
     async def drop(self, id: str) -> None:
         """Forget an entry that was set aside. Raises NotFound, QueueUnavailable."""
-        octets = await self._calls.aside("drop", id)
-        self._room.add(-1, -octets)
+        self._room.add(-1, -await self._calls.aside("drop", id))
 
     # Inside
 

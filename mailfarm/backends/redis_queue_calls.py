@@ -27,7 +27,9 @@ TAKE_OCTETS = 4 * 1024 * 1024
 PIECES_KEPT = 600
 """Seconds without a new piece after which content that got no entry is gone."""
 
-_MOST_FENCES = 1000
+MOST_FENCES = 1000
+"""How many a call names."""
+
 _HOLDING = ("take", "extend")  # what shows whether a worker can hold on to what it has
 
 
@@ -56,12 +58,14 @@ class Taken(NamedTuple):
 
 class Batch(NamedTuple):
     """What a take gave. ``due`` is how many µs from now an entry comes by itself, None when none will; ``alone`` asks
-    that nothing else be handed out with it; ``more`` says that there may be more."""
+    that nothing else be handed out with it; ``more`` says that there may be more. ``ended`` is how many entries it has
+    ended, and how much content that was."""
 
     taken: list[Taken]
     due: int | None
     alone: bool
     more: bool
+    ended: tuple[int, int]
 
 
 class Found(NamedTuple):
@@ -138,26 +142,27 @@ class Calls:
         """Forget pieces that no entry needs."""
         await self._ask("unlink", "UNLINK", key, lane=LARGE)
 
-    async def take(self, limit: int, lease: int, nonce: str, most_tries: int) -> Batch:
-        args = (limit, lease, nonce, most_tries, TAKE_OCTETS, *self.outage.span)
-        due, alone, more, entries = await self._call("take", self._take, args)
+    async def take(self, limit: int, lease: int, nonce: str, most_tries: int, done: Sequence[str] = ()) -> Batch:
+        """Ends what the fences in ``done`` are good for, ``MOST_FENCES`` at most, and takes."""
+        args = (limit, lease, nonce, most_tries, TAKE_OCTETS, *self.outage.span, *_parted(done))
+        due, alone, more, entries, *ended = await self._call("take", self._take, args)
         taken = [
             Taken(int(number), tries, id.decode(), int(size), form, pieces.decode(), content)
             for number, tries, id, size, form, pieces, content in entries
         ]
-        return Batch(taken, None if due < 0 else due, bool(alone), bool(more))
+        return Batch(taken, None if due < 0 else due, bool(alone), bool(more), (ended[0], ended[1]))
 
     async def give_back(self, fences: Sequence[str], reason: str, pause: int) -> None:
-        for start in range(0, len(fences), _MOST_FENCES):
-            args = _parted(fences[start : start + _MOST_FENCES])
+        for start in range(0, len(fences), MOST_FENCES):
+            args = _parted(fences[start : start + MOST_FENCES])
             if args:
                 await self._call("give_back", self._give_back, (pause, reason, *args))
 
     async def done(self, fences: Sequence[str]) -> tuple[int, int]:
         """How many were ended, and how much content that was."""
         entries = octets = 0
-        for start in range(0, len(fences), _MOST_FENCES):
-            args = _parted(fences[start : start + _MOST_FENCES])
+        for start in range(0, len(fences), MOST_FENCES):
+            args = _parted(fences[start : start + MOST_FENCES])
             if args:
                 ended = await self._call("done", self._done, args)
                 entries += ended[0]

@@ -159,10 +159,11 @@ class ShardedQueue:
         await shard.extend(inner, lease)
         self._taking.ends(lease)
 
-    async def done(self, fences: Sequence[str]) -> None:
-        """End these entries. Raises QueueUnavailable when one of their shards is away; the others' are ended."""
+    async def done(self, fences: Sequence[str], within: float = 0.0) -> None:
+        """End these entries, at the latest ``within`` seconds from now. Raises QueueUnavailable when one of their
+        shards is away; the others' are ended."""
         by_shard = self._by_shard(fences)
-        await self._all([self.shards[number].done(inner) for number, inner in by_shard.items()])
+        await self._all([self.shards[number].done(inner, within) for number, inner in by_shard.items()])
 
     async def fail(self, fence: str, reason: str, retry_after: float = 0.0) -> None:
         """Give up this turn. Raises LeaseLost, QueueUnavailable."""

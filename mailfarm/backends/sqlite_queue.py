@@ -251,8 +251,8 @@ class Queue:
         inner = self._engine.write(lambda db: self._rows.extend(db, fence, ends))
         return self._apart(inner.addCallback(lambda _: self._takers.look_at(ends)))
 
-    def done(self, fences: Sequence[str]) -> Deferred[None]:
-        """End these entries. Fails with QueueUnavailable."""
+    def done(self, fences: Sequence[str], within: float = 0.0) -> Deferred[None]:
+        """End these entries, at once: it shares a commit with others as it is. Fails with QueueUnavailable."""
         if not fences:
             return succeed(None)
         inner = self._engine.write_many(self._rows.done, tuple(fences), sum(map(len, fences)))

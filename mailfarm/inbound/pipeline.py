@@ -56,6 +56,9 @@ LONGEST_PAUSE = 15.0
 """Seconds between two tries of a unit."""
 MOST_MOVES = 3
 """How often a batch is led to mailboxes that were made again; after that, mail for one that is gone is dropped."""
+ENDED_WITHIN = 0.05
+"""Seconds for which the end of an entry whose message is stored may wait for the next take, to be one call with it. If
+the process dies meanwhile the entry comes again when its lease ends, as after any crash, and is known."""
 TRIES_TOGETHER = 2
 """How often a batch of which the database can work on some, but not on all, is tried as a whole."""
 
@@ -79,6 +82,9 @@ class Host(Protocol):
     def together(self, works: Iterator[Awaitable[None]], most: int) -> Awaitable[None]:
         """Await all of them, ``most`` at a time; each is taken when it is its turn. Raises, once all have ended, what
         the first that failed has raised."""
+
+    def behind(self, work: Awaitable[None]) -> None:
+        """See that ``work``, which raises nothing, is done; the service does not stop before it is."""
 
     def pause(self, seconds: float) -> Awaitable[bool]:
         """Wait; False when the service stops."""
@@ -173,12 +179,12 @@ class Pipeline:
             for attempt in group:
                 attempt.spooled.content.close()
             if done:
-                await self._end(done)
+                self.held -= set(done)
+                self._host.behind(self._end(done))
 
     async def _end(self, done: Sequence[str]) -> None:
-        self.held -= set(done)
         try:
-            await self._queue.done(done)
+            await self._queue.done(done, ENDED_WITHIN)
         except Temporary as error:
             # they come again, are known, and end then
             self._host.trouble("the queue did not confirm the end of its entries", error)

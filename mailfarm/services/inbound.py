@@ -106,6 +106,7 @@ class Inbound:
         self._stopping = False
         self._running: list[Deferred[None]] = []
         self._waits: set[Deferred[Any]] = set()  # what stop() need not wait for
+        self._behind: set[Deferred[None]] = set()  # and what it waits for last
         self._pipeline = Pipeline(queue=queue, database=database, bus=bus, ids=ids, room=_Room(in_memory), host=self)
         self._extending = LoopingCall(self._extend)
         self._extending.clock = reactor
@@ -128,6 +129,7 @@ class Inbound:
             waiting.cancel()
         running, self._running = self._running, []
         await DeferredList(running)
+        await DeferredList(list(self._behind))
         if self._extending.running:
             self._extending.stop()
 
@@ -206,6 +208,13 @@ class Inbound:
         for good, outcome in ended:
             if not good:
                 outcome.raiseException()
+
+    def behind(self, work: Awaitable[None]) -> None:
+        """Have ``work`` done while others go on; ``stop`` waits for it."""
+        working = Deferred.fromCoroutine(_await(work))
+        self._behind.add(working)
+        working.addErrback(lambda failure: self.log.failure("the end of a batch failed", failure=failure))
+        working.addBoth(lambda _: self._behind.discard(working))
 
     async def pause(self, seconds: float) -> bool:
         """Wait; False when the service stops."""

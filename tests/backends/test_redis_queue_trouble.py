@@ -22,7 +22,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, gathe
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from mailfarm.backends import redis_queue, redis_queue_puts
+from mailfarm.backends import queue_taking, redis_queue, redis_queue_puts
 from mailfarm.errors import LeaseLost, QueueFull, QueueUnavailable
 from mailfarm.net.tls import dev_certificate
 from mailfarm.ports import CHUNK, Depth
@@ -560,7 +560,161 @@ async def test_a_take_that_was_cancelled_does_not_count_as_a_try(own):
         assert attempt.tries == 1
 
 
+# Ends that go with a take
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_end_whose_answer_is_lost_may_be_told_again(own):
+    async with Working(own.url, timeout=0.5) as queue:
+        first, second = spooled(), spooled()
+        await queue.put(first)
+        (attempt,) = await queue.take(1, LONG)
+        await queue.put(second)
+        own.signal(signal.SIGSTOP)
+        ending = start(queue.done([attempt.fence], 600.0))
+        with pytest.raises(QueueUnavailable):
+            await queue.take(1, 0.1)
+        with pytest.raises(QueueUnavailable):
+            await ending
+        own.signal(signal.SIGCONT)
+        await until(lambda: queue.unavailable is None)
+        await queue.done([attempt.fence])
+        (again,) = await soon(start(queue.take(10, LONG, DEADLINE)))
+        assert again.spooled.id == second.id, "leased to nobody, or not at all; the first one has ended once"
+        await queue.done([attempt.fence, again.fence])
+        assert await queue.depth() == Depth(0, 0, 0, None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_server_had_not_ended_when_it_was_killed_comes_again(own):
+    async with Working(own.url, timeout=0.5) as queue:
+        mail = spooled()
+        await queue.put(mail)
+        (old,) = await queue.take(1, 0.1)
+        ending = start(queue.done([old.fence], 600.0))
+        own.kill()
+        with pytest.raises(QueueUnavailable):
+            await queue.take(1, LONG)
+        with pytest.raises(QueueUnavailable):
+            await ending
+        own.start()
+        await until(lambda: queue.unavailable is None)
+        (again,) = await soon(start(queue.take(1, LONG, DEADLINE)))
+        assert again.spooled.id == mail.id
+        with pytest.raises(LeaseLost):
+            await queue.extend(old.fence, LONG)
+        ending = start(queue.done([old.fence], 600.0))
+        assert list(await queue.take(1, LONG)) == []
+        await ending
+        assert (await queue.depth()).leased == 1, "another has it now"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_end_that_another_worker_overtook_ends_nothing(own):
+    async with Working(own.url) as queue, Working(own.url) as other:
+        await queue.put(spooled())
+        (old,) = await queue.take(1, 0.05)
+        (new,) = await soon(start(other.take(1, LONG, DEADLINE)))
+        ending = start(queue.done([old.fence], 600.0))
+        assert list(await queue.take(1, LONG)) == []
+        await ending
+        assert (await queue.depth()).leased == 1
+        await other.done([new.fence])
+        assert await queue.depth() == Depth(0, 0, 0, None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_queue_that_stops_keeps_no_end_back(own):
+    async with Working(own.url) as queue:
+        await queue.put(spooled())
+        (attempt,) = await queue.take(1, LONG)
+        ending = start(queue.done([attempt.fence], 600.0))
+        await queue.stop()
+        assert ending.called
+        assert await queue.depth() == Depth(0, 0, 0, None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_thousand_ends_and_one_are_two_calls(own, monkeypatch):
+    working = Working(own.url)
+    async with working as queue:
+        await gatherResults([start(queue.put(spooled())) for _ in range(1001)])
+        taken = await take_all(queue, 1001)
+        endings = [start(queue.done([attempt.fence], 600.0)) for attempt in taken]
+        await queue.take(1, LONG)
+        assert sum(ending.called for ending in endings) == 1000
+        await queue.take(1, LONG)
+        await gatherResults(endings)
+        assert working.metric("mailfarm_queue_done_total") == 1001
+        assert await queue.depth() == Depth(0, 0, 0, None)
+
+
 # What it costs
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_asks_once_for_each_entry_that_comes_by_itself(own, monkeypatch):
+    """Taking it is one call with the end of the one before. Nobody asks whether there is more when nobody was told."""
+    monkeypatch.setattr(queue_taking, "LOOK", 600.0)
+    working = Working(own.url)
+
+    def asked(call):
+        return working.metric("mailfarm_queue_call_seconds_count", call=call)
+
+    async with working as queue, Working(own.url) as listener:
+        filed = []
+
+        async def worker():
+            while True:
+                for attempt in await queue.take(10, LONG, 600.0):
+                    filed.append(attempt.spooled.id)
+                    start(queue.done([attempt.fence], 600.0))
+
+        workers = [start(worker()) for _ in range(2)]
+        await until(lambda: own.ask("pubsub", "numsub", "mailfarm:{inbound}:entries:hint").split()[-1] == "1")
+        await listener.put(spooled())
+        await until(lambda: filed)
+        before = asked("take")
+        for number in range(20):
+            await listener.put(spooled())
+            await until(lambda number=number: len(filed) > number + 1)
+        assert asked("take") - before == 20
+        assert asked("done") == 0
+        assert working.metric("mailfarm_queue_done_total") == 20
+        for each in workers:
+            each.addErrback(lambda failure: failure.trap(CancelledError))
+            each.cancel()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_end_is_good_when_the_lease_is_over_and_the_next_take_is_told_it_first(own):
+    async with Working(own.url) as queue:
+        await queue.put(spooled())
+        (attempt,) = await queue.take(1, 0.05)
+        over = time.monotonic() + 0.1
+        await until(lambda: time.monotonic() > over)
+        ending = start(queue.done([attempt.fence], 600.0))
+        assert list(await queue.take(10, LONG)) == [], "it has ended, and is not handed out again"
+        await ending
+        assert await queue.depth() == Depth(0, 0, 0, None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_waits_in_an_empty_queue_knows_when_a_lease_ends(own, monkeypatch):
+    monkeypatch.setattr(queue_taking, "LOOK", 600.0)
+    async with Working(own.url) as queue:
+        mail = spooled()
+        await queue.put(mail)
+        await queue.take(1, 0.2)
+        (attempt,) = await soon(start(queue.take(1, LONG, 600.0)))
+        assert (attempt.spooled.id, attempt.tries) == (mail.id, 2)
+        waiting = start(queue.take(1, LONG, 600.0))
+        await queue.extend(attempt.fence, 0.2)
+        (attempt,) = await soon(waiting)
+        await queue.take(1, LONG)
+        await queue.fail(attempt.fence, "later", 0.2)
+        (attempt,) = await soon(start(queue.take(1, LONG, 600.0)))
+        assert attempt.tries == 4
 
 
 @pytest_twisted.ensureDeferred

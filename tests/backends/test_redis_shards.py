@@ -54,6 +54,21 @@ async def test_puts_go_round(two):
 
 
 @pytest_twisted.ensureDeferred
+async def test_ends_that_wait_go_with_a_take_to_each_shard(two):
+    one, other = two
+    working = Working(one.url, other.url)
+    async with working as queue:
+        for _ in range(4):
+            await queue.put(spooled())
+        taken = await queue.take(10, LONG)
+        ending = start(queue.done([attempt.fence for attempt in taken], 600.0))
+        assert list(await queue.take(10, LONG)) == []
+        await soon(ending)
+        assert (entries(one), entries(other)) == (0, 0)
+        assert working.metric("mailfarm_queue_call_seconds_count", call="done") == 0
+
+
+@pytest_twisted.ensureDeferred
 async def test_what_is_put_at_once_goes_together(two):
     """One call and one fsync, not one for each shard; what comes meanwhile goes to the other."""
     one, other = two

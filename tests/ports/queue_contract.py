@@ -357,6 +357,32 @@ class QueueContract:
         assert (await queue.depth()).leased == 1
 
     @pytest_twisted.ensureDeferred
+    async def test_an_end_may_wait_for_a_take_and_comes_without_one(self, queue):
+        for size in (10, 2 * CHUNK, 10):
+            await queue.put(spooled(os.urandom(size)))
+        attempts = await queue.take(2, LONG)
+        endings = [start(queue.done([attempt.fence], 600.0)) for attempt in attempts]
+        (third,) = await queue.take(10, LONG)
+        await soon(gatherResults(endings))
+        assert (await queue.depth()).leased == 1
+        await soon(start(queue.done([third.fence], 0.01)))
+        assert await queue.depth() == Depth(0, 0, 0, None)
+
+    @pytest_twisted.ensureDeferred
+    async def test_an_old_fence_that_waited_ends_nothing(self, queue):
+        await queue.put(spooled())
+        old = await self.take_one(queue, SHORT)
+        new = await self.take_one(queue)
+        ending = start(queue.done([old.fence, "", "1", "x.1", old.fence], 600.0))
+        assert list(await queue.take(10, LONG)) == []
+        await soon(ending)
+        await queue.extend(new.fence, LONG)
+        ending = start(queue.done([new.fence, new.fence], 600.0))
+        await queue.take(10, LONG)
+        await soon(ending)
+        assert await queue.depth() == Depth(0, 0, 0, None)
+
+    @pytest_twisted.ensureDeferred
     async def test_done_is_done(self, queue):
         mail = spooled()
         await queue.put(mail)

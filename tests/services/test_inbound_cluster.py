@@ -67,9 +67,9 @@ class Watched:
     def __getattr__(self, name):
         return getattr(self._queue, name)
 
-    def done(self, fences):
+    def done(self, fences, within=0.0):
         self.ended.append(list(fences))
-        return self._queue.done(fences)
+        return self._queue.done(fences, within)
 
     def extend(self, fence, lease):
         self.extended.append(fence)
