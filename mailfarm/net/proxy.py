@@ -40,7 +40,7 @@ V1: Final = b"PROXY "
 _V1_LONGEST: Final = 107  # §2.1, with CR LF
 _FIXED: Final = 16
 _TCP4: Final = b"\x21\x11\x00\x0c"  # version 2, PROXY; TCP over IPv4; addresses and nothing else: what proxies say
-_TCP4_ADDRESSES: Final = struct.Struct("!4s4sHH")
+_TCP4_ADDRESSES: Final = struct.Struct("!4s4xH2x")
 _USUAL: Final = _FIXED + 12
 _ADDRESSES: Final = {0: 0, 1: 12, 2: 36, 3: 216}  # octets of addresses by family, §2.2
 _PP2_TYPE_CRC32C: Final = 0x03
@@ -54,11 +54,10 @@ class BadHeader(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A decoded header: its ``length`` in octets, and both ends, None where the socket's own hold."""
+    """A decoded header: its ``length`` in octets, and the client's address and port; None: the socket's own hold."""
 
     length: int
-    source: IPv4Address | IPv6Address | None
-    destination: IPv4Address | IPv6Address | None
+    source: tuple[str, int] | None
 
 
 def decode(data: bytes | bytearray, longest: int = 1024, v1: bool = False) -> Header | None:
@@ -80,8 +79,8 @@ def _decode_v2(data: bytes | bytearray, longest: int) -> Header | None:
     if len(data) < _FIXED:
         return None
     if len(data) >= _USUAL and data[12:_FIXED] == _TCP4:
-        source, destination, source_port, destination_port = _TCP4_ADDRESSES.unpack_from(data, _FIXED)
-        return Header(_USUAL, IPv4Address("TCP", inet_ntoa(source), source_port), _ours(destination, destination_port))
+        source, port = _TCP4_ADDRESSES.unpack_from(data, _FIXED)
+        return Header(_USUAL, (inet_ntoa(source), port))
     fixed = bytes(data[:_FIXED])
     header = _v2.unpack_header(fixed)
     if header.data_len > longest:
@@ -92,7 +91,7 @@ def _decode_v2(data: bytes | bytearray, longest: int) -> Header | None:
     if header.command is None:
         raise BadHeader(f"command {fixed[12] & 15} is unknown")
     if header.command == "local":
-        return Header(length, None, None)  # §2.2: whatever the family, and what follows is skipped
+        return Header(length, None)  # §2.2: whatever the family, and what follows is skipped
     family, protocol = fixed[13] >> 4, fixed[13] & 15
     if family not in _ADDRESSES or protocol > 2:
         raise BadHeader(f"family {family} with protocol {protocol} is reserved")
@@ -145,19 +144,12 @@ def _decode_v1(data: bytes | bytearray) -> Header | None:
 
 def _header(length: int, result: ProxyResult) -> Header:
     if isinstance(result, (ProxyResultIPv4, ProxyResultIPv6)):
-        return Header(length, _address(*result.source), _address(*result.dest))
-    return Header(length, None, None)
+        return Header(length, _address(*result.source))
+    return Header(length, None)
 
 
-@lru_cache(maxsize=256)
-def _ours(ip: bytes, port: int) -> IPv4Address:
-    """A destination: nearly always one of a few, so ten thousand connections share them."""
-    return IPv4Address("TCP", inet_ntoa(ip), port)
-
-
-def _address(ip: Any, port: int) -> IPv4Address | IPv6Address:
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    return (IPv4Address if ip.version == 4 else IPv6Address)("TCP", str(ip), port)
+def _address(ip: Any, port: int) -> tuple[str, int]:
+    return str(getattr(ip, "ipv4_mapped", None) or ip), port
 
 
 class ProxyFactory(ServerFactory):
@@ -255,9 +247,11 @@ class ProxyProtocol(Protocol):
         self._done()
         transport: Any = self.transport
         if header.source is not None:
-            # Attributes of the instance hide tcp.Server's methods; a TLS layer above asks them too.
-            transport.getPeer = _Constant(header.source)
-            transport.getHost = _Constant(header.destination)
+            # What tcp.Server's getPeer is made of; a TLS layer above asks that too.
+            transport.client = header.source
+            family = IPv6Address if ":" in header.source[0] else IPv4Address
+            if transport._addressType is not family:  # an attribute more is half a KiB more, for each connection
+                transport._addressType = family
         rest = bytes(self._data[header.length :])
         inner = self.factory.wrapped.buildProtocol(transport.getPeer())
         if inner is None:
@@ -271,15 +265,3 @@ class ProxyProtocol(Protocol):
     # Twisted's own signature has a default we have no use for
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self._done()
-
-
-class _Constant:
-    """A function that always returns the same; smaller than a closure."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __call__(self) -> Any:
-        return self.value

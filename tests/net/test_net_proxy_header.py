@@ -52,7 +52,7 @@ AWS = tlv(0xEA, b"\x01vpce-08d2bf15fac5001c9")
 AZURE = tlv(0xEE, b"\x01\x00\x00\x00\x01")
 PADDING = tlv(4, bytes(40))
 
-V4, V6 = ("192.0.2.7", 40000, "198.51.100.1", 25), ("2001:db8::7", 40000, "2001:db8::1", 25)
+V4, V6 = ("192.0.2.7", 40000), ("2001:db8::7", 40000)
 KEPT = None
 
 GOOD = {
@@ -128,13 +128,9 @@ V1_BAD = {
 }
 
 
-def shown(header: Header | None) -> tuple[str, int, str, int] | None:
+def shown(header: Header | None) -> tuple[str, int] | None:
     assert header is not None
-    if header.source is None:
-        assert header.destination is None
-        return None
-    assert header.destination is not None
-    return (header.source.host, header.source.port, header.destination.host, header.destination.port)
+    return header.source
 
 
 @pytest.mark.parametrize("name", GOOD)
