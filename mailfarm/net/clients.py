@@ -101,7 +101,7 @@ class Visit:
 
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
-        self._holds: list[Hold] = []
+        self._holds: tuple[Hold, ...] = ()
         self._left = False
 
     async def hold(self, key: str, most: int) -> bool:
@@ -119,12 +119,12 @@ class Visit:
         if self._left:  # it went while we asked
             hold.release()
         else:
-            self._holds.append(hold)
+            self._holds += (hold,)
         return True
 
     def leave(self) -> None:
         """Give all of them back. Idempotent."""
         self._left = True
-        holds, self._holds = self._holds, []
+        holds, self._holds = self._holds, ()
         for hold in holds:
             hold.release()
