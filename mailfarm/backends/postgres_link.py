@@ -6,8 +6,9 @@ txpostgres drives psycopg2's connection from the reactor. This adds what a serve
 - a connection that is lost while idle is closed without a traceback, and its pool is told;
 - nothing that blocks: what nobody waits for any more ends by itself, or is closed after ``HURRY`` seconds (``PQcancel``
   would connect anew and wait); names are resolved elsewhere;
-- before the socket is closed, every reader and writer of it is taken out of the reactor: a file descriptor left there
-  would be mistaken for the next connection that gets its number.
+- while it connects, every reader and writer of its socket is taken out of the reactor before that is closed: a file
+  descriptor left there would be mistaken for the next connection that gets its number. From then on see
+  ``postgres_watch``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from .postgres_errors import Again, first_line, meaning
 from .postgres_libpq import Answer
 from .postgres_pipeline import Asked, Journey
 from .postgres_talk import Talk
+from .postgres_watch import Watch
 
 OLDEST_SERVER = 140000
 HURRY = 1.0
@@ -63,6 +65,8 @@ class Link(txpostgres.Connection):
     ``on_end`` is called once, when the connection can be used no more."""
 
     cursorFactory = _Cursor
+    reactor: Any = None
+    """Where it listens: Twisted's while it connects, its ``Watch`` from then on."""
 
     def __init__(self, reactor: Any, *, answer: float, on_end: Callable[[Link], None]) -> None:
         super().__init__(reactor)
@@ -72,6 +76,7 @@ class Link(txpostgres.Connection):
         """Why it has ended; empty while it is good."""
         self.idle_since = 0.0
         self._limit: Any = None
+        self._watch: Watch | None = None
         self.types: dict[tuple[str, tuple[str, ...]], Sequence[int] | None] = {}
         """The types of columns that were asked for, by table and columns."""
         self._prepared: dict[str, bytes] = {}
@@ -85,6 +90,7 @@ class Link(txpostgres.Connection):
         timer = self.reactor.callLater(within, self.end, f"no connection within {within:g} s")
         try:
             await self._heard(self.connect(**way))
+            self._settle()
             version, encoding, standby, fsync, *_ = await self._set_up()
         except psycopg2.Error as error:
             why = self.why or first_line(error)
@@ -93,6 +99,9 @@ class Link(txpostgres.Connection):
         except (ConnectionDone, ConnectionLost):
             if self.why is _GIVEN_UP:
                 raise CancelledError from None
+            raise DatabaseUnavailable(self.why) from None
+        except OSError as error:
+            self.end(f"it cannot be watched: {error.strerror}")
             raise DatabaseUnavailable(self.why) from None
         except BaseException:
             self.end("it was given up")
@@ -111,6 +120,12 @@ class Link(txpostgres.Connection):
             )
         if fsync != "on":
             _log.warn("PostgreSQL runs with fsync off: what it says is stored may be lost when its machine stops")
+
+    def _settle(self) -> None:
+        """It is connected, and its socket stays the same. Raises psycopg2.Error when it is closed already, OSError."""
+        self.reactor.removeReader(self)
+        self.reactor = self._watch = Watch(self.reactor, self.fileno())
+        self.reactor.addReader(self)
 
     async def _set_up(self) -> tuple[Any, ...]:
         own = max(self._answer - 1.5, self._answer / 2)  # it should be the first to give up, as it then says so
@@ -140,13 +155,10 @@ class Link(txpostgres.Connection):
 
     def noticed(self) -> str:
         """What the server has said beside its answers since it was asked for the last time."""
-        self.reactor.removeReader(self)  # libpq may close the socket
         try:
             self.pollable().poll()  # takes up what libpq has kept
         except psycopg2.Error as error:
             self.end(first_line(error))
-        else:
-            self.reactor.addReader(self)
         said, self.notices[:] = " ".join(self.notices).strip(), []
         return said
 
@@ -234,6 +246,8 @@ class Link(txpostgres.Connection):
         for each in (self, *self._cursors):
             self.reactor.removeReader(each)
             self.reactor.removeWriter(each)
+        if self._watch is not None:
+            self._watch.close()
         if self._connection is not None:
             self.close()
         self._on_end(self)
@@ -245,9 +259,6 @@ class Link(txpostgres.Connection):
         if self._pollingD is not None:
             txpostgres._PollingMixin.doRead(self)
             return
-        self.reactor.removeReader(self)
-        if self.why:
-            return
         try:
             self._connection.poll()
         except psycopg2.Error as error:
@@ -255,8 +266,6 @@ class Link(txpostgres.Connection):
             return
         if self._connection.closed:
             self.end("PostgreSQL closed the connection")
-        else:
-            self.reactor.addReader(self)
 
     def connectionLost(self, reason: Any) -> None:
         """The reactor saw it go, or ``close`` says so."""

@@ -1,7 +1,7 @@
 """A talk with PostgreSQL through libpq, on a txpostgres connection that rests meanwhile.
 
 What psycopg2 cannot say (``postgres_libpq``) is said here, piece by piece, as the socket lets it: a talk stands in the
-reactor in place of the connection until all is said and heard.
+connection's ``Watch`` in place of the connection until all is said and heard.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from .postgres_libpq import Answer, Libpq, Lost, Result
 
 class Talk:
     """``done`` fires with ``outcome()`` when ``hear`` says that all has been heard. ``link`` is the connection."""
-
-    LEAN = True  # net/lean_poll.py: it leaves the reactor before anything can happen to its socket
 
     def __init__(self, link: Any) -> None:
         self.done: Deferred[Any] = Deferred()
@@ -47,15 +45,7 @@ class Talk:
         self._link.cursorRunning(self)
         self._go_on(self.begin)
 
-    # ---- IReadWriteDescriptor
-
-    def fileno(self) -> int:
-        """The connection's socket; -1 once it has none."""
-        number: int = self._link.fileno()
-        return number
-
-    def logPrefix(self) -> str:
-        return "talk"
+    # ---- what the connection's Watch calls
 
     def doRead(self) -> None:
         """Something came."""
@@ -72,9 +62,6 @@ class Talk:
     # ----
 
     def _go_on(self, step: Callable[[], None]) -> None:
-        # libpq closes the socket of a connection that it finds broken, and by then the reactor must not watch it
-        self._reactor.removeReader(self)
-        self._reactor.removeWriter(self)
         over = sent = False
         try:
             step()
@@ -87,12 +74,14 @@ class Talk:
             self._fault = Failure()
             self._link.end(f"what was said on it was not understood: {error}")
             return
+        if sent:
+            self._reactor.removeWriter(self)
+        else:
+            self._reactor.addWriter(self)
         if over:
             self._finish(self.outcome())
-            return
-        self._reactor.addReader(self)
-        if not sent:
-            self._reactor.addWriter(self)
+        else:
+            self._reactor.addReader(self)
 
     def _finish(self, outcome: Any) -> None:
         if not self.done.called:

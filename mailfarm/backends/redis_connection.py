@@ -24,6 +24,8 @@ from twisted.python.failure import Failure
 
 from mailfarm.errors import Temporary
 
+from .redis_leaving import Leaving
+
 Argument = bytes | str | int | float
 Parts = list[bytes]
 """A long value, as the last argument of a command: it is sent as it is, without being joined."""
@@ -66,11 +68,12 @@ class Connection(txredisapi.RedisProtocol):
         self._in_flight: deque[tuple[float, Deferred[Any]]] = deque()
         self._watch: Any = None
         self._why = ""
+        self._leaving: Leaving
 
     def tell(self, *args: Argument) -> None:
         """Send a command whose answer, if any, is pushed: SUBSCRIBE and UNSUBSCRIBE."""
         if self.connected and not self._why:
-            self.transport.write(hiredis.pack_command(args))  # type: ignore[arg-type]  # the stub is narrower
+            self._leaving.write(hiredis.pack_command(args))  # type: ignore[arg-type]  # the stub is narrower
 
     def send(self, *args: Argument, timeout: float | None = None) -> Deferred[Any]:
         """Send a command. Fails with RedisAway after ``timeout`` seconds at the latest, RedisRefused."""
@@ -84,7 +87,7 @@ class Connection(txredisapi.RedisProtocol):
         self._in_flight.append((self._clock.seconds() + (timeout or self._timeout), answer))
         if self._watch is None:
             self._look()
-        self.transport.write(packed)
+        self._leaving.write(packed)
         return answer
 
     def send_all(self, *commands: Sequence[Argument | Parts]) -> list[Deferred[Any]]:
@@ -96,7 +99,7 @@ class Connection(txredisapi.RedisProtocol):
         self._in_flight.extend((deadline, answer) for answer in answers)
         if self._watch is None:
             self._look()
-        self.transport.writeSequence([part for command in commands for part in packed(command)])
+        self._leaving.write(*[part for command in commands for part in packed(command)])
         return answers
 
     def drop(self, why: str) -> None:
@@ -121,6 +124,7 @@ class Connection(txredisapi.RedisProtocol):
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
         self.transport.SEND_LIMIT = SEND_AT_ONCE
+        self._leaving = Leaving(self._clock, self.transport)
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
         # not txredisapi's, which looks at each value of each reply, to convert what stays as it is here

@@ -136,6 +136,47 @@ assert len(lost) == 1 and not said
 """)
 
 
+def test_what_is_to_be_done_before_waiting_is_done_in_the_same_pass() -> None:
+    """Also what a timed call asks for, and what such work asks for in its turn; the timers it sets are heard."""
+    play("""
+order = []
+def timed():
+    reactor.callLater(0, order.append, "the next pass")
+    reactor.before_waiting(first)
+    order.append("timed")
+def first():
+    order.append("first")
+    reactor.before_waiting(lambda: order.append("second"))
+    reactor.before_waiting(lambda: 1 / 0)
+    reactor.before_waiting(lambda: reactor.callLater(0.01, reactor.stop))
+reactor.callWhenRunning(reactor.callLater, 0, timed)
+reactor.run()
+assert order == ["timed", "first", "second", "the next pass"], order
+assert len(said) == 1 and "ZeroDivisionError" in str(said[0]["log_failure"]), said
+""")
+
+
+def test_a_timer_set_before_waiting_ends_the_wait() -> None:
+    play("""
+reactor.callWhenRunning(lambda: reactor.before_waiting(lambda: reactor.callLater(0.01, reactor.stop)))
+reactor.run()
+""")
+
+
+def test_who_always_has_more_to_do_before_waiting_keeps_nobody_out() -> None:
+    play("""
+def endless():
+    reactor.before_waiting(endless)
+reactor.callWhenRunning(endless)
+def work(port):
+    (one,) = clients(port, 1)
+    one.sendall(b"hello")
+    assert one.recv(100) == b"HELLO"
+    one.close()
+run(work)
+""")
+
+
 def test_a_poll_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     from mailfarm.net.lean_poll import LeanEPollReactor
 
