@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from mailfarm.errors import Conflict, Invalid, NotFound
 from mailfarm.events import MailboxClosed, MailboxOpened
@@ -33,6 +33,11 @@ Keep = Literal[_Keep.KEEP]
 _COLUMNS = "id, account, address, kind, created_at, starts_at, ends_at, retention, seq, oldest, messages, unseen"
 _OPEN = "(ends_at is null or ends_at > ?)"
 _DUE = "ends_at <= ? and address_key not like '!%'"
+_BY_KEYS = f"select address_key, {_COLUMNS} from mailbox where address_key in (select v.column1 from (values ?) as v)"
+_TAGGED = (
+    "select v.column1 from (values ?) as v where exists"
+    " (select 1 from mailbox m where m.address_key > v.column2 and m.address_key < v.column3)"
+)
 CLEAR_EVENTS = 5000
 """How many events one step of clearing deletes at most."""
 
@@ -114,12 +119,38 @@ async def by_address(tx: Tx, address: str) -> Mailbox | None:
 
 async def by_addresses(tx: Tx, addresses_: Sequence[str]) -> dict[str, Mailbox | None]:
     """The same for some hundred addresses at once, with one query."""
+    return {address: lead.mailbox for address, lead in (await leads(tx, addresses_))[0].items()}
+
+
+class Lead(NamedTuple):
+    """Where mail for an address leads. ``key`` is the address as it is compared; ``own``: the mailbox has that very
+    one."""
+
+    mailbox: Mailbox | None
+    key: str
+    own: bool
+
+
+async def leads(tx: Tx, addresses_: Sequence[str], users: Sequence[str] = ()) -> tuple[dict[str, Lead], set[str]]:
+    """The same with more to it; and those of ``users`` (what stands before the first +, as it is compared) of whom
+    there is a mailbox with a +tag, in whatever domain. Asked together."""
     wanted = {address: _keys(address) for address in addresses_}
-    keys = list(dict.fromkeys(key for some in wanted.values() for key in some))
-    sql = f"select address_key, {_COLUMNS} from mailbox where address_key in (select v.column1 from (values ?) as v)"
-    (rows,) = await tx.several([(sql, [Rows([(key,) for key in keys])])]) if keys else ((),)
-    found = {row[0]: Mailbox(*row[1:]) for row in rows}
-    return {address: next((found[key] for key in some if key in found), None) for address, some in wanted.items()}
+    keys = dict.fromkeys(key for some in wanted.values() for key in some)
+    questions: list[tuple[str, Sequence[Any]]] = []
+    if keys:
+        questions.append((_BY_KEYS, [Rows([(key,) for key in keys])]))
+    if users:
+        # "," comes behind "+"
+        questions.append((_TAGGED, [Rows([(user, f"{user}+", f"{user},") for user in users])]))
+    answers = [*await tx.several(questions)] if questions else []
+    tagged = {row[0] for row in answers.pop()} if users else set()
+    found = {row[0]: Mailbox(*row[1:]) for rows in answers for row in rows}
+    led: dict[str, Lead] = {}
+    for address, some in wanted.items():
+        key = next((key for key in some if key in found), None)
+        own = some[0] if some else address
+        led[address] = Lead(None, own, False) if key is None else Lead(found[key], own, key == own)
+    return led, tagged
 
 
 def _keys(address: str) -> tuple[str, ...]:

@@ -104,6 +104,14 @@ async def test_mail_with_a_tag_leads_to_the_mailbox_without_unless_there_is_one_
     assert (await house.read(store.by_address, "ann+news@mailfarm.test")).id == plain.id
     assert await house.read(store.by_address, "bob@mailfarm.test") is None
     assert await house.read(store.by_address, "no address") is None
+    users = ["ann", "an", "ann+shop", "bob", "anna"]
+    found, with_tags = await house.read(store.leads, ["Ann+Shop@mailfarm.test", "ann+news@mailfarm.test", "no"], users)
+    assert with_tags == {"ann"}
+    assert [(lead.key, lead.own) for lead in found.values()] == [
+        ("ann+shop@mailfarm.test", True),
+        ("ann+news@mailfarm.test", False),
+        ("no", False),
+    ]
 
 
 @pytest_twisted.ensureDeferred

@@ -33,9 +33,11 @@ def test_those_that_have_come_are_asked_for_with_the_first() -> None:
     assert said(second) == ""
     assert said(asking(books, ahead, "d")) == "made meanwhile"
     assert len(books.asked) == 1
-    # each answer is for one question: who asks again asks the database
+    # it was said twice before the look began, and each answer is for one question: who asks again asks the database
     books.put("c", "made later")
     books.slow = None
+    assert ahead.known("c") == ("",)
+    assert ahead.known("c") is None
     assert said(asking(books, ahead, "c")) == "made later"
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mailfarm.events import LOOKUP, Event, MailboxChanged, MailboxClosed, MailboxOpened
 from mailfarm.ids import Ids
 from mailfarm.inbound.capture import DefaultMailbox, ensure_default
-from mailfarm.mail.address import Address
 from mailfarm.mailboxes import store
 from mailfarm.mailboxes.addresses import key_of
 from mailfarm.mailboxes.mailbox import Mailbox
@@ -18,6 +18,23 @@ from mailfarm.ports import Bus, Database, Subscription, Tx
 
 Led = tuple[Mailbox | None, bool]
 """The mailbox an address leads to, and whether it lives, by the database's clock."""
+
+
+class Tagged(NamedTuple):
+    """Ask for all addresses ``user+tag@domain`` together: where they lead that have no mailbox of their own. None if
+    any may have: ask for each."""
+
+    user: str
+    domain: str
+
+    @property
+    def base(self) -> str:
+        """The address without a tag."""
+        return f"{self.user}@{self.domain}"
+
+
+Wanted = str | Tagged
+_USER = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 
 
 class Directory:
@@ -41,12 +58,26 @@ class Directory:
         self._ids = ids
         self._default = default
         self._ours = ours
-        self.mailboxes: Lookups[str, Led] = Lookups(
+        self.mailboxes: Lookups[Wanted, Led | None] = Lookups(
             "mailbox", self._look, reactor=reactor, clock=clock, counter=counter
         )
         self._hearing: Subscription | None = None
 
-    def ahead(self) -> Ahead[str, Led]:
+    def ask_for(self, address: str) -> Wanted:
+        """What is asked for first to know where mail for an address leads: itself, or whatever has a tag as it has.
+
+        What is for a tag without a mailbox of its own is never remembered, lest a mailbox that was made for it a moment
+        ago be missed; asked together, a hundred recipients ``user+tag`` are one key of one look."""
+        if "+" not in address or '"' in address or not address.isascii():
+            return address
+        user, _, rest = address.lower().partition("+")
+        if _USER.fullmatch(user) is None:
+            return address
+        tagged = Tagged(user, rest.rpartition("@")[2])
+        known = self.mailboxes.known(tagged, renew=False)
+        return address if known is not None and known.value is None else tagged
+
+    def ahead(self) -> Ahead[Wanted, Led | None]:
         """The look-ups of one session."""
         return Ahead(self.mailboxes, self._reactor)
 
@@ -61,16 +92,26 @@ class Directory:
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, MailboxOpened | MailboxClosed | MailboxChanged):
-            self.mailboxes.forget(event.mailbox, key_of(event.address))
+            self.mailboxes.forget(event.mailbox, key_of(event.address), _user(event.address))
 
-    async def _look(self, addresses: Sequence[str]) -> Mapping[str, Found[Led]]:
-        async def look(tx: Tx) -> dict[str, Found[Led]]:
-            mailboxes = await store.by_addresses(tx, addresses)
-            return {address: _found(address, mailboxes[address], tx.now) for address in addresses}
+    async def _look(self, wanted: Sequence[Wanted]) -> Mapping[Wanted, Found[Led | None]]:
+        tags = [each for each in wanted if isinstance(each, Tagged)]
+        addresses = [each for each in wanted if isinstance(each, str)]
+
+        async def look(tx: Tx) -> dict[Wanted, Found[Led | None]]:
+            leads, users = await store.leads(tx, [*addresses, *(each.base for each in tags)], [t.user for t in tags])
+            found: dict[Wanted, Found[Led | None]] = {each: _found(leads[each], tx.now) for each in addresses}
+            for each in tags:
+                if each.user in users:
+                    found[each] = Found(None, tx.now, "yes", None, (each.user,))
+                else:
+                    found[each] = _found(leads[each.base]._replace(own=False, key=each.user), tx.now)
+            return found
 
         found = await self._database.read(look, once=True)
-        for address, each in found.items():
-            if not each.value[1] and self._is_postmaster(address):
+        for address in addresses:
+            each = found[address]
+            if each.value is not None and not each.value[1] and self._is_postmaster(address):
                 # rare enough for a unit of its own, which makes the mailbox if need be
                 inbox = await ensure_default(self._database, self._bus, self._ids, self._default)
                 found[address] = Found((inbox, True), each.now, "away", inbox.ends_at, (inbox.id, key_of(address)))
@@ -80,10 +121,14 @@ class Directory:
         return address[:11].lower() == "postmaster@" and self._ours(address[11:])
 
 
-def _found(address: str, mailbox: Mailbox | None, now: int) -> Found[Led]:
+def _found(lead: store.Lead, now: int) -> Found[Led | None]:
+    mailbox = lead.mailbox
     if mailbox is None or not mailbox.live(now):
         return Found((mailbox, False), now)
-    key = key_of(address)
     # a mailbox for the address with its +tag may be made at any moment
-    own = key == Address.parse(mailbox.address).key
-    return Found((mailbox, True), now, "yes" if own else "away", mailbox.ends_at, (mailbox.id, key))
+    return Found((mailbox, True), now, "yes" if lead.own else "away", mailbox.ends_at, (mailbox.id, lead.key))
+
+
+def _user(address: str) -> str:
+    """The name under which what is said of addresses with a tag is forgotten."""
+    return address.partition("+")[0].lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from mailfarm.inbound.refusals import Refusal, lines_to
@@ -15,6 +16,8 @@ from mailfarm.net.content import SpillContent
 from mailfarm.net.smtp_session import Answer, Connection, origin_of
 from mailfarm.ports import Origin
 from mailfarm.smtp.requests import Auth, Discarded, Hello, Mail, Rcpt, Refused
+
+from .directory import Wanted
 
 if TYPE_CHECKING:
     from .service import Mx
@@ -72,15 +75,24 @@ class MxSession:
 
     def rcpt(self, request: Rcpt) -> Answer:
         address = self._whole(request.recipient.address)
-        known = self._ahead.known(address)
-        return self._look_up(request, address) if known is None else self._decide(request, address, *known.value)
+        known = self._ahead.known(self._mx.directory.ask_for(address))
+        if known is None or known[0] is None:
+            return self._look_up(request, address)
+        return self._decide(request, address, *known[0])
 
     async def _look_up(self, request: Rcpt, address: str) -> Reply:
-        mailbox, live = await self._ahead.get(address, lambda: map(self._whole, self._connection.ahead()))
+        led = await self._ahead.get(self._mx.directory.ask_for(address), self._coming)
+        if led is None:
+            led = await self._ahead.get(address, self._coming)
         if not self._connection.awaits(request):
             return TOO_LATE
-        answer = self._decide(request, address, mailbox, live)
+        assert led is not None
+        answer = self._decide(request, address, *led)
         return answer if isinstance(answer, Reply) else await answer
+
+    def _coming(self) -> Iterable[Wanted]:
+        ask_for = self._mx.directory.ask_for
+        return [ask_for(self._whole(address)) for address in self._connection.ahead()]
 
     def _decide(self, request: Rcpt, address: str, mailbox: Mailbox | None, live: bool) -> Answer:
         mx, transaction, said = self._mx, self._transaction, request.recipient.address

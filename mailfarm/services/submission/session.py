@@ -85,8 +85,8 @@ class SubmissionSession:
         assert transaction is not None
         if (credential is None or credential.mailbox is None) and not self._service.shares.any:
             known = self._ahead.known(ByAddress(request.recipient.address, transaction.account))
-            if known is not None and known.value is not None:
-                transaction.took(request.recipient.address, transaction.account, known.value)
+            if known is not None and known[0] is not None:
+                transaction.took(request.recipient.address, transaction.account, known[0])
                 return RECIPIENT_OK
         return self._look_up(request, transaction, credential)
 
