@@ -301,6 +301,9 @@ class Limiter(Protocol):
     def charge(self, charges: Sequence[Charge]) -> Awaitable[Refusal | None]:
         """None when allowed. All keys are checked, and only if all allow it are they all charged."""
 
+    def far(self, charges: Sequence[Charge]) -> bool:
+        """Whether ``charges``, which only ask, are known to be allowed: then there is no need to ask."""
+
     def enter(self, charges: Sequence[Charge], key: str, most: int) -> Awaitable[Hold | Refusal | None]:
         """``charge``, and if that is allowed ``hold``: the place, or the refusal, or None when all are taken. What was
         charged is not given back then."""

@@ -22,12 +22,15 @@ class SetOf:
         self._database = database
         self._known: dict[str, LimitSet] = {}
 
+    def known(self, account: str) -> LimitSet | None:
+        """The set of this account, if nobody need be asked."""
+        sets = self._sets
+        return (sets.by_account.get(account) or self._known.get(account)) if sets.by_account else sets.default
+
     async def __call__(self, account: str) -> LimitSet:
         """The set of this account; the default one while that cannot be told. Raises nothing."""
         sets = self._sets
-        if not sets.by_account:
-            return sets.default
-        found = sets.by_account.get(account) or self._known.get(account)
+        found = self.known(account)
         if found is not None:
             return found
 

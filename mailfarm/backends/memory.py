@@ -137,6 +137,10 @@ class MemoryLimiter:
             counts.popitem(last=False)
         return succeed(None)
 
+    def far(self, charges: Sequence[Charge]) -> bool:
+        """False: nothing is remembered where nobody waits for an answer."""
+        return False
+
     def enter(self, charges: Sequence[Charge], key: str, most: int) -> Deferred[_Hold | Refusal | None]:
         """Charge, and take a place if that is allowed."""
         return self.charge(charges).addCallback(lambda refusal: refusal or self.hold(key, most))

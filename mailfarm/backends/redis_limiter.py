@@ -149,17 +149,20 @@ class RedisLimiter:
         self._asks.give_up()
 
     # --- rates and quotas ---
+    def far(self, charges: Sequence[Charge]) -> bool:
+        """Whether they only ask, and Redis said less than ``FAR`` seconds ago that all are far from used up."""
+        now, far = self._reactor.seconds(), self._far
+        for charge in charges:
+            if charge.cost or charge.always or far.get(charge.key, 0.0) < now:
+                return False
+        return self._reachable()
+
     def charge(self, charges: Sequence[Charge]) -> Deferred[Refusal | None]:
         """None when all are allowed, and then all are charged; else the first that is not."""
         if not charges:
             return succeed(None)
-        now, far = self._reactor.seconds(), self._far
-        for charge in charges:
-            if charge.cost or charge.always or far.get(charge.key, 0.0) < now:
-                break
-        else:
-            if self._reachable():
-                return succeed(None)
+        if self.far(charges):
+            return succeed(None)
         if any(charge.cost < 0 for charge in charges):
             raise ValueError("a cost below 0 would give units back")
         if not self._reachable():

@@ -52,9 +52,21 @@ class Shares:
         self.any = any(each.messages or each.recipients for each in (sets.client, *limited))
         """Whether anything is limited at all; if not nothing need be asked."""
 
+    def may_begin(self, client: str) -> bool:
+        """Whether ``at_mail`` would find nothing against it, as is known without asking anybody."""
+        return self._limiter.far(self._of_client(client, 0))
+
+    def may_take(self, mailbox: str, account: str, taken: int) -> bool:
+        """The same of ``at_rcpt`` for a session without a credential."""
+        limits = self._set_of.known(account)
+        if limits is None:
+            return False
+        most = self._most_recipients(limits, False)
+        return (most is None or taken < most) and self._limiter.far(self._at_rcpt(mailbox, account, limits))
+
     async def at_mail(self, client: str, account: str = "", credential: str = "") -> Reply | None:
         """None, or why no message may begin now."""
-        asked = self._of_client(client, 0)
+        asked = [*self._of_client(client, 0)]
         if account:
             limits = await self._set_of(account)
             asked += self._charges("account", account, limits, 0)
@@ -68,8 +80,7 @@ class Shares:
         most = self._most_recipients(limits, bool(credential))
         if most is not None and taken >= most:
             return Reply(452, "4.5.3", "Too many recipients for one transaction; send to the rest in another")
-        asked = self._charges("mailbox", mailbox, limits, 0) + self._charges("account", account, limits, 0)
-        return await self._ask(450, f"<{address}>: ", asked)
+        return await self._ask(450, f"<{address}>: ", self._at_rcpt(mailbox, account, limits))
 
     async def at_data(
         self, client: str, account: str, mailboxes: Collection[str], recipients: int, credential: str = ""
@@ -84,7 +95,20 @@ class Shares:
         return await self._ask(451, "", asked)
 
     def _of_client(self, client: str, cost: int) -> list[Charge]:
-        return charges(f"{self._client_prefix}{client}:messages", self._client.messages, cost) if client else []
+        if not client or not self._client.messages:
+            return []
+        key = ("client", client, "", cost, 0)
+        return self._made.get(key) or self._keep(
+            key, charges(f"{self._client_prefix}{client}:messages", self._client.messages, cost)
+        )
+
+    def _at_rcpt(self, mailbox: str, account: str, limits: LimitSet) -> list[Charge]:
+        key = (mailbox, account, limits.name, 0, 0)
+        found = self._made.get(key)
+        if found is None:
+            every = self._charges("mailbox", mailbox, limits, 0) + self._charges("account", account, limits, 0)
+            found = self._keep(key, every)
+        return found
 
     def _charges(self, kind: str, id: str, limits: LimitSet, cost: int, recipients: int = 0) -> list[Charge]:
         key = (kind, id, limits.name, cost, recipients)
@@ -94,10 +118,14 @@ class Shares:
             found = charges(f"{kind}:{id}:messages", allowed.messages, cost)
             if allowed.recipients:
                 found += charges(f"{kind}:{id}:recipients", allowed.recipients, recipients if cost else 0)
-            if len(self._made) >= REMEMBERED:
-                self._made.clear()
-            self._made[key] = found
+            self._keep(key, found)
         return found
+
+    def _keep(self, key: tuple[str, str, str, int, int], made: list[Charge]) -> list[Charge]:
+        if len(self._made) >= REMEMBERED:
+            self._made.clear()
+        self._made[key] = made
+        return made
 
     def _most_recipients(self, limits: LimitSet, credential: bool) -> int | None:
         """The most that any of these rates can ever allow at once."""

@@ -346,3 +346,17 @@ async def test_who_only_asks_for_what_is_far_from_used_up_asks_once_a_second(ser
     assert await asked(replace(wide, cost=51), wide) == 2, "half of it is used up"
     assert await asked(replace(wide, cost=49)) == 1
     assert (await limiter.charge([wide])).key == "wide"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_far_from_used_up_is_known_to_be_without_asking(opened):
+    limiter = await opened()
+    wide, narrow = Charge("wide", Limit(100, 3600.0), 0), Charge("narrow", Limit(99, 3600.0), 0)
+    assert not limiter.far([wide])
+    assert [await limiter.charge([wide]), await limiter.charge([narrow])] == [None, None]
+    assert limiter.far([wide])
+    assert not limiter.far([wide, narrow])
+    assert not limiter.far([replace(wide, cost=1)]), "what counts is counted"
+    assert not limiter.far([replace(wide, always=True)])
+    assert await limiter.charge([replace(wide, cost=51)]) is None
+    assert not limiter.far([wide])

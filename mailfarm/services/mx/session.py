@@ -64,7 +64,10 @@ class MxSession:
     def mail(self, request: Mail) -> Answer:
         self._transaction = Transaction(request, "", self._mx.refusals)
         self._ahead.forget()
-        return self._may_begin(request.size) if request.size or self._mx.shares.any else SENDER_OK
+        shares = self._mx.shares
+        if request.size or (shares.any and not shares.may_begin(self._client)):
+            return self._may_begin(request.size)
+        return SENDER_OK
 
     async def _may_begin(self, size: int | None) -> Reply:
         mx = self._mx
@@ -110,7 +113,7 @@ class MxSession:
             return reply if self._unknown_so_far < MOST_UNKNOWN else GUESSING
         if transaction.account and transaction.account != mailbox.account:
             return ANOTHER_ACCOUNT
-        if mx.shares.any:
+        if mx.shares.any and not mx.shares.may_take(mailbox.id, mailbox.account, transaction.taken):
             return self._take_if_allowed(request, transaction, mailbox)
         transaction.took(said, mailbox.account, mailbox.id)
         return RECIPIENT_OK
