@@ -44,8 +44,8 @@ from mailfarm.sdk import Farm
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-from running import Cluster, Running
-from servers import Postgres, Redis, server_folder
+from own_cluster import own_cluster
+from running import Running
 
 SMALL = 1000
 _EACH = 50
@@ -141,39 +141,25 @@ def on_sqlite() -> Iterator[Farmed]:
 @contextmanager
 def on_postgres() -> Iterator[Farmed]:
     """An ``api`` by itself."""
-    folders = [server_folder() for _ in range(3)]
-    logs = Path(tempfile.mkdtemp(prefix="lists-", dir=WORK))
-    made = Farmed()
     tuning = ("-c", "shared_buffers=512MB", "-c", "max_wal_size=4GB", "-c", "maintenance_work_mem=256MB")
-    try:
-        with (
-            Redis(folders[0]) as queue,
-            Redis(folders[1], "--appendonly", "no") as cache,
-            Postgres(folders[2], *tuning) as postgres,
-        ):
-            url = postgres.new_database()
-            with Cluster(logs, url, [queue.url], cache.url) as cluster:
-                cluster.schema()
-                (api,) = cluster.start("api", MAILFARM_LOG_LEVEL="warn")
-                made.url, made.token, made.process = api.url, cluster.token, api.process.pid
+    with own_cluster("lists", *tuning) as own:
+        made = Farmed()
+        (api,) = own.services.start("api", MAILFARM_LOG_LEVEL="warn")
+        made.url, made.token, made.process = api.url, own.services.token, api.process.pid
 
-                def fill(box: Box) -> None:
-                    connection = psycopg2.connect(url)
-                    connection.autocommit = True
-                    with connection.cursor() as cursor:
-                        cursor.execute("set synchronous_commit = off")
-                        rows = f"generate_series(1, {box.count}) as n"
-                        cursor.execute(_filling(box, rows, "lpad(n::text, 12, '0')"))
-                        cursor.execute(_COUNTED.format(box.count, box.id))
-                        cursor.execute("vacuum analyze")
-                        cursor.execute("checkpoint")
-                    connection.close()
+        def fill(box: Box) -> None:
+            connection = psycopg2.connect(own.url)
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("set synchronous_commit = off")
+                cursor.execute(_filling(box, f"generate_series(1, {box.count}) as n", "lpad(n::text, 12, '0')"))
+                cursor.execute(_COUNTED.format(box.count, box.id))
+                cursor.execute("vacuum analyze")
+                cursor.execute("checkpoint")
+            connection.close()
 
-                made.fill = fill
-                yield made
-    finally:
-        for folder in (*folders, logs):
-            shutil.rmtree(folder)
+        made.fill = fill
+        yield made
 
 
 STORES = {"sqlite": on_sqlite, "postgres": on_postgres}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from mailfarm.events import LOOKUP, Event, MailboxChanged, MailboxClosed, MailboxOpened
@@ -13,7 +14,7 @@ from mailfarm.mailboxes import store
 from mailfarm.mailboxes.addresses import key_of
 from mailfarm.mailboxes.mailbox import Mailbox
 from mailfarm.net.ahead import Ahead
-from mailfarm.net.lookups import Found, LookupCounter, Lookups
+from mailfarm.net.lookups import MOST, Found, LookupCounter, Lookups
 from mailfarm.ports import Bus, Database, Subscription, Tx
 
 Led = tuple[Mailbox | None, bool]
@@ -62,20 +63,22 @@ class Directory:
             "mailbox", self._look, reactor=reactor, clock=clock, counter=counter
         )
         self._hearing: Subscription | None = None
+        self._mixed: set[Tagged] = set()  # those that were answered None lately
 
     def ask_for(self, address: str) -> Wanted:
         """What is asked for first to know where mail for an address leads: itself, or whatever has a tag as it has.
 
         What is for a tag without a mailbox of its own is never remembered, lest a mailbox that was made for it a moment
         ago be missed; asked together, a hundred recipients ``user+tag`` are one key of one look."""
-        if "+" not in address or '"' in address or not address.isascii():
+        tagged = _tagged(address) if "+" in address else None
+        if tagged is None:
             return address
-        user, _, rest = address.lower().partition("+")
-        if _USER.fullmatch(user) is None:
-            return address
-        tagged = Tagged(user, rest.rpartition("@")[2])
-        known = self.mailboxes.known(tagged, renew=False)
-        return address if known is not None and known.value is None else tagged
+        if tagged in self._mixed:
+            known = self.mailboxes.known(tagged, renew=False)
+            if known is not None and known.value is None:
+                return address
+            self._mixed.discard(tagged)
+        return tagged
 
     def ahead(self) -> Ahead[Wanted, Led | None]:
         """The look-ups of one session."""
@@ -103,6 +106,9 @@ class Directory:
             found: dict[Wanted, Found[Led | None]] = {each: _found(leads[each], tx.now) for each in addresses}
             for each in tags:
                 if each.user in users:
+                    if len(self._mixed) >= MOST:
+                        self._mixed.clear()
+                    self._mixed.add(each)
                     found[each] = Found(None, tx.now, "yes", None, (each.user,))
                 else:
                     found[each] = _found(leads[each.base]._replace(own=False, key=each.user), tx.now)
@@ -127,6 +133,15 @@ def _found(lead: store.Lead, now: int) -> Found[Led | None]:
         return Found((mailbox, False), now)
     # a mailbox for the address with its +tag may be made at any moment
     return Found((mailbox, True), now, "yes" if lead.own else "away", mailbox.ends_at, (mailbox.id, lead.key))
+
+
+@lru_cache(1024)
+def _tagged(address: str) -> Tagged | None:
+    """For a plain ``user+tag@domain``; None for any other form."""
+    user, _, rest = address.lower().partition("+")
+    if _USER.fullmatch(user) is None or '"' in rest or not address.isascii():
+        return None
+    return Tagged(user, rest.rpartition("@")[2])
 
 
 def _user(address: str) -> str:
