@@ -3,7 +3,7 @@
 -- how many pieces, content. Answers for each: stored, there (that id is an entry already), full, lost (pieces are
 -- missing).
 local most_entries, most_octets = tonumber(ARGV[1]), tonumber(ARGV[2])
-local number = redis.call('HGET', COUNTS, 'number')
+local number, octets = unpack(redis.call('HMGET', COUNTS, 'number', 'octets'))
 if not number then
   local stream = redis.pcall('XINFO', 'STREAM', STREAM)
   for at = 1, #stream, 2 do
@@ -12,9 +12,8 @@ if not number then
     end
   end
 end
-number = tonumber(number or 0)
+number, octets = tonumber(number or 0), tonumber(octets or 0)
 local entries = redis.call('HLEN', IDS)
-local octets = tonumber(redis.call('HGET', COUNTS, 'octets') or 0)
 local now = whole(clock())
 local answers, new, seen, ids = {}, {}, {}, {}
 for at = 3, #ARGV, 6 do

@@ -17,12 +17,18 @@ local function excused(at)
   return outage_began >= 0 and at >= now - outage_began - lease / 3 and at <= now - outage_ended + lease / 3
 end
 
-local scored = redis.call('ZRANGEBYSCORE', LEASED, '-inf', whole(now), 'WITHSCORES', 'LIMIT', 0, AT_ONCE)
-local ended, ends = {}, {}
-for at = 1, #scored, 2 do
-  ended[#ended + 1], ends[#ends + 1] = scored[at], tonumber(scored[at + 1])
+-- When the first lease or pause of these ends.
+local function first_of(set)
+  return tonumber(redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')[2] or math.huge)
 end
-if #ended > 0 then
+
+local first_lease, first_pause = first_of(LEASED), first_of(DUE)
+if first_lease <= now then
+  local scored = redis.call('ZRANGEBYSCORE', LEASED, '-inf', whole(now), 'WITHSCORES', 'LIMIT', 0, AT_ONCE)
+  local ended, ends = {}, {}
+  for at = 1, #scored, 2 do
+    ended[#ended + 1], ends[#ends + 1] = scored[at], tonumber(scored[at + 1])
+  end
   local turns = redis.call('HMGET', TURNS, unpack(ended))
   for at, number in ipairs(ended) do
     local turn = read_turn(turns[at])
@@ -45,14 +51,16 @@ if #ended > 0 then
     end
   end
   redis.call('ZREM', LEASED, unpack(ended))
+  first_lease = first_of(LEASED)
 end
-local over = redis.call('ZRANGEBYSCORE', DUE, '-inf', whole(now), 'LIMIT', 0, AT_ONCE)
-if #over > 0 then
+if first_pause <= now then
+  local over = redis.call('ZRANGEBYSCORE', DUE, '-inf', whole(now), 'LIMIT', 0, AT_ONCE)
   for _, number in ipairs(over) do
     redis.call('ZADD', READY, number, number)
   end
   redis.call('ZREM', DUE, unpack(over))
   redis.call('ZREM', PAUSED, unpack(over))
+  first_pause = first_of(DUE)
 end
 
 local taken, leases, octets = {}, {}, 0
@@ -95,8 +103,8 @@ end
 
 local left = not cut
 while left and #taken < limit and octets < most_octets do
-  local found = redis.pcall('XREADGROUP', 'GROUP', GROUP, CONSUMER, 'COUNT', math.min(limit - #taken, STEP), 'NOACK',
-    'STREAMS', STREAM, '>')
+  local most = math.min(limit - #taken, STEP)
+  local found = redis.pcall('XREADGROUP', 'GROUP', GROUP, CONSUMER, 'COUNT', most, 'NOACK', 'STREAMS', STREAM, '>')
   if found and found.err then
     if string.sub(found.err, 1, 7) ~= 'NOGROUP' then
       return found
@@ -124,17 +132,14 @@ while left and #taken < limit and octets < most_octets do
     if #turns > 0 then
       redis.call('HSET', TURNS, unpack(turns))
     end
+    left = #read == most
   end
 end
 if #leases > 0 then
   redis.call('ZADD', LEASED, unpack(leases))
+  first_lease = math.min(first_lease, now + lease)
 end
 
-local due = -1
-for _, set in ipairs({LEASED, DUE}) do
-  local first = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')[2]
-  if first and (due < 0 or tonumber(first) - now < due) then
-    due = math.max(tonumber(first) - now, 0)
-  end
-end
+local first = math.min(first_lease, first_pause)
+local due = first < math.huge and math.max(first - now, 0) or -1
 return {due, alone, (cut or left) and #taken > 0 and 1 or 0, taken, finished, freed}

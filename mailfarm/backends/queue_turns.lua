@@ -109,12 +109,12 @@ local function forget(ended)
       pieces[#pieces + 1] = pair[2].pieces
     end
   end
-  redis.call('XACK', STREAM, GROUP, unpack(numbers))
   redis.call('XDEL', STREAM, unpack(numbers))
   redis.call('HDEL', TURNS, unpack(numbers))
   redis.call('HDEL', IDS, unpack(ids))
-  for _, set in ipairs({LEASED, READY, ASIDE}) do
-    redis.call('ZREM', set, unpack(numbers))
+  if redis.call('ZREM', LEASED, unpack(numbers)) < #numbers then
+    redis.call('ZREM', READY, unpack(numbers))
+    redis.call('ZREM', ASIDE, unpack(numbers))
   end
   if #pieces > 0 then
     redis.call('UNLINK', unpack(pieces))
