@@ -7,7 +7,10 @@ That is a second message: it is kept, listed and counted as any other, and bears
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
+
+from mailfarm.ports import Rows
 
 Key = tuple[str, bytes]
 """A mailbox's id, and what ``copy_key`` gave."""
@@ -19,9 +22,16 @@ def copy_key(message_id: str, content: bytes) -> bytes | None:
 
 
 FIRSTS = (
-    "select * from (select v.column1, v.column2, (select m.id from message m where m.mailbox = v.column1"
-    " and m.copy_key = v.column2 order by m.seq limit 1) as first from (values ?) as v) as found"
-    " where first is not null"
+    "with known as materialized (select k.column1 as copy_key from (values ?) as k where exists"
+    " (select 1 from message o where o.copy_key = k.column1))"
+    " select * from (select v.column1, v.column2, (select m.id from message m where m.mailbox = v.column1"
+    " and m.copy_key = v.column2 order by m.seq limit 1) as first from known join (values ?) as v"
+    " on v.column2 = known.copy_key) as found where first is not null"
 )
 """Asks for the first message that each mailbox still has of each ``Key``: mailbox, key, message; an index's first row
-each."""
+each. Its parameters are ``firsts``'. Of mail for many mailboxes that is the first anywhere it is one look."""
+
+
+def firsts(keys: Sequence[Key]) -> list[Rows]:
+    """The parameters of ``FIRSTS``."""
+    return [Rows([(key,) for key in dict.fromkeys(key for _, key in keys)]), Rows(keys)]

@@ -184,7 +184,7 @@ async def _look(
     spools = sorted(item.spooled.id for item in items)
     ids = [(_PLACES, [Rows([(id,) for id in some])]) for some in parted(wanted)]
     keys = dict.fromkeys(key for item in items for key in _copy_keys(item))
-    known = [(copies.FIRSTS, [Rows(some)]) for some in parted(list(keys))]
+    known = [(copies.FIRSTS, copies.firsts(some)) for some in parted(list(keys))]
     claimed, *rest = await tx.several([(_CLAIM, [NOW, Rows([(spool,) for spool in spools])]), *ids, *known])
     rows = [row for some in rest[: len(ids)] for row in some]
     places = {row[0]: (Place(*row[:4]), row[4]) for row in rows if row[5] is None or row[5] > tx.now}

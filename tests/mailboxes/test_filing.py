@@ -10,7 +10,6 @@ from twisted.internet.defer import DeferredList
 
 from mailfarm.mailboxes import copies, filing, messages, store
 from mailfarm.mailboxes.mailbox import NewMailbox
-from mailfarm.ports import Rows
 
 
 @pytest_twisted.ensureDeferred
@@ -192,7 +191,7 @@ async def test_looking_for_copies_is_one_question_and_reads_one_row_of_an_index_
 
     async def plan(tx):
         explain = "explain" if house.url else "explain query plan"
-        return await tx.several([(f"{explain} {copies.FIRSTS}", [Rows([(mailbox.id, b"x" * 16)])])])
+        return await tx.several([(f"{explain} {copies.FIRSTS}", copies.firsts([(mailbox.id, b"x" * 16)]))])
 
     text = str(await house.database.read(plan))
     assert "message_copy" in text
