@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from errno import EAGAIN, EINTR, ENOBUFS, EWOULDBLOCK
 from socket import AF_INET, IPPROTO_TCP, TCP_NODELAY, socket
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet import _newtls, defer, main, tcp
 from twisted.internet.abstract import FileDescriptor
@@ -33,6 +33,8 @@ _READ = 64 * 1024  # octets in one read
 _MORE = 20  # how many more connections are taken in one pass, when there were as many as were looked for
 
 _NOTHING: Any = None  # what is above TLS is there already
+
+_DONE: Final = Failure(main.CONNECTION_DONE)
 
 _log = Logger()
 
@@ -114,7 +116,7 @@ class FastConnection(tcp.Server):
         self.protocol.dataReceived(data)
         self._reading = False
         if self._closing:
-            self.connectionLost(Failure(main.CONNECTION_DONE))
+            self.connectionLost(_DONE)
         return None
 
     def write(self, data: bytes) -> None:

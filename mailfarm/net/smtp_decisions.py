@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from errno import EDQUOT, ENOSPC
-from typing import Final, Protocol
+from functools import partial
+from typing import Any, Final, Protocol
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -17,7 +18,7 @@ from mailfarm.mail.reply import Reply
 from mailfarm.smtp.requests import Auth, Data, Discarded, End, Hello, Mail, Question, Rcpt, Refused
 
 from .content import SpillContent
-from .driving import drive
+from .driving import WAITING, drive
 from .smtp_metrics import SMTPMetrics
 from .smtp_session import Answer, Session
 
@@ -63,6 +64,7 @@ class Asking:
     ) -> Reply | Decision:
         """The answer if it came at once. Otherwise the decision, and ``who.late`` is called with it once it comes."""
         kind = type(question)
+        decision: Decision | None = None
         try:
             if kind is Rcpt:
                 answer = session.rcpt(question)  # type: ignore[arg-type]  # so much mypy does not see of a type
@@ -72,20 +74,20 @@ class Asking:
                 answer = session.data(question.envelope)  # type: ignore[union-attr]
             else:
                 answer = _put(session, question, content)
-            if not isinstance(answer, Reply):
-                answer = drive(answer)
+            if isinstance(answer, Reply):
+                outcome: Any = answer
+            else:
+                decision = Decision(question, content, self._seconds())
+                outcome = drive(answer, partial(self._told, decision, who.client))
         except Exception:
-            answer = self._failed(Failure(), question, who.client)
-        if isinstance(answer, Reply):
-            if kind in _COUNTED:
-                self._count(question, content, answer)
-            return answer
-        decision = Decision(question, content, self._seconds())
-        answer.addErrback(self._failed, question, who.client).addCallback(self._arrived, decision).addErrback(
-            lambda failure: self._log.failure("A decision could not be answered", failure)
-        )
-        decision.who = who
-        return decision.reply or decision
+            outcome = self._failed(Failure(), question, who.client)
+        if outcome is WAITING and decision is not None:
+            decision.who = who
+            return decision.reply or decision
+        reply: Reply = outcome
+        if kind in _COUNTED:
+            self._count(question, content, reply)
+        return reply
 
     def tell(self, session: Session, discarded: Discarded) -> None:
         """Tell a session that its transaction ended without its content."""
@@ -104,11 +106,16 @@ class Asking:
         except Exception:
             self._log.failure("A refusal could not be told")
 
-    def _arrived(self, reply: Reply, decision: Decision) -> None:
-        self._count(decision.question, decision.content, reply)
-        decision.reply = reply
-        if decision.who is not None:
-            decision.who.late(decision)
+    def _told(self, decision: Decision, client: str, outcome: Any) -> None:
+        try:
+            question = decision.question
+            reply: Reply = self._failed(outcome, question, client) if isinstance(outcome, Failure) else outcome
+            self._count(question, decision.content, reply)
+            decision.reply = reply
+            if decision.who is not None:
+                decision.who.late(decision)
+        except Exception:
+            self._log.failure("A decision could not be answered")
 
     def _count(self, question: Question | None, content: SpillContent | None, reply: Reply) -> None:
         if isinstance(question, Rcpt):
