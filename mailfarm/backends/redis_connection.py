@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hiredis
 import txredisapi
@@ -45,9 +45,19 @@ class RedisRefused(RedisAway):
         self.code = text.partition(" ")[0]
 
 
-def packed(command: Sequence[Argument | Parts]) -> list[bytes]:
+class Packed(NamedTuple):
+    """Arguments as they cross the wire, as the last one of a command: how many they are, and their octets in parts."""
+
+    arguments: int
+    parts: list[bytes]
+
+
+def packed(command: Sequence[Argument | Parts | Packed]) -> list[bytes]:
     """A command as it crosses the wire, in parts."""
     value = command[-1]
+    if isinstance(value, Packed):
+        head = hiredis.pack_command(tuple(command[:-1]))  # type: ignore[arg-type]  # the stub is narrower
+        return [b"*%d\r\n%b" % (len(command) - 1 + value.arguments, head.partition(b"\r\n")[2]), *value.parts]
     if not isinstance(value, list):
         return [hiredis.pack_command(tuple(command))]  # type: ignore[arg-type]  # the stub is narrower
     head = hiredis.pack_command((*command[:-1], b""))  # type: ignore[arg-type]  # the stub is narrower
@@ -90,16 +100,20 @@ class Connection(txredisapi.RedisProtocol):
         self._leaving.write(packed)
         return answer
 
-    def send_all(self, *commands: Sequence[Argument | Parts]) -> list[Deferred[Any]]:
+    def send_all(self, *commands: Sequence[Argument | Parts | Packed]) -> list[Deferred[Any]]:
         """Send commands in one go; the answer to each. They fail as that of ``send`` does."""
         if not self.connected or self._why:
             return [fail(RedisAway(self._why or "the connection has ended")) for _ in commands]
+        try:
+            parts = [part for command in commands for part in packed(command)]
+        except UnicodeEncodeError as error:
+            return [fail(ValueError(f"a command cannot be sent: {error.reason}")) for _ in commands]
         answers: list[Deferred[Any]] = [Deferred() for _ in commands]
         deadline = self._clock.seconds() + self._timeout
         self._in_flight.extend((deadline, answer) for answer in answers)
         if self._watch is None:
             self._look()
-        self._leaving.write(*[part for command in commands for part in packed(command)])
+        self._leaving.write(*parts)
         return answers
 
     def drop(self, why: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
 from twisted.logger import Logger
 
-from .redis_connection import Argument, Connection, Connector, Parts, RedisAway, RedisRefused
+from .redis_connection import Argument, Connection, Connector, Packed, Parts, RedisAway, RedisRefused
 from .redis_sentinel import Sentinels
 from .redis_url import parse
 
@@ -251,7 +251,7 @@ class RedisLink:
         self,
         script: Script,
         keys: Sequence[Argument],
-        args: Sequence[Argument],
+        args: Sequence[Argument | Packed],
         *,
         lane: int = 0,
         replicas: int = 0,
@@ -269,12 +269,12 @@ class RedisLink:
         connection: Connection,
         script: Script,
         keys: Sequence[Argument],
-        args: Sequence[Argument],
+        args: Sequence[Argument | Packed],
         replicas: int,
         confirm: float,
     ) -> Any:
         for verb, body in (("EVALSHA", script.digest), ("EVAL", script.text)):
-            answer = connection.send(verb, body, len(keys), *keys, *args)
+            (answer,) = connection.send_all((verb, body, len(keys), *keys, *args))
             # Behind the script on the same connection: WAIT is about what this connection wrote, and only that.
             confirmed = connection.send("WAIT", replicas, int(confirm * 1000)) if replicas else None
             try:

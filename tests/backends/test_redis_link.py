@@ -19,6 +19,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import globalLogPublisher
 
+from mailfarm.backends.redis_connection import Packed
 from mailfarm.backends.redis_link import RedisAway, RedisLink, RedisRefused, Script
 from mailfarm.backends.redis_subscriber import RedisSubscriber
 from mailfarm.backends.redis_url import parse
@@ -157,6 +158,10 @@ async def test_an_error_of_the_server_says_its_code(redis):
         assert raised.value.code == "ERR"
         with pytest.raises(ValueError, match="cannot be sent"):
             await link.command("GET", "\ud800")
+        with pytest.raises(ValueError, match="surrogates"):
+            await link.evalsha(Script("echo", "return ARGV[1]", "0" * 40), ["k"], ["\ud800"])
+        with pytest.raises(ValueError, match="surrogates"):
+            await link.transaction(("SET", "k", "\ud800"))
         assert await link.command("PING") == b"PONG"
 
 
@@ -435,3 +440,15 @@ async def test_waiting_for_a_link_ends():
     async with Linked(f"redis://127.0.0.1:{free_port()}", ready=False) as link:
         waiting = Deferred.fromCoroutine(link.ready(0.05))
         assert await waiting is False
+
+
+@pytest_twisted.ensureDeferred
+async def test_arguments_that_are_packed_already_stand_behind_the_others(redis):
+    text = "return {#KEYS, #ARGV, ARGV[1], ARGV[2], ARGV[3]}"
+    script = Script("count", text, sha1(text.encode()).hexdigest())
+    large = bytes(range(256)) * 1000
+    async with Linked(redis.url) as link:
+        for _ in range(2):  # first as text, then by its digest
+            args = (7, Packed(2, [b"$0\r\n\r\n$256000\r\n", large, b"\r\n"]))
+            assert await link.evalsha(script, ["one", "two"], args) == [2, 3, b"7", b"", large]
+        assert await link.command("PING") == b"PONG"
