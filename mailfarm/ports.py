@@ -276,6 +276,10 @@ class Charge:
     cost: int = 1
     always: bool = False
 
+    def __post_init__(self) -> None:
+        if self.cost < 0:
+            raise ValueError("a cost below 0 would give units back")
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

@@ -155,7 +155,7 @@ class RedisLimiter:
         for charge in charges:
             if charge.cost or charge.always or far.get(charge.key, 0.0) < now:
                 return False
-        return self._reachable()
+        return not self._away and self._link.connected
 
     def charge(self, charges: Sequence[Charge]) -> Deferred[Refusal | None]:
         """None when all are allowed, and then all are charged; else the first that is not."""
@@ -163,8 +163,6 @@ class RedisLimiter:
             return succeed(None)
         if self.far(charges):
             return succeed(None)
-        if any(charge.cost < 0 for charge in charges):
-            raise ValueError("a cost below 0 would give units back")
         if not self._reachable():
             return self._charge_here(charges)
         return self._asks.ask((charges, None)).addCallback(self._charged, charges)
@@ -210,8 +208,6 @@ class RedisLimiter:
     def enter(self, charges: Sequence[Charge], key: str, most: int) -> Deferred[Hold | Refusal | None]:
         """Charge, and take a place if that is allowed, in one call: the place, or the refusal, or None when ``most``
         are taken; the charges stand then."""
-        if any(charge.cost < 0 for charge in charges):
-            raise ValueError("a cost below 0 would give units back")
         name, id = self._name_place(key)
         if not self._reachable():
             return self._charge_here(charges).addCallback(self._enter_here, name, id, most)

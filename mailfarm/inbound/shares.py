@@ -61,8 +61,11 @@ class Shares:
         limits = self._set_of.known(account)
         if limits is None:
             return False
-        most = self._most_recipients(limits, False)
-        return (most is None or taken < most) and self._limiter.far(self._at_rcpt(mailbox, account, limits))
+        if limits.account.recipients:
+            most = self._most_recipients(limits, False)
+            if most is not None and taken >= most:
+                return False
+        return self._limiter.far(self._at_rcpt(mailbox, account, limits))
 
     async def at_mail(self, client: str, account: str = "", credential: str = "") -> Reply | None:
         """None, or why no message may begin now."""
