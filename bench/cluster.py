@@ -17,10 +17,8 @@ again, up to --turns times, and the one least disturbed is kept.
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,14 +29,10 @@ from typing import Any
 import chart
 import psycopg2
 import report
-from children import ROOT, WORK, end_on_sigterm, tree_cpu
+from children import end_on_sigterm, tree_cpu
+from own_cluster import OwnCluster, own_cluster
 
 from mailfarm.sdk import Farm
-
-sys.path.insert(0, str(ROOT / "tests"))
-
-from running import Cluster
-from servers import Postgres, Redis, server_folder
 
 _LOAD = str(Path(__file__).resolve().parent / "load.py")
 
@@ -73,11 +67,12 @@ HEAD = (
 class Stores:
     """The servers and services of a cluster, and whose CPU counts as what."""
 
-    def __init__(self, cluster: Cluster, database: str, processes: dict[str, int]) -> None:
-        self.mx = cluster.start("mx", MAILFARM_LOG_LEVEL="warn")[0]
-        inbound = cluster.start("inbound", MAILFARM_LOG_LEVEL="warn")[0]
-        self.processes = processes | {"mx": self.mx.process.pid, "inbound": inbound.process.pid}
-        self._connection = psycopg2.connect(database)
+    def __init__(self, own: OwnCluster) -> None:
+        servers = {"queue's Redis": own.queue, "cache's Redis": own.cache, "PostgreSQL": own.postgres}
+        self.mx, inbound = (own.services.start(word, MAILFARM_LOG_LEVEL="warn")[0] for word in ("mx", "inbound"))
+        self.processes = {part: one.process.pid for part, one in servers.items() if one.process}
+        self.processes |= {"mx": self.mx.process.pid, "inbound": inbound.process.pid}
+        self._connection = psycopg2.connect(own.url)
         self._connection.autocommit = True
 
     def filed(self) -> int:
@@ -98,32 +93,16 @@ class Stores:
 @contextmanager
 def stores(mailboxes: int) -> Iterator[tuple[Stores, list[str]]]:
     """A new cluster with so many mailboxes, and their addresses."""
-    WORK.mkdir(parents=True, exist_ok=True)
-    folders = [server_folder() for _ in range(3)]
-    logs = Path(tempfile.mkdtemp(prefix="cluster-", dir=WORK))
-    tuning = ("-c", "shared_buffers=256MB", "-c", "max_wal_size=2GB")
-    try:
-        with (
-            Redis(folders[0]) as queue,
-            Redis(folders[1], "--appendonly", "no") as cache,
-            Postgres(folders[2], *tuning) as postgres,
-        ):
-            url = postgres.new_database()
-            with Cluster(logs, url, [queue.url], cache.url) as cluster:
-                cluster.schema()
-                (api,) = cluster.start("api")
-                with Farm(api.url, cluster.token) as farm:
-                    addresses = [farm.create_mailbox().address for _ in range(mailboxes)]
-                api.stop()
-                servers = {"queue's Redis": queue, "cache's Redis": cache, "PostgreSQL": postgres}
-                made = Stores(cluster, url, {part: one.process.pid for part, one in servers.items() if one.process})
-                try:
-                    yield made, addresses
-                finally:
-                    made.close()
-    finally:
-        for folder in (*folders, logs):
-            shutil.rmtree(folder)
+    with own_cluster("cluster", "-c", "shared_buffers=256MB", "-c", "max_wal_size=2GB") as own:
+        (api,) = own.services.start("api")
+        with Farm(api.url, own.services.token) as farm:
+            addresses = [farm.create_mailbox().address for _ in range(mailboxes)]
+        api.stop()
+        made = Stores(own)
+        try:
+            yield made, addresses
+        finally:
+            made.close()
 
 
 def measure(case: Case, seconds: float) -> tuple[object, ...]:
