@@ -111,82 +111,70 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
     return {name: round(value * 1000, 3) for name, value in {**ranks, "max": ordered[-1]}.items()}
 
 
-class Load:
-    """Runs a plan in this process on an epoll loop of its own."""
+class Engine:
+    """Runs a plan in this process on an epoll loop of its own: what is sent when. How is what its subclasses know."""
 
     def __init__(self, plan: Plan, mails: Sequence[Mail]) -> None:
         self._plan = plan
         self._mails = mails
         self._halves = [halves(mail.wire) for mail in mails] if plan.label else []
         self._poll = select.epoll()
-        self._sessions: dict[int, Connection] = {}
-        self._idle: deque[Connection] = deque()
-        self._begun = 0
-        self._running = 0
+        self._sessions: dict[int, Any] = {}
+        self._idle: deque[Any] = deque()
+        self._begun = self._running = self._faults = 0
         self._result = Result()
         self._stop_at = float("inf")
         self._started = False
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._context.check_hostname = False  # a test server's own certificate, on this machine
-        self._context.verify_mode = ssl.CERT_NONE
 
     def run(self, start: Callable[[], None] | None = None) -> Result:
         """Send everything and return what came of it. ``start`` is called, and waited for, before the clock starts."""
-        plan = self._plan
+        plan, result = self._plan, self._result
         if plan.options.kept or plan.rate:
             self._open_all(min(plan.sessions, plan.messages or plan.sessions))
         if start:
             start()
         cpu = time.process_time()
-        self._result.began = self._result.ended = time.monotonic()
+        result.began = result.ended = time.monotonic()
         self._started = True
         if plan.seconds:
-            self._stop_at = self._result.began + plan.seconds
+            self._stop_at = result.began + plan.seconds
         if plan.rate:
             self._open_loop()
         else:
             self._closed_loop()
-        self._result.cpu = time.process_time() - cpu
+        result.cpu = time.process_time() - cpu
         for session in list(self._sessions.values()):
-            if not session.dialog.fault and session.dialog.ready:
-                session.dialog.quit()
-                self._flush(session, time.monotonic())
+            self._quit(session)
             self._close(session)
         self._poll.close()
-        return self._result
+        return result
 
-    # --- loops ------------------------------------------------------------------------------------------------------
     def _open_all(self, count: int) -> None:
         """Connections are made, greeted and authenticated before the clock starts."""
         deadline = time.monotonic() + self._plan.timeout
-        while len(self._idle) < count and time.monotonic() < deadline and not self._too_many_errors():
-            while len(self._sessions) < count and not self._too_many_errors():
-                self._connect()
+        while len(self._idle) < count and time.monotonic() < deadline and self._faults < MOST_ERRORS:
+            self._connect_up_to(count)
             self._turn(0.2)
 
     def _closed_loop(self) -> None:
         plan = self._plan
-        while not self._too_many_errors():
-            now = time.monotonic()
-            more = now < self._stop_at and (not plan.messages or self._begun < plan.messages)
-            if more:
-                while self._idle and (not plan.messages or self._begun < plan.messages):
+        while self._faults < MOST_ERRORS:
+            if self._more(now := time.monotonic()):
+                while self._idle and self._more(now):
                     self._begin(self._idle.popleft(), now)
-                wanted = min(
-                    plan.sessions, plan.messages - self._begun + self._running if plan.messages else plan.sessions
-                )
-                while len(self._sessions) < wanted and not self._too_many_errors():
-                    self._connect()
+                left = plan.messages - self._begun + self._running if plan.messages else plan.sessions
+                self._connect_up_to(min(plan.sessions, left))
             elif not self._running:
                 return
             self._turn(0.2)
 
     def _open_loop(self) -> None:
+        """Messages are due at fixed times; one that has to wait for a free session has waited."""
         plan, began = self._plan, self._result.began
         due: deque[float] = deque()
         number = 0
         total = plan.messages or int(plan.seconds * plan.rate)
-        while not self._too_many_errors():
+        while self._faults < MOST_ERRORS:
             now = time.monotonic()
             while number < total and (at := began + number / plan.rate) <= now:
                 due.append(at)
@@ -195,13 +183,53 @@ class Load:
                 self._begin(self._idle.popleft(), now, due.popleft())
             if number == total and not due and not self._running:
                 return
-            while len(self._sessions) < plan.sessions and not self._too_many_errors():
-                self._connect()
+            self._connect_up_to(plan.sessions)
             wait = min(0.2, began + number / plan.rate - now) if number < total else 0.2
             # epoll counts milliseconds; select, asked about the one descriptor, is exact
             if wait > 0:
                 select.select([self._poll], [], [], wait)
             self._turn(0)
+
+    def _more(self, now: float) -> bool:
+        return now < self._stop_at and (not self._plan.messages or self._begun < self._plan.messages)
+
+    def _connect_up_to(self, count: int) -> None:
+        while len(self._sessions) < count and self._faults < MOST_ERRORS:
+            self._connect()
+
+    def _error(self, what: str) -> None:
+        self._result.errors[what] += 1
+        self._faults += 1
+
+    def _turn(self, wait: float) -> None:
+        """Work on what happens within so many seconds."""
+        raise NotImplementedError
+
+    def _connect(self) -> None:
+        """One more session; or an error more."""
+        raise NotImplementedError
+
+    def _begin(self, session: Any, now: float, due: float = 0.0) -> None:
+        """The next message, on an idle session."""
+        raise NotImplementedError
+
+    def _quit(self, session: Any) -> None:
+        """Say so, if the session is at rest."""
+        raise NotImplementedError
+
+    def _close(self, session: Any) -> None:
+        """Forget it."""
+        raise NotImplementedError
+
+
+class Load(Engine):
+    """Any session: with TLS and AUTH too."""
+
+    def __init__(self, plan: Plan, mails: Sequence[Mail]) -> None:
+        super().__init__(plan, mails)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._context.check_hostname = False  # a test server's own certificate, on this machine
+        self._context.verify_mode = ssl.CERT_NONE
 
     def _turn(self, wait: float) -> None:
         now = time.monotonic()
@@ -229,7 +257,7 @@ class Load:
         error = sock.connect_ex((plan.host, plan.port))
         if error not in (0, errno.EINPROGRESS):
             sock.close()
-            self._result.errors[f"connect: {os.strerror(error)}"] += 1
+            self._error(f"connect: {os.strerror(error)}")
             return
         header = b""
         if options.source:
@@ -293,14 +321,11 @@ class Load:
             return
         self._flush(session, now)
         if dialog.ready and not session.busy and not session.idle:
-            if self._started and not self._plan.rate and self._may_begin(now):
+            if self._started and not self._plan.rate and self._more(now):
                 self._begin(session, now)
             else:
                 session.idle = True
                 self._idle.append(session)
-
-    def _may_begin(self, now: float) -> bool:
-        return now < self._stop_at and (not self._plan.messages or self._begun < self._plan.messages)
 
     def _count(self, session: Connection, now: float) -> None:
         result = self._result
@@ -327,6 +352,11 @@ class Load:
             session.moved = now
             self._poll.modify(session.sock.fileno(), wanted)
 
+    def _quit(self, session: Connection) -> None:
+        if not session.dialog.fault and session.dialog.ready:
+            session.dialog.quit()
+            self._flush(session, time.monotonic())
+
     # --- ends -------------------------------------------------------------------------------------------------------
     def _look_for_stalled(self, now: float) -> None:
         for session in list(self._sessions.values()):
@@ -335,7 +365,7 @@ class Load:
                 self._fault(session, session.dialog.fault)
 
     def _fault(self, session: Connection, what: str) -> None:
-        self._result.errors[what] += 1
+        self._error(what)
         if session.busy:
             session.busy = False
             self._running -= 1
@@ -350,6 +380,3 @@ class Load:
             self._idle.remove(session)
         self._poll.unregister(fd)
         session.sock.close()
-
-    def _too_many_errors(self) -> bool:
-        return sum(self._result.errors.values()) >= MOST_ERRORS

@@ -13,13 +13,12 @@ import os
 import select
 import socket
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import replies
-from corpus import Mail, halves, stamp
-from generator import MOST_ERRORS, Plan, Result
+from corpus import Mail, stamp
+from generator import Engine, Plan
 from smtp_dialog import proxy_header
 
 _READ: Final = 8192
@@ -64,96 +63,19 @@ class Session:
         self.number = 0
 
 
-class Swift:
-    """Runs a plan without TLS and AUTH in this process. Used as ``generator.Load``."""
+class Swift(Engine):
+    """Runs a plan without TLS and AUTH. Used as ``generator.Load``."""
 
     def __init__(self, plan: Plan, mails: Sequence[Mail]) -> None:
+        super().__init__(plan, mails)
         options = plan.options
-        self._plan = plan
-        self._mails = mails
-        self._halves = [halves(mail.wire) for mail in mails] if plan.label else []
-        self._poll = select.epoll()
-        self._sessions: dict[int, Session] = {}
-        self._idle: deque[Session] = deque()
         self._known: dict[str, bytes] = {}
-        self._begun = self._running = self._connected = self._faults = 0
-        self._result = Result()
-        self._stop_at = float("inf")
-        self._started = False
+        self._connected = 0
         self._mail = b"MAIL FROM:<%b>\r\n" % options.sender.encode()
         to = [b"RCPT TO:<%b>\r\n" % address.encode() for address in options.recipients]
         self._groups = [[line] for line in to] if options.one_each else [to[::-1]]
         self._batches = [b"".join([self._mail, *group[::-1], b"DATA\r\n"]) for group in self._groups]
         self._waits = ("mail", *["rcpt"] * len(self._groups[0]), "data")
-
-    def run(self, start: Callable[[], None] | None = None) -> Result:
-        """Send everything and return what came of it. ``start`` is called, and waited for, before the clock starts."""
-        plan, result = self._plan, self._result
-        if plan.options.kept or plan.rate:
-            self._open_all(min(plan.sessions, plan.messages or plan.sessions))
-        if start:
-            start()
-        cpu = time.process_time()
-        result.began = result.ended = time.monotonic()
-        self._started = True
-        if plan.seconds:
-            self._stop_at = result.began + plan.seconds
-        if plan.rate:
-            self._paced()
-        else:
-            self._closed()
-        result.cpu = time.process_time() - cpu
-        for session in list(self._sessions.values()):
-            if session.idle:
-                self._say(session, b"QUIT\r\n")
-            self._close(session)
-        self._poll.close()
-        return result
-
-    # --- loops ------------------------------------------------------------------------------------------------------
-    def _open_all(self, count: int) -> None:
-        """Connections are made and greeted before the clock starts."""
-        deadline = time.monotonic() + self._plan.timeout
-        while len(self._idle) < count and time.monotonic() < deadline and self._faults < MOST_ERRORS:
-            self._connect_up_to(count)
-            self._turn(0.2)
-
-    def _closed(self) -> None:
-        plan = self._plan
-        while self._idle and self._more(now := time.monotonic()):
-            self._begin(self._idle.popleft(), now)
-        while self._faults < MOST_ERRORS:
-            if self._more(time.monotonic()):
-                left = plan.messages - self._begun + self._running if plan.messages else plan.sessions
-                self._connect_up_to(min(plan.sessions, left))
-            elif not self._running:
-                return
-            self._turn(0.2)
-
-    def _paced(self) -> None:
-        """Messages are due at fixed times; one that has to wait for a free session has waited."""
-        plan, began = self._plan, self._result.began
-        due: deque[float] = deque()
-        number = 0
-        total = plan.messages or int(plan.seconds * plan.rate)
-        while self._faults < MOST_ERRORS:
-            now = time.monotonic()
-            while number < total and (at := began + number / plan.rate) <= now:
-                due.append(at)
-                number += 1
-            while due and self._idle:
-                self._begin(self._idle.popleft(), now, due.popleft())
-            if number == total and not due and not self._running:
-                return
-            self._connect_up_to(plan.sessions)
-            wait = min(0.2, began + number / plan.rate - now) if number < total else 0.2
-            # epoll counts milliseconds; select, asked about the one descriptor, is exact
-            if wait > 0:
-                select.select([self._poll], [], [], wait)
-            self._turn(0)
-
-    def _more(self, now: float) -> bool:
-        return now < self._stop_at and (not self._plan.messages or self._begun < self._plan.messages)
 
     def _turn(self, wait: float) -> None:
         sessions, known, clock = self._sessions, self._known, time.monotonic
@@ -261,10 +183,6 @@ class Swift:
         self._fault(session, f"connection lost while waiting for the answer to {kind}")
 
     # --- one session ------------------------------------------------------------------------------------------------
-    def _connect_up_to(self, count: int) -> None:
-        while len(self._sessions) < count and self._faults < MOST_ERRORS:
-            self._connect()
-
     def _connect(self) -> None:
         plan = self._plan
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -357,16 +275,16 @@ class Swift:
         session.idle = True
         self._idle.append(session)
 
+    def _quit(self, session: Session) -> None:
+        if session.idle:
+            self._say(session, b"QUIT\r\n")
+
     # --- ends -------------------------------------------------------------------------------------------------------
     def _look_for_stalled(self, now: float) -> None:
         for session in list(self._sessions.values()):
             if not session.idle and now - session.moved > self._plan.timeout:
                 kind = self._waits[0] if session.state == "batch" else session.state
                 self._fault(session, f"no answer to {kind} in time")
-
-    def _error(self, what: str) -> None:
-        self._result.errors[what] += 1
-        self._faults += 1
 
     def _fault(self, session: Session, what: str) -> None:
         self._error(what)
