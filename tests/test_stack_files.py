@@ -362,6 +362,9 @@ def test_redis_reads_its_file_and_lets_nobody_do_too_much(
     assert "WRONGPASS" in cli_of(role_redis, "mailfarm", "another", "ping")
     assert "PONG" in cli_of(role_redis, "mailfarm", "a password", "ping")
     assert "redis_version" in cli_of(role_redis, "mailfarm", "a password", "info")
+    if role == "cache":
+        assert "NOPERM" not in cli_of(role_redis, "mailfarm", "a password", "pubsub", "numsub", "mailfarm:bus:x")
+        assert "NOPERM" not in cli_of(role_redis, "mailfarm", "a password", "pubsub", "numpat")
     for forbidden in ("flushall", "keys *", "acl list", "config set appendfsync no", "shutdown"):
         assert "NOPERM" in cli_of(role_redis, "mailfarm", "a password", *forbidden.split()), forbidden
     if role == "queue":

@@ -208,7 +208,8 @@ async def test_it_needs_no_more_than_this_of_an_access_list(server, opened):
     limiter = await opened()
     rules = (
         "on >secret resetkeys ~mailfarm:limit:* resetchannels &mailfarm:bus:* -@all +ping +evalsha +eval +time "
-        "+mget +set +zadd +zrem +zcard +zremrangebyscore +pexpire +publish +subscribe +unsubscribe +pubsub"
+        "+mget +set +zadd +zrem +zcard +zremrangebyscore +pexpire +publish +subscribe +unsubscribe "
+        "+pubsub|numsub +pubsub|numpat"
     )
     await limiter.link.command("ACL", "SETUSER", "mailfarm", *rules.split())
     link = RedisLink(server.url.replace("//", "//mailfarm@"), reactor, password="secret", name="cache")
