@@ -125,7 +125,7 @@ class Redis(_Server):
         """Start on the data there is, and return when it answers PING."""
         command = f"redis-server --bind 127.0.0.1 --port {self.port} --dir {self.folder} --save '' --appendonly yes"
         command += " --appendfsync always --maxmemory-policy noeviction"
-        command += " --rdbcompression no --auto-aof-rewrite-min-size 256mb"  # as in stack/redis-queue.conf
+        command += " --rdbcompression no --auto-aof-rewrite-min-size 1gb"  # as in stack/redis-queue.conf
         self._run([*(word.strip("'") for word in command.split()), *self.options])
         self._until(lambda: _answers_ping(self.port))
 

@@ -32,6 +32,9 @@ Parts = list[bytes]
 SEND_AT_ONCE = 1024 * 1024
 """Octets that the kernel is offered in one call, where Twisted offers 128 KiB and then waits for its turn."""
 
+READ, READ_MORE = 64 * 1024, 256 * 1024
+"""Octets in one read; the second behind one that was full, for then large content is coming."""
+
 
 class RedisAway(Temporary):
     """The server did not answer in time, or there is no connection to it. What was asked may have been done."""
@@ -142,6 +145,9 @@ class Connection(txredisapi.RedisProtocol):
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
         # not txredisapi's, which looks at each value of each reply, to convert what stays as it is here
+        most = READ if len(data) < READ else READ_MORE
+        if self.transport.bufferSize != most:
+            self.transport.bufferSize = most
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:

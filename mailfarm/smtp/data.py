@@ -189,14 +189,17 @@ class Content:
     def _measure(self, text: bytes) -> None:
         """Look for a line of more than ``max_line`` octets, line end counted, in leaps of nearly that many."""
         limit = self.max_line
-        start = -self._line
-        while len(text) - start > limit:
-            last = text.rfind(b"\n", max(start, 0), start + limit) if start + limit > 0 else -1
-            if last < 0:
+        rfind = text.rfind
+        start = -self._line  # of the line that is looked at
+        if len(text) - start > limit:
+            # the first leap begins in front of the text
+            start = rfind(b"\n", 0, start + limit) + 1 if start + limit > 0 else 0
+            enough = len(text) - limit
+            while 0 < start < enough:
+                start = rfind(b"\n", start, start + limit) + 1
+            if not start:
                 self._faults |= _LONG_LINE
-                break
-            start = last + 1
-        last = text.rfind(b"\n")
+        last = rfind(b"\n")
         self._line = self._line + len(text) if last < 0 else len(text) - 1 - last
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -19,7 +20,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import globalLogPublisher
 
-from mailfarm.backends.redis_connection import Packed
+from mailfarm.backends.redis_connection import READ, READ_MORE, Packed
 from mailfarm.backends.redis_link import RedisAway, RedisLink, RedisRefused, Script
 from mailfarm.backends.redis_subscriber import RedisSubscriber
 from mailfarm.backends.redis_url import parse
@@ -148,6 +149,19 @@ async def test_replies_are_raw(redis):
         assert await link.command("GET", "no such key") is None
         assert await link.command("HSET", f"{key}h", "a", 1, "b", 2.5) == 2
         assert await link.command("HGETALL", f"{key}h") == [b"a", b"1", b"b", b"2.5"]
+
+
+@pytest.mark.parametrize("size", [READ - 7, READ, READ + 1, READ_MORE - 9, READ_MORE, READ_MORE + 1, 4 * READ_MORE + 5])
+@pytest_twisted.ensureDeferred
+async def test_large_replies_are_as_they_were_sent_and_small_ones_behind_them_too(redis, size):
+    value = os.urandom(size)
+    async with Linked(redis.url) as link:
+        key = f"large-{time.time_ns()}"
+        await link.command("SET", key, value, "EX", 60)
+        for _ in range(2):
+            many = [link.command("GET", key) for _ in range(3)]
+            assert [await each for each in many] == [value] * 3
+            assert await link.command("ECHO", "small") == b"small"
 
 
 @pytest_twisted.ensureDeferred
