@@ -39,13 +39,13 @@ _int8 = Struct("!iq").pack
 
 def pays(rows: Iterable[Sequence[Any]]) -> bool:
     """Whether to copy these rows."""
-    return any(
-        value is not None and len(value) >= PAYS
-        for column in zip(*rows, strict=True)
-        if not isinstance(column[0], int | str)
-        for value in column
-        if not isinstance(value, int | str)
-    )
+    for column in zip(*rows, strict=True):
+        if isinstance(column[0], int | str):
+            continue
+        kinds = set(map(type, column))
+        if kinds.isdisjoint((int, str)) and len(max(filter(None, column), key=len, default=b"")) >= PAYS:
+            return True
+    return False
 
 
 def encoded(rows: Iterable[Sequence[Any]], types: Sequence[int]) -> Iterator[bytearray]:
