@@ -12,15 +12,12 @@
 local numbers_of, sub = struct.unpack, string.sub
 local count = tonumber(ARGV[1])
 local heard = {[0] = false}
-if redis.call('PUBSUB', 'NUMPAT') > 0 then -- somebody listens to channels of a pattern, which are not counted
-  for i = 1, count do
-    heard[i] = true
-  end
-else
-  local listeners = redis.call('PUBSUB', 'NUMSUB', unpack(ARGV, 2, count + 1))
-  for i = 1, count do
-    heard[i] = listeners[2 * i] > 0
-  end
+local patterns, listeners = redis.pcall('PUBSUB', 'NUMPAT'), {err = ''}
+if patterns == 0 then -- who listens to channels of a pattern is not counted below
+  listeners = redis.pcall('PUBSUB', 'NUMSUB', unpack(ARGV, 2, count + 1))
+end
+for i = 1, count do
+  heard[i] = listeners.err or listeners[2 * i] > 0 -- where it cannot be asked (an access list), all is published
 end
 
 local published = 0

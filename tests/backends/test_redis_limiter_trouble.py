@@ -202,14 +202,14 @@ async def test_places_are_told_again_at_once_though_nobody_asks_for_anything(ser
     assert not limiter.local
 
 
+@pytest.mark.parametrize("asking", ["+pubsub|numsub +pubsub|numpat", "+pubsub|numpat", ""])
 @pytest_twisted.ensureDeferred
-async def test_it_needs_no_more_than_this_of_an_access_list(server, opened):
-    """The rules for a user of the cache, limits and bus."""
+async def test_it_needs_no_more_than_this_of_an_access_list(server, opened, asking):
+    """The rules for a user of the cache, limits and bus. Where it may not ask who listens, all is published."""
     limiter = await opened()
     rules = (
         "on >secret resetkeys ~mailfarm:limit:* resetchannels &mailfarm:bus:* -@all +ping +evalsha +eval +time "
-        "+mget +set +zadd +zrem +zcard +zremrangebyscore +pexpire +publish +subscribe +unsubscribe "
-        "+pubsub|numsub +pubsub|numpat"
+        f"+mget +set +zadd +zrem +zcard +zremrangebyscore +pexpire +publish +subscribe +unsubscribe {asking}"
     )
     await limiter.link.command("ACL", "SETUSER", "mailfarm", *rules.split())
     link = RedisLink(server.url.replace("//", "//mailfarm@"), reactor, password="secret", name="cache")
