@@ -94,6 +94,10 @@ def test_each_target_has_a_line_whatever_was_measured(tmp_path: Path) -> None:
     assert met["p99 at 800/s, accepted → committed"] is None
     assert met["two edges and two workers on four cores"] is True
     assert met["one event to 5,000 WebSocket clients"] is True
+    equal = results()
+    equal["latency"]["queue 200"] = equal["latency"]["cluster 200"]
+    beside = {line.what: line.met for line in targets.lines(equal, tmp_path)}
+    assert beside["p99 at 200/s, accepted → committed"] is False  # below the peer's, not as slow
     empty = {"scenarios": {}, "latency": {}}
     assert len(targets.lines(empty, tmp_path / "none")) == len(lines)
     assert all(line.met is None for line in targets.lines(empty, tmp_path / "none"))
