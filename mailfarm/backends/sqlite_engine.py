@@ -19,9 +19,11 @@ import atexit
 import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
+from time import monotonic
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, fail
@@ -80,6 +82,7 @@ class Engine:
         self.path = path
         self._line = Line(max_jobs, max_octets)
         self._run_soon = False
+        self._found = -inf  # when a commit last found the file in its place
         self._reads: SimpleQueue[Job | None] = SimpleQueue()
         self._lock = Lock()  # of all below: jobs come from the reactor's thread and go in any
         self._reading = 0
@@ -140,9 +143,14 @@ class Engine:
         """Whether half of what may wait for the writer already does."""
         return self._line.congested
 
-    def check(self) -> None:
-        """Whether what is written now would be found again. Raises DatabaseUnavailable when the file was taken away."""
-        self._place.check()
+    def check(self, age: float = 0.0) -> None:
+        """Whether what is written now would be found again. Raises DatabaseUnavailable when the file was taken away.
+
+        Every commit looks, before anyone is told of it: with ``age`` one that found the file so many seconds ago, or
+        less, is believed.
+        """
+        if monotonic() - self._found >= age:
+            self._place.check()
 
     def close(self) -> Deferred[None]:
         """Take no more work, finish what waits, and close. Never fails; may be called again."""
@@ -253,7 +261,9 @@ class Engine:
             length = 0
             try:
                 length = self._place.check()
+                self._found = monotonic()
             except DatabaseUnavailable as error:  # it is committed, to a file that nobody will ever open again
+                self._found = -inf
                 fail_all(group, error)
             if log.wrote(len(group), sum(each.size for each in group), length):
                 self._send(self._settle_writes, group)

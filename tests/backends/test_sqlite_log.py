@@ -13,7 +13,7 @@ from spooled_samples import DEADLINE, IDS, clock, octets, spooled, until
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
 
-from mailfarm.backends import sqlite_log
+from mailfarm.backends import queue_room, sqlite_log, sqlite_queue
 from mailfarm.backends.sqlite_engine import Engine
 from mailfarm.backends.sqlite_queue import Queue
 from mailfarm.errors import DatabaseUnavailable, QueueUnavailable
@@ -196,9 +196,11 @@ async def test_nothing_is_promised_for_a_database_that_was_taken_away(engine, tm
     queue = Queue(engine, "inbound", IDS, clock, reactor=reactor)
     await queue.put(spooled())
     engine.path.parent.rename(tmp_path / "elsewhere")
-    for promise in (queue.put(spooled()), queue.put(spooled(b"x" * 3 * CHUNK)), queue.admit(0), queue.depth()):
+    for promise in (queue.put(spooled()), queue.put(spooled(b"x" * 3 * CHUNK)), queue.depth()):
         with pytest.raises(QueueUnavailable, match="is gone"):
             await promise
+    with pytest.raises(QueueUnavailable, match="is gone"):
+        await queue.admit(0)
     with pytest.raises(DatabaseUnavailable, match="is gone"):
         await engine.write(lambda db: None)
     with pytest.raises(DatabaseUnavailable, match="is gone"):
@@ -210,6 +212,30 @@ async def test_nothing_is_promised_for_a_database_that_was_taken_away(engine, tm
     shutil.rmtree(engine.path.parent)
     with pytest.raises(QueueUnavailable, match="is gone"):
         await queue.put(spooled())
+
+
+@pytest_twisted.ensureDeferred
+async def test_room_is_believed_for_a_moment_where_a_commit_found_the_file_and_mail_never(
+    engine, tmp_path, monkeypatch
+):
+    queue = Queue(engine, "inbound", IDS, clock, reactor=reactor)
+    monkeypatch.setattr(sqlite_queue, "FOUND", 3600.0)
+    monkeypatch.setattr(queue_room, "_AGE", 3600.0)
+    await queue.put(spooled())
+    await queue.admit(0)  # the disk's room is measured
+    engine.path.parent.rename(tmp_path / "elsewhere")
+    await queue.admit(0)
+    with pytest.raises(QueueUnavailable, match="is gone"):
+        await queue.put(spooled())
+    with pytest.raises(QueueUnavailable, match="is gone"):
+        await queue.admit(0)
+    (tmp_path / "elsewhere").rename(engine.path.parent)
+    await queue.put(spooled())
+    engine.path.parent.rename(tmp_path / "elsewhere")
+    monkeypatch.setattr(sqlite_queue, "FOUND", 0.0)
+    with pytest.raises(QueueUnavailable, match="is gone"):
+        await queue.admit(0)
+    (tmp_path / "elsewhere").rename(engine.path.parent)
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal"])
