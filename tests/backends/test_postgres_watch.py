@@ -3,6 +3,7 @@ mistaken."""
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -14,6 +15,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
 from twisted.internet.main import CONNECTION_DONE
 
+from mailfarm.backends import postgres_link
 from mailfarm.backends.postgres_watch import Watch
 
 
@@ -226,3 +228,21 @@ async def test_a_connection_that_ends_leaves_no_descriptor_behind(made, postgres
     assert sockets() > before
     database.pool.suspect()
     await until(lambda: sockets() < before)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_without_a_place_is_closed_and_the_next_one_has_it(made, postgres_database, monkeypatch):
+    refused = []
+
+    def full(reactor, number):
+        refused.append(number)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    database = made(postgres_database)
+    monkeypatch.setattr(postgres_link, "Watch", full)
+    await database.start()
+    await until(lambda: "Too many open files" in database.away)
+    monkeypatch.undo()
+    await database.unit(file("later"))
+    assert refused
+    assert not database.away
