@@ -21,6 +21,7 @@ import pytest_twisted
 from prometheus_client import CollectorRegistry
 from servers import Postgres, Redis, add_clock, server_folder
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
@@ -342,6 +343,21 @@ async def test_stopping_workers_while_postgres_is_away_uses_up_no_tries_and_leav
     await cluster.worker()
     await until(cluster.drained)
     await cluster.check(boxes, 6)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_that_stops_has_ended_what_it_filed_and_takes_nothing_more(cluster, monkeypatch):
+    monkeypatch.setattr(pipeline, "ENDED_WITHIN", 0.3)
+    house = cluster.house
+    box = await house.mailbox()
+    worker = await cluster.worker()
+    await cluster.put_many([box], 4)
+    await until(lambda: counted(worker, "filed") == 4)
+    stopping = Deferred.fromCoroutine(worker.stop())
+    await cluster.put(box)  # while the last ends wait for a take that does not come
+    await stopping
+    depth = await cluster.queue.depth()
+    assert (depth.waiting, depth.leased, depth.aside) == (1, 0, 0)
 
 
 @pytest_twisted.ensureDeferred
