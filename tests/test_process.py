@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from running import clean_environ, until
 from servers import free_port
 
-from mailfarm import config
+from mailfarm import config, process
 from mailfarm.process import connections
 
 HARD = 4096
@@ -67,3 +68,23 @@ def test_the_connections_that_settings_allow() -> None:
     assert connections(settings, ("submission", "mx")) == 2 * 7 + 30
     assert connections(settings, ("live",)) == 500
     assert connections(settings, ("inbound", "sweep")) == 0
+
+
+def test_what_thousands_of_connections_made_is_looked_at_in_small_lots() -> None:
+    before, lots = gc.get_threshold(), []
+
+    def count(phase: str, info: dict[str, int]) -> None:
+        if phase == "start" and info["generation"] == 1:
+            lots.append(len(gc.get_objects(0)) + len(gc.get_objects(1)))
+
+    process._collect_less()
+    gc.callbacks.append(count)
+    try:
+        kept: list[list[int]] = [[] for _ in range(400_000)]
+    finally:
+        gc.callbacks.remove(count)
+        gc.set_threshold(*before)
+        gc.unfreeze()
+    assert len(kept) == 400_000
+    assert lots
+    assert max(lots) < 100_000
