@@ -193,7 +193,7 @@ async def test_looking_for_copies_is_one_question_and_reads_one_row_of_an_index_
         explain = "explain" if house.url else "explain query plan"
         return await tx.several([(f"{explain} {copies.FIRSTS}", copies.firsts([(mailbox.id, b"x" * 16)]))])
 
-    text = str(await house.database.read(plan))
+    text = str(await house.database.unit(plan, late=True))
     assert "message_copy" in text
     assert "Sort" not in text
     assert "TEMP B-TREE" not in text
