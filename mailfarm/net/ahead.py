@@ -109,6 +109,7 @@ class Ahead(Generic[K, V]):
         (answer,) = turns.answer
         if not isinstance(answer, Failed):
             return answer
+        self._asked.pop(key, None)  # whoever asks for it later is told how it is then
         known = self._lookups.known(key)
         if known is None:
             raise answer.error

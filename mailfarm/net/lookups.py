@@ -9,6 +9,7 @@ what a look found                      how it is kept
 =====================================  ================================================================
 something of its own (``keep="yes"``)  for ``FRESH`` seconds; longer while the database is away
 a second choice (``keep="away"``)      served only while the database is away: the first choice may be made any moment
+the same for many (``keep="share"``)   never served: kept to ``share`` it with each that it was an answer for
 nothing (``keep="no"``)                not at all: what was made a moment ago is found
 =====================================  ================================================================
 
@@ -69,7 +70,7 @@ class Answer(Protocol[V_co]):
     @property
     def now(self) -> int: ...
     @property
-    def keep(self) -> Literal["yes", "away", "no"]: ...
+    def keep(self) -> Literal["yes", "away", "share", "no"]: ...
     @property
     def ends_at(self) -> int | None: ...
     @property
@@ -82,7 +83,7 @@ class Found(Generic[V]):
 
     value: V
     now: int
-    keep: Literal["yes", "away", "no"] = "no"
+    keep: Literal["yes", "away", "share", "no"] = "no"
     ends_at: int | None = None
     about: tuple[str, ...] = ()
 
@@ -201,7 +202,11 @@ class Lookups(Generic[K, V]):
         now = self._seconds()
         age = now - kept.began
         ends_at = found.ends_at
-        if age > AWAY or (ends_at is not None and ends_at <= max(self._clock(), found.now + int(age * 1e6))):
+        if (
+            age > AWAY
+            or found.keep == "share"
+            or (ends_at is not None and ends_at <= max(self._clock(), found.now + int(age * 1e6)))
+        ):
             return None
         if age <= FRESH and found.keep == "yes" and kept.began >= self._doubted:
             self._counts.remembered += 1
@@ -215,6 +220,15 @@ class Lookups(Generic[K, V]):
             return None
         self._kept.move_to_end(key)
         return found
+
+    def share(self, source: K, key: K, name: str) -> None:
+        """Keep what is kept to be shared under ``source`` for ``key`` too, as a second choice. In the place of the last
+        of the names it is about comes ``name``. Nothing happens if it was forgotten, or ``key`` was looked up since."""
+        kept, old = self._kept.get(source), self._kept.get(key)
+        if kept is not None and kept.found.keep == "share" and (old is None or old.began < kept.began):
+            found = kept.found
+            about = (*found.about[:-1], name)
+            self._keep(key, Found(found.value, found.now, "away", found.ends_at, about), kept.began)
 
     def has(self, key: K) -> bool:
         """Whether something was found under ``key`` lately, whether it may be served or not: asking is no guess."""

@@ -127,6 +127,27 @@ def test_a_second_choice_is_not_served_while_the_database_is_there() -> None:
     assert books.get("b") == "default"
 
 
+def test_what_was_found_for_many_is_never_served_but_shared_with_each_until_one_is_asked_for_itself() -> None:
+    books = Books()
+    books.put("many", "default", keep="share", about=("box", "many"))
+    assert [books.get("many"), books.get("many")] == ["default"] * 2
+    assert len(books.asked) == 2
+    for key in ("a", "b", "c"):
+        books.lookups.share("many", key, f"its {key}")
+    books.reactor.advance(1)
+    books.put("a", "own")
+    assert books.get("a") == "own"
+    books.lookups.share("many", "a", "its a")  # its answer is older
+    books.lookups.forget("many", "its b")
+    books.lookups.share("many", "d", "its d")  # it is forgotten
+    books.away = True
+    assert [books.get(key) for key in ("many", "a", "b", "c", "d")] == [
+        DatabaseUnavailable, "own", DatabaseUnavailable, "default", DatabaseUnavailable,
+    ]  # fmt: skip
+    books.lookups.forget("box")
+    assert books.get("c") is DatabaseUnavailable
+
+
 def test_what_the_bus_says_is_forgotten_at_once_also_by_a_look_under_way() -> None:
     books = Books()
     books.put("a", "one", about=("id-1", "a"))

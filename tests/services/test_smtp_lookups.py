@@ -105,58 +105,6 @@ async def test_a_batch_of_a_hundred_recipients_is_looked_up_together_and_the_nex
         ) == pytest.approx(100)
 
 
-@pytest.mark.parametrize("told", [True, False])
-@pytest_twisted.ensureDeferred
-async def test_tags_are_one_question_each_time_and_none_misses_its_own_mailbox(tmp_path: Path, told: bool) -> None:
-    async with watched(tmp_path) as (h, database):
-        bus = h.bus if told else MemoryBus()
-        mx = await h.mx(bus=bus)
-        hand = Hand(mx.directory.mailboxes)
-        base, other = await h.mailbox("User@mailfarm.test"), await h.mailbox("other@mailfarm.test")
-        await h.mailbox("user@elsewhere.test")
-        client = await begun(mx.listening["mx"].port)
-
-        async def lead(*addresses: str) -> tuple[str, ...]:
-            assert (await client.say("RSET")).startswith("250")
-            assert (await client.say("MAIL FROM:<>")).startswith("250")
-            database.reads = 0
-            client.send("".join(f"RCPT TO:<{each}>\r\n" for each in addresses))
-            assert await client.codes(len(addresses)) == ["250"] * len(addresses)
-            reads = database.reads
-            client.send("DATA\r\ntext\r\n.\r\n")
-            assert await client.codes(2) == ["354", "250"]
-            ((spooled, _),) = await h.spooled()
-            asked.append(reads)
-            return spooled.mailboxes
-
-        asked: list[int] = []
-        tags = [f"uSer+{n}@mailfarm.test" for n in range(98)]
-        both = [*tags, "other+x@mailfarm.test", '"user+a b"@mailfarm.test']
-        for _ in range(2):
-            assert await lead(*both) == (*[base.id] * 98, other.id, base.id)
-        assert asked == [1, 1], "never remembered, and asked together"
-        for address in ("user+7@mailfarm.test", '"user+a b"@mailfarm.test', "other+x@mailfarm.test"):
-            own = await h.mailbox(address)
-            assert await lead(*both) == tuple(
-                own.id if each.lower() == address else (other.id if each.startswith("other") else base.id)
-                for each in both
-            )
-            assert asked.pop() <= 2
-            await h.database.unit(lambda tx, own=own: store.delete(tx, h.ids, h.account.id, own.id))
-            hand.now += lookups.FRESH + 0.1
-        assert await lead(*both) == (*[base.id] * 98, other.id, base.id)
-        # a tag of the same user in another domain only costs a second question
-        await h.mailbox("user+7@elsewhere.test")
-        assert await lead(*both) == (*[base.id] * 98, other.id, base.id)
-        assert await lead("user+7@mailfarm.test") == (base.id,)
-        client.send("RCPT TO:<nobody+1@mailfarm.test>\r\nRCPT TO:<nobody+2@mailfarm.test>\r\n")
-        assert await client.codes(2) == ["503", "503"]
-        assert (await client.say("MAIL FROM:<>")).startswith("250")
-        client.send("RCPT TO:<nobody+1@mailfarm.test>\r\nRCPT TO:<nobody+2@mailfarm.test>\r\n")
-        assert await client.codes(2) == ["550", "550"]
-        await client.close()
-
-
 @pytest_twisted.ensureDeferred
 async def test_what_leads_to_the_default_mailbox_is_looked_up_together_each_time(tmp_path: Path) -> None:
     async with watched(tmp_path) as (h, database):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mailfarm.events import LOOKUP, Event, MailboxChanged, MailboxClosed, MailboxOpened
 from mailfarm.ids import Ids
@@ -69,16 +69,24 @@ class Directory:
         """What is asked for first to know where mail for an address leads: itself, or whatever has a tag as it has.
 
         What is for a tag without a mailbox of its own is never remembered, lest a mailbox that was made for it a moment
-        ago be missed; asked together, a hundred recipients ``user+tag`` are one key of one look."""
+        ago be missed; asked together, a hundred recipients ``user+tag`` are one key of one look. While the database is
+        away only what this very address led to may be served: see ``answered``."""
         tagged = _tagged(address) if "+" in address else None
-        if tagged is None:
+        if tagged is None or self.mailboxes.away:
             return address
         if tagged in self._mixed:
-            known = self.mailboxes.known(tagged, renew=False)
-            if known is not None and known.value is None:
+            if any(self.mailboxes.known(each, renew=False) is not None for each in (tagged, address)):
                 return address
             self._mixed.discard(tagged)
         return tagged
+
+    def answered(self, address: str, wanted: Wanted, live: bool) -> None:
+        """Mail for ``address`` leads where that for ``wanted`` does: remember it for when the database is away."""
+        if isinstance(wanted, Tagged):
+            if live:
+                self.mailboxes.share(wanted, address, address.lower())
+            else:
+                self.mailboxes.forget(address.lower())
 
     def ahead(self) -> Ahead[Wanted, Led | None]:
         """The look-ups of one session."""
@@ -95,7 +103,7 @@ class Directory:
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, MailboxOpened | MailboxClosed | MailboxChanged):
-            self.mailboxes.forget(event.mailbox, key_of(event.address), _user(event.address))
+            self.mailboxes.forget(event.mailbox, key_of(event.address), _user(key_of(event.address)))
 
     async def _look(self, wanted: Sequence[Wanted]) -> Mapping[Wanted, Found[Led | None]]:
         tags = [each for each in wanted if isinstance(each, Tagged)]
@@ -111,7 +119,7 @@ class Directory:
                     self._mixed.add(each)
                     found[each] = Found(None, tx.now, "yes", None, (each.user,))
                 else:
-                    found[each] = _found(leads[each.base]._replace(own=False, key=each.user), tx.now)
+                    found[each] = _found(leads[each.base]._replace(key=each.user), tx.now, "share")
             return found
 
         found = await self._database.read(look, once=True)
@@ -127,23 +135,23 @@ class Directory:
         return address[:11].lower() == "postmaster@" and self._ours(address[11:])
 
 
-def _found(lead: store.Lead, now: int) -> Found[Led | None]:
+def _found(lead: store.Lead, now: int, keep: Literal["share"] | None = None) -> Found[Led | None]:
     mailbox = lead.mailbox
     if mailbox is None or not mailbox.live(now):
         return Found((mailbox, False), now)
     # a mailbox for the address with its +tag may be made at any moment
-    return Found((mailbox, True), now, "yes" if lead.own else "away", mailbox.ends_at, (mailbox.id, lead.key))
+    return Found((mailbox, True), now, keep or ("yes" if lead.own else "away"), mailbox.ends_at, (mailbox.id, lead.key))
 
 
 @lru_cache(1024)
 def _tagged(address: str) -> Tagged | None:
     """For a plain ``user+tag@domain``; None for any other form."""
     user, _, rest = address.lower().partition("+")
-    if _USER.fullmatch(user) is None or '"' in rest or not address.isascii():
+    if _USER.fullmatch(user) is None or '"' in rest or "[" in rest or not address.isascii():
         return None
     return Tagged(user, rest.rpartition("@")[2])
 
 
-def _user(address: str) -> str:
+def _user(key: str) -> str:
     """The name under which what is said of addresses with a tag is forgotten."""
-    return address.partition("+")[0].lower()
+    return key.partition("+")[0]

@@ -78,13 +78,28 @@ class MxSession:
 
     def rcpt(self, request: Rcpt) -> Answer:
         address = self._whole(request.recipient.address)
-        known = self._ahead.known(self._mx.directory.ask_for(address))
+        directory = self._mx.directory
+        wanted = directory.ask_for(address)
+        known = self._ahead.known(wanted)
         if known is None or known[0] is None:
             return self._look_up(request, address)
+        if wanted is not address:
+            directory.answered(address, wanted, known[0][1])
         return self._decide(request, address, *known[0])
 
     async def _look_up(self, request: Rcpt, address: str) -> Reply:
-        led = await self._ahead.get(self._mx.directory.ask_for(address), self._coming)
+        directory = self._mx.directory
+        wanted = directory.ask_for(address)
+        try:
+            led = await self._ahead.get(wanted, self._coming)
+        except Exception:
+            known = directory.mailboxes.known(address)  # for its own sake, if it was asked for with others
+            if known is None:
+                raise
+            led = known.value
+        else:
+            if led is not None:
+                directory.answered(address, wanted, led[1])
         if led is None:
             led = await self._ahead.get(address, self._coming)
         if not self._connection.awaits(request):
