@@ -40,7 +40,7 @@ KEPT_OCTETS: Final = 64 * 1024 * 1024
 AT_ONCE: Final = 500
 """Events in one call, and"""
 AT_ONCE_OCTETS: Final = 1024 * 1024
-"""about as many octets."""
+"""about as many octets as are published: Redis does nothing else meanwhile, and cuts off whom 32 MB wait for."""
 CONFIRM: Final = 1.0
 """Seconds a subscriber waits for Redis to confirm; then it goes on, and hears as soon as Redis has."""
 RETRY: Final = 0.25
@@ -62,6 +62,9 @@ class _Told(NamedTuple):
     heads: Sequence[bytes]
     end: bytes
     octets: int
+    """the room it has here, and"""
+    published: int
+    """that of its events."""
 
 
 class _Subscription:
@@ -153,14 +156,17 @@ class RedisBus:
             _log.failure("an event could not be told to {topic}", topic=topic)
             return
         self._last = (event, message)
-        self._keep(_told((_channel(topic),), b"", (message,), b""))
+        self._keep(_told((_channel(topic),), b"", (message,), b"", True))
 
     def publish_alike(self, events: FiledAlike, also: str) -> None:
         """Tell each of these events, in order, on its mailbox's topic and on ``also``. Never waits, never raises."""
-        channels = [_channel(mailbox) for mailbox in events.mailboxes]
-        for start in range(0, len(channels), AT_ONCE):
-            some = slice(start, start + AT_ONCE)
-            self._keep(_told(channels[some], _channel(also), events.heads[some], events.end))
+        channels, heads, end = [_channel(mailbox) for mailbox in events.mailboxes], events.heads, events.end
+        most = len(end) + max(map(len, heads), default=0)
+        count = max(1, min(AT_ONCE, AT_ONCE_OCTETS // most))
+        for start in range(0, len(channels), count):
+            some = slice(start, start + count)
+            # all of them have one end, and the last to go takes it along
+            self._keep(_told(channels[some], _channel(also), heads[some], end, some.stop >= len(channels)))
 
     def _keep(self, told: _Told) -> None:
         self._outbox.append(told)
@@ -187,7 +193,7 @@ class RedisBus:
         while self._outbox and count + len(self._outbox[0].heads) <= AT_ONCE and (octets < AT_ONCE_OCTETS or not batch):
             batch.append(self._take())
             count += len(batch[-1].heads)
-            octets += batch[-1].octets
+            octets += batch[-1].published
         if not batch:
             for emptied in self._emptied:
                 if not emptied.called:
@@ -299,9 +305,10 @@ class RedisBus:
             self._missing_timer = self._reactor.callLater(MISSED_EVERY, self._tell_missing)
 
 
-def _told(channels: Sequence[bytes], also: bytes, heads: Sequence[bytes], end: bytes) -> _Told:
-    octets = sum(map(len, channels)) + len(also) + sum(map(len, heads)) + len(end)
-    return _Told(channels, also, heads, end, octets)
+def _told(channels: Sequence[bytes], also: bytes, heads: Sequence[bytes], end: bytes, last: bool) -> _Told:
+    own = sum(map(len, heads))
+    octets = sum(map(len, channels)) + len(also) + own + (len(end) if last else 0)
+    return _Told(channels, also, heads, end, octets, own + len(end) * len(heads))
 
 
 def _words(batch: Sequence[_Told]) -> list[Argument]:

@@ -217,6 +217,12 @@ class RedisLink:
             await waiting
         return self.connected
 
+    def look_again(self, why: str) -> None:
+        """Leave the server, and look for the master anew. What is in flight fails."""
+        for lane in self._lanes:
+            if lane.connection is not None:
+                lane.connection.drop(why)
+
     def command(self, *args: Argument, lane: int = 0, timeout: float | None = None) -> Deferred[Any]:
         """The server's raw reply. Fails with RedisAway, RedisRefused."""
         connection = self._lanes[lane % len(self._lanes)].connection

@@ -8,6 +8,10 @@ the buffer it keeps for us::
 
 A connection that does not answer a PING within the link's timeout is dropped. It is opened again within half a second
 of Redis being back, and everything wanted is subscribed anew.
+
+What is published on one server is not heard on another. So the connection stays where the link's leads, and the link's
+is asked every ``BEAT`` seconds whether that is the master still: one name may lead to master and replica, and a master
+that became a replica keeps its connections.
 """
 
 from __future__ import annotations
@@ -19,14 +23,14 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from .redis_link import Lane, RedisAway, RedisLink
+from .redis_link import Lane, RedisAway, RedisLink, RedisRefused
 
 _log = Logger()
 
 AT_ONCE: Final = 500
 """Channels in one command: some tens of kilobytes."""
 BEAT: Final = 2.0
-"""Seconds between two PINGs."""
+"""Seconds between two PINGs, and between two looks at the link's server."""
 
 
 class Topics:
@@ -42,6 +46,7 @@ class Topics:
         back: Callable[[], None],
         lost: Callable[[str], None],
     ) -> None:
+        self._link = link
         self._reactor = reactor
         self._heard = heard
         self._back = back
@@ -51,6 +56,7 @@ class Topics:
         self._changed: dict[bytes, None] = {}
         self._waiting: dict[bytes, list[Deferred[None]]] = {}
         self._connection: Any = None
+        self._server = self._of_link = b""  # the servers that this connection and the link's lead to
         self._settling = False
         self._beating: Any = None
         self._lane = Lane(reactor, lambda: link.open(self._pushed), self._opened, self._told)
@@ -95,6 +101,7 @@ class Topics:
             self._background(self._settle())
 
     async def _opened(self, connection: Any) -> None:
+        self._server = await _server(connection)
         self._connection = connection
         self._confirmed.clear()
         self._changed = dict.fromkeys(self._wanted)
@@ -106,9 +113,20 @@ class Topics:
         self._back()
 
     async def _follow(self, connection: Any) -> None:
-        """The link has a connection. Where it leads to another server, what is told there is not heard on ours."""
-        if self._connection is not None and self._connection.address != connection.address:
+        """The link has a connection. One that may lead to another server than ours is followed there."""
+        self._of_link = await _server(connection)
+        if not self._of_link or self._of_link != self._server:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._connection is not None:
             self._connection.drop("another server is the master now")
+
+    def _looked(self, said: bytes) -> None:
+        if b"role:slave" in said:
+            self._link.look_again("it is a replica now")
+        elif self._of_link and self._of_link != self._server:  # opened at the same time, while the name changed
+            self._leave()
 
     async def _settle(self) -> None:
         """Make what Redis has confirmed what is wanted. Raises RedisAway."""
@@ -159,6 +177,8 @@ class Topics:
         self._beating = self._reactor.callLater(BEAT, self._beat)
         if self._connection is not None and not self._settling:
             self._connection.send("PING").addErrback(lambda failure: failure.trap(RedisAway))
+        looking = self._link.command("INFO", "replication").addCallback(self._looked)
+        looking.addErrback(lambda failure: failure.trap(RedisAway))  # an access list may not allow it
 
     def _background(self, work: Any) -> None:
         def failed(failure: Any) -> None:
@@ -166,3 +186,12 @@ class Topics:
                 _log.failure("channels of the bus could not be subscribed", failure)
 
         Deferred.fromCoroutine(work).addErrback(failed)
+
+
+async def _server(connection: Any) -> bytes:
+    """The name a server has from its start to its end; empty where it may not be asked. Raises RedisAway."""
+    try:
+        said: bytes = await connection.send("INFO", "server")
+    except RedisRefused:  # an access list may not allow it
+        return b""
+    return said.partition(b"run_id:")[2].partition(b"\r\n")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import time
@@ -16,10 +17,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
 from twisted.internet.task import LoopingCall
 
-from mailfarm.backends import redis_bus
+from mailfarm.backends import redis_bus, redis_topics
 from mailfarm.backends.redis_bus import RedisBus
 from mailfarm.backends.redis_link import RedisLink
-from mailfarm.events import MailboxClosed
+from mailfarm.events import FiledAlike, MailboxClosed, Person, Summary
 
 
 def closed(number=0, address="inbox@mailfarm.test"):
@@ -40,8 +41,8 @@ def opened(server):
     """Opens buses on the server, and ends them."""
     open_ = []
 
-    async def open_bus(within=5.0, confirm=20.0):
-        link = RedisLink(server.url, reactor, name="cache", timeout=within)
+    async def open_bus(within=5.0, confirm=20.0, user=""):
+        link = RedisLink(server.url.replace("//", f"//{user}"), reactor, name="cache", timeout=within)
         registry = CollectorRegistry()
         bus = RedisBus(link, reactor, registry, confirm=confirm)
         await link.start()
@@ -252,6 +253,92 @@ async def test_a_subscriber_that_redis_found_too_slow_comes_back_and_is_told(ser
     await until(up(slow))
     other.publish("box", event := closed())
     await until(lambda: event in heard)
+
+
+def calls_of(server, command):
+    """How often the server was told a command."""
+    found = re.search(rf"cmdstat_{command}:calls=(\d+)", server.ask("info", "commandstats"))
+    return int(found[1]) if found else 0
+
+
+def large(mailboxes):
+    """Events of one mail with a thousand recipients, so many of them here."""
+    to = tuple(Person(f"Somebody With A Name {n}", f"somebody.{n}@department.mailfarm.test") for n in range(1000))
+    made = FiledAlike("account", clock(), Summary("", "", 0, 1, "a@x", (), to[0], to, (), "s", "t", "<i>", 9, 0))
+    for number in range(mailboxes):
+        made.add(IDS.new(), IDS.new(), f"box{number}", number + 1, (f"{number}@x",), None)
+    return made
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_call_publishes_so_many_octets_however_much_of_them_is_alike(server, opened):
+    bus = await opened(within=30.0)
+    heard = []
+    await bus.subscribe("account:1", heard.append)
+    await until(up(bus))
+    made = large(200)
+    octets = sum(map(len, made.heads)) + len(made.end) * len(made)
+    bus.publish_alike(made, "account:1")
+    await until(lambda: len(heard) == len(made))
+    assert heard == [made.event(number) for number in range(len(made))]
+    assert calls_of(server, "evalsha") >= octets / (2 * redis_bus.AT_ONCE_OCTETS)
+    assert bus._octets == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_alike_is_kept_once(server, opened):
+    bus = await opened()
+    await until(up(bus))
+    server.kill()
+    await until(down(bus))
+    made = large(500)
+    for _ in range(90):
+        bus.publish_alike(made, "account:1")
+    assert bus._events == 90 * 500
+    assert 90 * len(made.end) < bus._octets < 90 * (len(made.end) + sum(map(len, made.heads)) + 500 * 100)
+    assert bus.value("mailfarm_bus_dropped_total") == 0
+
+
+@pytest.mark.parametrize("ready", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_who_looks_again_and_again_stays_at_the_server_that_is_the_master(server, monkeypatch, ready):
+    monkeypatch.setattr(redis_topics, "BEAT", 0.02)
+    link, registry = RedisLink(server.url, reactor, name="cache"), CollectorRegistry()
+    await link.start()
+    assert not ready or await link.ready(20)  # the bus may come when the link is there
+    bus = RedisBus(link, reactor, registry, confirm=20.0)
+    await bus.start()
+    try:
+        await bus.subscribe("box", lambda event: None)
+        await until(lambda: registry.get_sample_value("mailfarm_bus_up"))
+        before = calls_of(server, "info")
+        await until(lambda: calls_of(server, "info") > before + 100)
+        assert registry.get_sample_value("mailfarm_bus_returns_total") == 0
+    finally:
+        await bus.stop()
+        await link.stop()
+
+
+@pytest.mark.parametrize(("may_ask", "returns"), [("+info", 0), ("", 1)])
+@pytest_twisted.ensureDeferred
+async def test_who_publishes_elsewhere_is_followed_and_elsewhere_is_another_server(server, opened, may_ask, returns):
+    rules = f"on nopass ~* &* -@all +ping +evalsha +eval +publish +subscribe +unsubscribe {may_ask}"
+    server.ask("acl", "setuser", "m", *rules.split())
+    bus = await opened(user="m:any@")
+    heard = []
+    await bus.subscribe("box", heard.append)
+    await until(up(bus))
+    await until(lambda: bus.link.connected)
+    before = bus.value("mailfarm_bus_returns_total")
+    (lane,) = bus.link._lanes
+    was = lane.connection
+    bus.link.look_again("a test")
+    await until(lambda: lane.connection not in (was, None))
+    await until(lambda: bus.value("mailfarm_bus_returns_total") == before + returns)
+    bus.publish("box", event := closed())
+    await until(lambda: heard)
+    assert heard == [event]
+    assert bus.value("mailfarm_bus_returns_total") == before + returns
 
 
 @pytest_twisted.ensureDeferred

@@ -1,4 +1,5 @@
-"""Limits and the bus behind Sentinel: the master stalls, another server takes its place."""
+"""Limits and the bus when another server is the master: behind Sentinel, where the old one stalls, and behind one name
+for master and replica, where the old one keeps its connections."""
 
 from __future__ import annotations
 
@@ -6,11 +7,13 @@ import shutil
 import signal
 import time
 
+import pytest
 import pytest_twisted
 from prometheus_client import CollectorRegistry
 from servers import Redis, Sentinel, server_folder
 from spooled_samples import until
 from twisted.internet import reactor
+from twisted.protocols.portforward import ProxyFactory
 
 from mailfarm.backends.memory import MemoryLimiter
 from mailfarm.backends.redis_bus import RedisBus
@@ -62,5 +65,58 @@ async def test_limits_and_the_bus_go_on_at_the_new_master(component):
                 await bus.stop()
                 await limiter.stop()
                 await link.stop()
+    for folder in folders:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("limits", [True, False])  # a charge is refused by what is a replica now; publishing is not
+@pytest_twisted.ensureDeferred
+async def test_the_bus_goes_to_the_new_master_that_the_same_name_leads_to(component, limits):
+    component("redis-server")
+    folders = [server_folder() for _ in range(2)]
+    options = ("--appendonly", "no", "--repl-diskless-sync-delay", "0")
+    with Redis(folders[0], *options) as old, Redis(folders[1], *options) as new:
+        new.follow(old)
+        name = ProxyFactory("127.0.0.1", old.port)
+        port = reactor.listenTCP(0, name, interface="127.0.0.1")
+        parts, buses, limiters = [], [], []
+        registries = [CollectorRegistry() for _ in range(2)]
+        try:
+            for registry in registries:
+                link = RedisLink(f"redis://127.0.0.1:{port.getHost().port}", reactor, name="cache", timeout=20.0)
+                bus = RedisBus(link, reactor, registry, confirm=20.0)
+                limiter = RedisLimiter(link, MemoryLimiter(time.monotonic), reactor, registry, timeout=20.0)
+                await link.start()
+                assert await link.ready(20)
+                parts += [link, limiter, bus]
+                buses.append(bus)
+                limiters.append(limiter)
+                await limiter.start()
+                await bus.start()
+            hears, tells = buses
+            heard, missed = [], []
+            await hears.subscribe("box", heard.append, lambda: missed.append(1))
+            tells.publish("box", MailboxClosed("e", "account", "box", 1, "inbox@mailfarm.test"))
+            await until(lambda: heard)
+            new.ask("replicaof", "no", "one")
+            name.port = new.port
+            old.follow(new)
+            if limits:
+                for limiter in limiters:
+                    await limiter.charge([Charge("k", SLOW)])
+            await until(lambda: missed)
+            heard.clear()
+
+            def told():
+                tells.publish("box", MailboxClosed("f", "account", "box", 1, "inbox@mailfarm.test"))
+                return heard
+
+            await until(told)
+            assert new.ask("pubsub", "numsub", "mailfarm:bus:box").split()[-1] == "1"
+            assert registries[0].get_sample_value("mailfarm_bus_returns_total") == 1
+        finally:
+            for part in reversed(parts):
+                await part.stop()
+            await port.stopListening()
     for folder in folders:
         shutil.rmtree(folder)

@@ -536,6 +536,24 @@ async def test_a_ping_is_due_once_in_a_heartbeat(farm, turns):
 
 
 @ensure
+async def test_a_ping_that_fails_is_logged_and_the_others_are_pinged(farm, logged):
+    clock = Clock()
+    live = await listen(farm, reactor=clock, heartbeat=30.0)
+    clients = [await connect(live.listening[0].port) for _ in range(3)]
+    pinged = []
+    first, *others = live.connections
+    first.ping = lambda: [][0]
+    for served in others:
+        served.ping = partial(pinged.append, served)
+    for _ in range(24):
+        clock.advance(3.0)
+    assert pinged == others * 2
+    assert [entry["log_failure"].type for entry in logged] == [IndexError] * 2
+    logged.clear()
+    assert len(live.connections) == len(clients)
+
+
+@ensure
 async def test_thousands_with_one_token_are_ended_in_turns(farm, turns):
     live = await listen(farm, account=None)
     token = await farm.token()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
@@ -131,9 +131,9 @@ class Live:
         self._ports: list[Any] = []
         self._watches: dict[str, Watch] = {}
         self._empty: Deferred[None] | None = None
-        self._recheck = LoopingCall(self._look_at_tokens)
+        self._recheck = LoopingCall(self._go_on, self._look_at_tokens)
         self._recheck.clock = reactor
-        self._beats = LoopingCall(self._ping_who_is_due)
+        self._beats = LoopingCall(self._go_on, self._ping_who_is_due)
         self._beats.clock = reactor
         self.factory = _factory(self, max_connections)
         self.resource = WebSocketResource(self.factory)
@@ -240,6 +240,13 @@ class Live:
             if not watch.telling:
                 del self._watches[account]
                 watch.stop()
+
+    async def _go_on(self, look: Callable[[], Awaitable[None]]) -> None:
+        """A look that fails is not the last one."""
+        try:
+            await look()
+        except Exception:
+            self.log.failure("A look at the open connections failed; the next one goes on")
 
     async def _ping_who_is_due(self) -> None:
         """Ping, some at once, then others have their turn: thousands that came together are due together."""
