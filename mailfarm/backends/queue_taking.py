@@ -100,7 +100,8 @@ class Taking:
         """For how many seconds nobody need look."""
         if self._empty is None or self._empty.wakes != self._takers.wakes:
             return 0.0
-        return self._empty.began + LOOK - self._reactor.seconds()
+        since = self._reactor.seconds() - self._empty.began
+        return LOOK - since if since >= 0 else 0.0  # the clock was set back
 
     def _once(self, limit: int, lease: float, over: Deferred[None]) -> Deferred[Turn]:
         outer: Deferred[Turn] = Deferred()

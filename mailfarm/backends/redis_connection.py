@@ -28,7 +28,7 @@ from .redis_leaving import Leaving
 
 Argument = bytes | str | int | float
 Parts = list[bytes]
-"""A long value, as the last argument of a command: it is sent as it is, without being joined."""
+"""A long value, as the last argument of a command: it is joined once, with all that leaves in the same pass."""
 SEND_AT_ONCE = 1024 * 1024
 """Octets that the kernel is offered in one call, where Twisted offers 128 KiB and then waits for its turn."""
 

@@ -272,7 +272,7 @@ _PUT = b"$%d\r\n%b\r\n" * 5 + b"$%d\r\n"
 
 
 def _packed(puts: Sequence[Put]) -> Packed:
-    """What the script reads of each, its content uncopied: to grow one large string of all costs more than the rest."""
+    """What the script reads of each, in parts: to grow one large string of all costs more than the rest."""
     parts: list[bytes] = []
     for id, size, form, content, pieces, count in puts:
         name, octets, key, many = id.encode(), b"%d" % size, pieces.encode(), b"%d" % count

@@ -59,6 +59,10 @@ MOST_MOVES = 3
 ENDED_WITHIN = 0.05
 """Seconds for which the end of an entry whose message is stored may wait for the next take, to be one call with it. If
 the process dies meanwhile the entry comes again when its lease ends, as after any crash, and is known."""
+ENDS = 10
+END_PAUSE = 1.0
+"""How often a queue that is away is told of ends, and seconds between two times. After that the entry comes again when
+its lease ends, at the cost of a try, and is known."""
 TRIES_TOGETHER = 2
 """How often a batch of which the database can work on some, but not on all, is tried as a whole."""
 
@@ -183,11 +187,14 @@ class Pipeline:
                 self._host.behind(self._end(done))
 
     async def _end(self, done: Sequence[str]) -> None:
-        try:
-            await self._queue.done(done, ENDED_WITHIN)
-        except Temporary as error:
-            # they come again, are known, and end then
-            self._host.trouble("the queue did not confirm the end of its entries", error)
+        for _ in range(ENDS):
+            try:
+                await self._queue.done(done, ENDED_WITHIN)
+                return
+            except Temporary as error:
+                self._host.trouble("the queue did not confirm the end of its entries", error)
+            if not await self._host.pause(END_PAUSE):
+                return
 
     # ---- read and parse
 

@@ -46,6 +46,8 @@ class SpillContent:
     @property
     def sha256(self) -> bytes:
         """The SHA-256 of what was written so far, 32 octets. ValueError: closed, and nobody had asked."""
+        if not self.size:
+            return sha256().digest()
         return self._hash().digest()  # type: ignore[no-any-return]
 
     @property

@@ -30,7 +30,6 @@ from .fast_tls import FastTls, FastTlsFactory
 
 _LATER = frozenset({EAGAIN, EWOULDBLOCK, EINTR, ENOBUFS})
 _READ = 64 * 1024  # octets in one read
-_READ_MORE = 256 * 1024  # behind one that was full: content is coming, and passes are what it costs
 _MORE = 20  # how many more connections are taken in one pass, when there were as many as were looked for
 
 _NOTHING: Any = None  # what is above TLS is there already
@@ -74,7 +73,6 @@ class FastConnection(tcp.Server):
     """What there is to read may be read without ceremony: see ``lean_poll``."""
     _reading = False
     _closing = False
-    _most = _READ
 
     def __init__(self, sock: Any, protocol: Any, client: Any, server: Any, sessionno: int, reactor: Any) -> None:
         # As tcp.Server has it, without two texts for logs and __repr__: those are made when they are asked for.
@@ -107,17 +105,13 @@ class FastConnection(tcp.Server):
 
     def doRead(self) -> Any:
         try:
-            data = self.socket.recv(self._most)
+            data = self.socket.recv(_READ)
         except BlockingIOError:
             return None
         except OSError:
             return main.CONNECTION_LOST
         if not data:
             return main.CONNECTION_DONE
-        if len(data) >= _READ:
-            self._most = _READ_MORE
-        elif self._most != _READ:
-            self._most = _READ
         self._reading = True
         self.protocol.dataReceived(data)
         self._reading = False

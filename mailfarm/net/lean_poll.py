@@ -78,7 +78,7 @@ class LeanEPollReactor(EPollReactor):
             for call in calls:
                 try:
                     call()
-                except Exception:
+                except BaseException:  # as with what a protocol raises
                     _log.failure("What was to be done before waiting failed")
             if not self._before:
                 break

@@ -218,7 +218,7 @@ class Server(State):
                 self._pos = end = usual.end()
                 self.since = self.now
                 self.masking = False
-                self.note(buf[start : end - 2 if end - start <= WIDTH else start + WIDTH])
+                self.note(buf[start : min(end - 2, start + WIDTH)])
                 command(self, usual[2] or b"")
                 return True
         end = buf.find(b"\n", start)

@@ -65,6 +65,15 @@ def test_two_readers_do_not_disturb_one_another(tmp_path: Path, threshold: int) 
     content.close()
 
 
+@pytest.mark.parametrize("threshold", [0, IN_ONE])
+def test_the_hash_may_be_asked_for_before_anything_was_written(tmp_path: Path, threshold: int) -> None:
+    content = SpillContent(tmp_path, threshold)
+    assert content.sha256 == hashlib.sha256(b"").digest()
+    content.write(b"mail")
+    assert content.sha256 == hashlib.sha256(b"mail").digest()
+    content.close()
+
+
 def test_the_hash_of_content_that_was_closed_is_the_one_that_was_asked_for_or_none(tmp_path: Path) -> None:
     asked, not_asked = SpillContent(tmp_path), SpillContent(tmp_path)
     for content in (asked, not_asked):

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import random
 import socket
-import sys
-import termios
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +13,6 @@ from loopback import Client, connect, wait_until
 from twisted.internet import reactor
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
 from mailfarm.net.fast_tcp import FastEndpoint
@@ -198,37 +193,3 @@ async def test_an_error_of_accept_is_twisteds_to_report(monkeypatch: pytest.Monk
         await client.until(lambda: client.received == b"hello")
         assert not failing.errors
         await client.close()
-
-
-@pytest.mark.parametrize("size", [65535, 65536, 65537, 262143, 262144, 262145, 3_000_001])
-@pytest_twisted.ensureDeferred
-async def test_what_is_large_comes_in_few_reads_and_as_it_was_sent(size: int) -> None:
-    reads: list[int] = []
-    sent = random.Random(size).randbytes(size)
-
-    def hear(transport: Any, data: bytes) -> None:
-        reads.append(len(data))
-
-    async with Port(hear) as port:
-        with socket.create_connection(("127.0.0.1", port.port.getHost().port)) as client:
-            await wait_until(lambda: port.came)
-            port.came[0].transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 200_000)
-            port.came[0].transport.pauseProducing()  # until much is there
-            writing = deferToThread(client.sendall, sent)
-            await wait_until(lambda: waiting(port.came[0].transport) >= min(size, 150_000))
-            port.came[0].transport.resumeProducing()
-            await writing
-            await wait_until(lambda: len(port.came[0].received) == size)
-            assert port.came[0].received == sent
-            assert max(reads) <= 262144
-            assert reads[0] == min(size, 65536)
-            if size > 150_000:
-                assert reads[1] > 65536
-            client.sendall(b"more")
-            await wait_until(lambda: port.came[0].received.endswith(b"more"))
-            assert port.came[0].received == sent + b"more"
-
-
-def waiting(transport: Any) -> int:
-    """Octets that have come and were not read."""
-    return int.from_bytes(fcntl.ioctl(transport.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)

@@ -18,6 +18,7 @@ if not hasattr(select, "epoll"):
 
 PROGRAM = """
 import socket
+import sys
 from mailfarm.net import lean_poll
 assert lean_poll.install() and not lean_poll.install()
 from twisted.internet import reactor
@@ -148,11 +149,12 @@ def first():
     order.append("first")
     reactor.before_waiting(lambda: order.append("second"))
     reactor.before_waiting(lambda: 1 / 0)
+    reactor.before_waiting(sys.exit)
     reactor.before_waiting(lambda: reactor.callLater(0.01, reactor.stop))
 reactor.callWhenRunning(reactor.callLater, 0, timed)
 reactor.run()
 assert order == ["timed", "first", "second", "the next pass"], order
-assert len(said) == 1 and "ZeroDivisionError" in str(said[0]["log_failure"]), said
+assert len(said) == 2 and "ZeroDivisionError" in str(said[0]["log_failure"]), said
 """)
 
 

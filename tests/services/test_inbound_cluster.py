@@ -361,6 +361,26 @@ async def test_a_worker_that_stops_has_ended_what_it_filed_and_takes_nothing_mor
 
 
 @pytest_twisted.ensureDeferred
+async def test_an_end_that_its_queue_did_not_hear_is_told_again(cluster, monkeypatch, logged):
+    monkeypatch.setattr(pipeline, "ENDED_WITHIN", 0.3)
+    monkeypatch.setattr(pipeline, "END_PAUSE", 0.2)
+    box = await cluster.house.mailbox()
+    worker = await cluster.worker(max_tries=1)
+    await cluster.put_many([box], 1)
+    await until(lambda: worker.queue.ended)
+    for shard in cluster.shards:
+        shard.stop()
+    await until(lambda: len(worker.queue.ended) > 1)
+    for shard in cluster.shards:
+        shard.start()
+    await until(cluster.drained)  # long before the lease ends
+    await cluster.check([box], 1)
+    assert (await cluster.queue.depth()).aside == 0
+    assert {event["log_format"] for event in logged} <= {"the queue does not answer; it is asked again"}
+    logged.clear()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_mailbox_that_somebody_keeps_locked_holds_up_no_other(cluster, monkeypatch):
     limits = postgres_tx._CLOCK_AND_LIMITS
     monkeypatch.setattr(postgres_tx, "_CLOCK_AND_LIMITS", limits._replace(sql=limits.sql.replace("4s", "400ms")))

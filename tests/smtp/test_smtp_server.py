@@ -240,6 +240,15 @@ def test_a_transcript_is_of_one_transaction_and_short() -> None:
     assert len(server.transcript) == 20
 
 
+@pytest.mark.parametrize("length", range(195, 206))
+def test_of_a_long_command_a_transcript_has_its_beginning_alone(length: int) -> None:
+    server = greeted()
+    command = b"NOOP " + b"x" * (length - 5)
+    server.receive(b"EHLO c\r\nMAIL FROM:<a@c>\r\n" + command + b"\r\n", 1.0)
+    pump(server)
+    assert server.transcript[2] == "C: " + command[:200].decode()
+
+
 def test_starttls() -> None:
     server = greeted(AUTH)
     server.receive(b"EHLO c\r\nSTARTTLS\r\nMAIL FROM:<x@y>\r\n", 1.0)
