@@ -252,11 +252,13 @@ class Lookups(Generic[K, V]):
             return True
         return self._looking is not None and (self._trying or now - self._looking > SLOW)
 
-    def forget(self, *names: str) -> None:
-        """Something has changed: forget every answer that is about one of these."""
+    def forget(self, *names: str, unless: str = "") -> None:
+        """Something has changed: forget every answer that is about one of these, unless it is about that as well."""
+        newer = self._by_name.get(unless, ())
         for name in names:
             for key in tuple(self._by_name.get(name, ())):
-                self._drop(key)
+                if key not in newer:
+                    self._drop(key)
         if self._looking is not None:
             if len(self._forgotten) > self._most:
                 self._all_forgotten = True

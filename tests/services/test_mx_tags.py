@@ -122,6 +122,30 @@ async def test_an_answer_for_a_tag_is_not_remembered_if_one_was_made_before_its_
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_hint_that_comes_late_makes_nobody_unknown(tmp_path: Path) -> None:
+    async with watched(tmp_path) as (h, database):
+        mx = await h.mx()
+        clock = Hand(mx.directory.mailboxes)
+        boxes = [await h.mailbox(f"{name}@mailfarm.test") for name in ("known", "known+own", "other")]
+        client = await begun(mx.listening["mx"].port)
+        addresses = ("known@mailfarm.test", "KNOWN+own@mailfarm.test", "known+x@mailfarm.test", "other@mailfarm.test")
+
+        async def said() -> list[str]:
+            client.send("".join(f"RCPT TO:<{each}>\r\n" for each in addresses))
+            return await client.codes(len(addresses))
+
+        assert await said() == ["250"] * 4
+        database.away = True
+        clock.now += 30
+        for box in boxes[:2]:
+            h.bus.publish(LOOKUP, MailboxOpened(h.ids.new(), h.account.id, box.id, h.clock(), box.address))
+        # the last one's address has another mailbox, of which nobody here knows
+        h.bus.publish(LOOKUP, MailboxOpened(h.ids.new(), h.account.id, h.ids.new(), h.clock(), boxes[2].address))
+        assert await said() == ["250", "250", "250", "451"]
+        await client.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_mailbox_with_a_tag_is_known_whatever_becomes_of_its_users_other_tags(tmp_path: Path) -> None:
     async with watched(tmp_path) as (h, database):
         mx = await h.mx()

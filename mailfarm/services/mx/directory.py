@@ -103,7 +103,12 @@ class Directory:
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, MailboxOpened | MailboxClosed | MailboxChanged):
-            self.mailboxes.forget(event.mailbox, key_of(event.address), _user(key_of(event.address)))
+            key = key_of(event.address)
+            if isinstance(event, MailboxOpened):
+                # what leads there already was looked up since: a hint that comes late makes nobody unknown
+                self.mailboxes.forget(key, _user(key), unless=event.mailbox)
+            else:
+                self.mailboxes.forget(event.mailbox, key, _user(key))
 
     async def _look(self, wanted: Sequence[Wanted]) -> Mapping[Wanted, Found[Led | None]]:
         tags = [each for each in wanted if isinstance(each, Tagged)]

@@ -57,7 +57,10 @@ class Directory:
         return await self.mailboxes.get(wanted)
 
     def _hear(self, event: Event) -> None:
-        if isinstance(event, MailboxOpened | MailboxClosed | MailboxChanged):
+        if isinstance(event, MailboxOpened):
+            # what leads there already was looked up since: a hint that comes late makes nobody unknown
+            self.mailboxes.forget(key_of(event.address), unless=event.mailbox)
+        elif isinstance(event, MailboxClosed | MailboxChanged):
             self.mailboxes.forget(event.mailbox, key_of(event.address))
 
     async def _look(self, wanted: Sequence[Wanted]) -> Mapping[Wanted, Found[str | None]]:
