@@ -215,7 +215,7 @@ async def test_a_server_that_takes_nothing_more_is_given_up_in_time(relay, made)
 
 
 @pytest_twisted.ensureDeferred
-async def test_giving_up_at_any_moment_is_quiet_and_keeps_nothing(postgres_database, made):
+async def test_giving_up_at_any_moment_is_quiet_and_keeps_nothing_that_was_not_committed(postgres_database, made):
     database = made(postgres_database, pool=2)
     work = insert(*pieces("a", 8))
     for passes in range(40):
@@ -229,7 +229,10 @@ async def test_giving_up_at_any_moment_is_quiet_and_keeps_nothing(postgres_datab
         unit.cancel()
         await until(lambda done=done: done)
         done[0].trap(CancelledError)
-        assert await database.read(statement("select count(*) from content_chunk")) == (0,)
+        kept = await database.read(statement("select count(*) from content_chunk"))
+        if kept == (8,):
+            break  # COMMIT was on its way
+        assert kept == (0,)
     assert passes > 3
     await database.unit(insert(*pieces("b", 8)))
 
