@@ -254,7 +254,7 @@ class Lookups(Generic[K, V]):
 
     def forget(self, *names: str, unless: str = "") -> None:
         """Something has changed: forget every answer that is about one of these, unless it is about that as well."""
-        newer = self._by_name.get(unless, ())
+        newer = self._by_name.get(unless, ()) if unless else ()  # some answers are about "" as well
         for name in names:
             for key in tuple(self._by_name.get(name, ())):
                 if key not in newer:
