@@ -28,6 +28,7 @@ from typing import Any
 
 import orjson
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
 from .assembly import Farm, spawn
@@ -79,20 +80,25 @@ def run(settings: Settings, folder: Path | None, services: Collection[str], *, n
         reasons.append(_of_the_system(error))
         return ended()
 
+    def halt() -> None:
+        """A start that fails and a signal may come together: the second finds it ending."""
+        with suppress(ReactorNotRunning):
+            loop.stop()
+
     async def start() -> None:
         assert farm is not None
         try:
             started = await farm.start()
         except MailfarmError as error:
             reasons.append(str(error))
-            loop.stop()
+            halt()
         except OSError as error:
             reasons.append(_of_the_system(error))
-            loop.stop()
+            halt()
         except BaseException:
             _log.failure("mailfarm {name} could not start", name=name)
             reasons.append("it could not start; the reason is in the log above. This is a fault of mailfarm's")
-            loop.stop()
+            halt()
         else:
             _collect_less()
             if started:
@@ -106,7 +112,7 @@ def run(settings: Settings, folder: Path | None, services: Collection[str], *, n
         nonlocal stopping
         if not announce_json and name == "dev":
             print("\nmailfarm dev: stopping" + (" at once" if stopping else "; once more to wait for nobody"))
-        loop.callFromThread(farm.hurry if stopping else loop.stop)
+        loop.callFromThread(farm.hurry if stopping else halt)
         stopping = True
 
     def begin() -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from running import clean_environ, until
+from running import FREE_PORTS, clean_environ, until
 from servers import free_port
 
 from mailfarm import config, process
@@ -88,3 +88,39 @@ def test_what_thousands_of_connections_made_is_looked_at_in_small_lots() -> None
     assert len(kept) == 400_000
     assert lots
     assert max(lots) < 100_000
+
+
+FAILS_TO_START = """
+import os, signal, sys
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from mailfarm.assembly import Farm
+from mailfarm.cli import main
+from mailfarm.errors import ConfigurationError
+
+reactor.addSystemEventTrigger("before", "shutdown", deferLater, reactor, 0.1)
+
+async def told_meanwhile(farm):
+    os.kill(os.getpid(), signal.SIGTERM)
+    while not farm.status.stopping:
+        await deferLater(reactor, 0)
+    raise ConfigurationError(["the reason"])
+
+async def told_afterwards(farm):
+    reactor.addSystemEventTrigger("before", "shutdown", os.kill, os.getpid(), signal.SIGTERM)
+    raise ConfigurationError(["the reason"])
+
+Farm.start = locals()[sys.argv.pop(1)]
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("when", ["told_meanwhile", "told_afterwards"])
+def test_a_start_that_fails_while_it_is_told_to_stop_says_why_and_no_more(when: str) -> None:
+    command = [sys.executable, "-c", FAILS_TO_START, when, "dev", "--ephemeral", "--json"]
+    ended = subprocess.run(
+        command, env=clean_environ() | FREE_PORTS, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1] == "mailfarm dev: the reason"
+    assert ended.returncode == 1
