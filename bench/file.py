@@ -33,7 +33,7 @@ from children import ROOT, tree_cpu
 from corpus import corpus
 from prometheus_client import CollectorRegistry
 from stores import IDS, clock, folder, redis_link, redis_queue, spooled
-from twisted.internet import reactor
+from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater, react
 
@@ -57,6 +57,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from servers import Postgres, Redis
 
+reactor: Any = _reactor  # to mypy it is a module
 PUTTERS = 200
 PACE = 100
 PATIENCE = 180.0
@@ -95,9 +96,7 @@ class Farm:
 
 @asynccontextmanager
 async def on_sqlite(where: Path) -> AsyncIterator[Farm]:
-    # mypy takes the reactor for a module
-    deliver = reactor.callFromThread  # type: ignore[attr-defined]  # mypy takes it for a module
-    engine = Engine(where / "bench.sqlite", clock=clock, deliver=deliver)
+    engine = Engine(where / "bench.sqlite", clock=clock, deliver=reactor.callFromThread)
     bus = MemoryBus()
 
     def size() -> int:
@@ -129,7 +128,7 @@ async def on_servers(where: Path) -> AsyncIterator[Farm]:
 
             def size() -> int:
                 cursor.execute("select pg_database_size(current_database())")
-                return int(cursor.fetchone()[0])  # type: ignore[index]  # count(*) has a row
+                return sum(octets for (octets,) in cursor)
 
             yield Farm("PostgreSQL + Redis", queue, database, buses[0], buses[1], size, postgres, redis)
             for each in running:
@@ -206,7 +205,7 @@ async def row(farm: Farm, kind: str, mailboxes: int, count: int, profile: bool) 
     cpu, began, others = farm.cpu(), time.monotonic(), report.Others()
     await inbound.start()
     while bus.count < count:
-        await deferLater(reactor, 0.005)  # type: ignore[arg-type]  # mypy takes it for a module
+        await deferLater(reactor, 0.005)
         if time.monotonic() > began + PATIENCE:
             raise SystemExit(f"only {bus.count} of {count} were filed within {PATIENCE:g} s")
     cores = others.cores()
@@ -253,14 +252,13 @@ async def paced(farm: Farm, mails: Sequence[bytes], count: int) -> list[float]:
     putting = []
     began = time.monotonic()
     for number in range(count):
-        # mypy takes the reactor for a module
         left = max(0.0, began + number / PACE - time.monotonic())
-        await deferLater(reactor, left)  # type: ignore[arg-type]  # mypy takes it for a module
+        await deferLater(reactor, left)
         putting.append(Deferred.fromCoroutine(put(number)))
     await gatherResults(putting)
     ends = time.monotonic() + 30
     while len(heard) < count and time.monotonic() < ends:
-        await deferLater(reactor, 0.005)  # type: ignore[arg-type]  # mypy takes it for a module
+        await deferLater(reactor, 0.005)
     subscription.stop()
     return sorted(max(0.0, heard[at] - then) for at, then in answered.items() if at in heard)
 

@@ -13,6 +13,7 @@ import select
 import socket
 import ssl
 import time
+from abc import ABC, abstractmethod
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -111,7 +112,7 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
     return {name: round(value * 1000, 3) for name, value in {**ranks, "max": ordered[-1]}.items()}
 
 
-class Engine:
+class Engine(ABC):
     """Runs a plan in this process on an epoll loop of its own: what is sent when. How is what its subclasses know."""
 
     def __init__(self, plan: Plan, mails: Sequence[Mail]) -> None:
@@ -201,25 +202,25 @@ class Engine:
         self._result.errors[what] += 1
         self._faults += 1
 
+    @abstractmethod
     def _turn(self, wait: float) -> None:
         """Work on what happens within so many seconds."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _connect(self) -> None:
         """One more session; or an error more."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _begin(self, session: Any, now: float, due: float = 0.0) -> None:
         """The next message, on an idle session."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _quit(self, session: Any) -> None:
         """Say so, if the session is at rest."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _close(self, session: Any) -> None:
         """Forget it."""
-        raise NotImplementedError
 
 
 class Load(Engine):

@@ -118,7 +118,7 @@ def of_queue_design(field: Field, rate: int, seconds: float) -> dict[str, Any]:
 
 
 def _paced(port: int, extra: Sequence[str], rate: int, seconds: float, rows: Watch, told: Any) -> dict[str, Any]:
-    started = [one for one in (rows, told) if isinstance(one, threading.Thread)]
+    started: list[Any] = [one for one in (rows, told) if isinstance(one, threading.Thread)]
     for thread in started:
         thread.start()
     label = os.urandom(3).hex()
@@ -133,7 +133,7 @@ def _paced(port: int, extra: Sequence[str], rate: int, seconds: float, rows: Wat
             time.sleep(0.01)
     finally:
         for one in started:
-            one.end()  # type: ignore[attr-defined]  # both have it
+            one.end()
     return {
         "rate": rate,
         "messages": form["messages"],

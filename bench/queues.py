@@ -30,7 +30,7 @@ import report
 from children import ROOT, tree_cpu
 from prometheus_client import CollectorRegistry
 from stores import IDS, clock, folder, redis_link, redis_queue, spooled
-from twisted.internet import reactor
+from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import react
 
@@ -43,6 +43,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from servers import Redis
 
+reactor: Any = _reactor  # to mypy it is a module
 LEASE = 60.0
 KB, MB = 1024, 1024 * 1024
 CASES = (
@@ -99,9 +100,7 @@ async def on_redis(shards: int, where: Path) -> AsyncIterator[Measured]:
 
 @asynccontextmanager
 async def on_sqlite(_: int, where: Path) -> AsyncIterator[Measured]:
-    # mypy takes the reactor for a module
-    deliver = reactor.callFromThread  # type: ignore[attr-defined]  # mypy takes it for a module
-    engine = Engine(where / "bench.sqlite", clock=clock, deliver=deliver)
+    engine = Engine(where / "bench.sqlite", clock=clock, deliver=reactor.callFromThread)
     yield Measured("SQLite", Queue(engine, "inbound", IDS, clock, reactor=reactor), (), CollectorRegistry())
     await engine.close()
 

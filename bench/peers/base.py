@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -57,7 +58,7 @@ class Sent:
 
 
 @dataclass(slots=True)
-class Peer:
+class Peer(ABC):
     """A server under measurement. Entering its context starts it; leaving ends every process of it.
 
     ``promise`` says what a message is when 250 is said. ``keeps`` is False where it is thrown away. ``extra`` are
@@ -72,22 +73,23 @@ class Peer:
     parts: dict[str, int] = field(default_factory=dict)
     _running: ExitStack = field(default_factory=ExitStack)
 
+    @abstractmethod
     def start(self) -> None:
         """Start everything; fill in ``smtp`` and ``parts`` (process ids by name). Raises Missing."""
-        raise NotImplementedError  # each server is started in a way of its own
 
-    def ready(self) -> None:
+    def ready(self) -> None:  # noqa: B027 - most have nothing to do
         """Called before each measurement."""
 
     def settled(self, sent: Sent, seconds: float) -> float:
-        """Wait until all that was sent is readable; the time (monotonic) at which the last was. Raises SystemExit."""
-        raise NotImplementedError  # asked only of those that keep mail, and each has a way of its own
+        """Wait until all that was sent is readable; the time (monotonic) at which the last was. Raises SystemExit.
+        What keeps nothing has nothing to wait for."""
+        return sent.last
 
     def check(self, sent: Sent) -> str:
         """Read back what was acknowledged: what is wrong with it, or nothing. Called after ``settled``."""
         return ""
 
-    def clean(self) -> None:
+    def clean(self) -> None:  # noqa: B027 - most have nothing to do
         """Forget what was sent, where that keeps the next measurement from being slower than this one."""
 
     def facts(self) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ connection's ``Watch`` in place of the connection until all is said and heard.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from twisted.python.failure import Failure
 from .postgres_libpq import Answer, Libpq, Lost, Result
 
 
-class Talk:
+class Talk(ABC):
     """``done`` fires with ``outcome()`` when ``hear`` says that all has been heard. ``link`` is the connection."""
 
     def __init__(self, link: Any) -> None:
@@ -28,17 +29,17 @@ class Talk:
         self._reactor = link.reactor
         self._fault: Failure | None = None
 
+    @abstractmethod
     def begin(self) -> None:
         """Say the first words."""
-        raise NotImplementedError
 
+    @abstractmethod
     def hear(self) -> bool:
         """All that was said has been sent: hear what is there, say more. Whether all is said and heard."""
-        raise NotImplementedError
 
+    @abstractmethod
     def outcome(self) -> Any:
         """What ``done`` fires with; a Failure goes the other way."""
-        raise NotImplementedError
 
     def start(self) -> None:
         """Begin."""

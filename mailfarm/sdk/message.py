@@ -8,6 +8,7 @@ when asked for: they may be large.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Generic, TypeVar
@@ -68,7 +69,7 @@ class AttachmentBase:
         return f"<{type(self).__name__} {self.filename!r} {self.content_type} {self.size} octets>"
 
 
-class MessageBase(Generic[A]):
+class MessageBase(ABC, Generic[A]):
     """A message in a mailbox."""
 
     def __init__(self, summary: Summary, detail: Detail | None = None, headers: Headers | None = None) -> None:
@@ -270,8 +271,8 @@ class MessageBase(Generic[A]):
             said += f"numbers that nothing calls a code: {', '.join(passed[:NUMBERS])}{more}; "
         raise NotInMessage(said + (f"its text begins:\n  {cut}" if cut else "it has no text"))
 
-    def _attachment(self, part: Part) -> A:
-        raise NotImplementedError
+    @abstractmethod
+    def _attachment(self, part: Part) -> A: ...
 
     def __str__(self) -> str:
         return str(self.summary)
