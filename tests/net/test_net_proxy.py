@@ -15,8 +15,8 @@ import pytest
 import pytest_twisted
 from loopback import Client, connect, wait_until
 from prometheus_client import CollectorRegistry
+from smtp_playing import Deciding
 from test_net_proxy_header import BAD, GOOD, V1_GOOD
-from test_net_smtp_server import Deciding
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 

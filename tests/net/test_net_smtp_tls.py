@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 from loopback import Client, connect, wait_until
 from prometheus_client import CollectorRegistry
-from test_net_smtp_server import FAST, GREETED, OK, Deciding, all_sent, later
+from smtp_playing import FAST, GREETED, OK, Deciding, all_sent, later
 from twisted.internet import defer, reactor
 
 from mailfarm.config import Address

@@ -1,27 +1,17 @@
 """Events over WebSocket, on real sockets."""
 
-from functools import partial
-from types import SimpleNamespace
-
 import pytest
 import pytest_twisted
 from counted import Counted
 from farm_api import Browser, pump
 from farm_live import connect, listen
 from test_api_guard import raw, serve
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 
 from mailfarm.accounts.store import ensure_account
 from mailfarm.backends.memory import MemoryBus
-from mailfarm.events import LOOKUP, Revoked
 from mailfarm.mailboxes import store
-from mailfarm.mailboxes.feed import Feeds
 from mailfarm.mailboxes.mailbox import NewMailbox
-from mailfarm.net.turns import Turns
-from mailfarm.services.live.connection import Connection
-from mailfarm.services.live.frames import EventFrames
 
 ensure = pytest_twisted.ensureDeferred
 
@@ -291,25 +281,6 @@ async def test_it_can_be_mounted_in_the_site_of_the_api(farm):
 
 
 @ensure
-async def test_a_slow_consumer_is_noticed_also_behind_the_api(farm):
-    live = await listen(farm, endpoints=(), slow_after=0.3)
-    port = await serve(farm, websocket=live.resource)
-    box = (await Browser(farm.api())("POST", "/v1/mailboxes", {})).json
-    client = await connect(port)
-    client.say(op="subscribe", mailbox=box["id"])
-    await client.next("subscribed")
-    client.transport.pauseProducing()
-    for _ in range(500):
-        await farm.file(box, "x" * 20_000)
-        if not live.connections:
-            break
-    await pump(lambda: not len(farm.feeds))
-    client.transport.resumeProducing()
-    await client.until(lambda self: self.ended)
-    assert client.ended[0] == 4008
-
-
-@ensure
 async def test_handshakes_that_are_none_are_refused(farm):
     port = (await listen(farm)).listening[0].port
     head = b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n"
@@ -338,272 +309,12 @@ async def test_connections_have_a_cap(farm):
 
 
 @ensure
-async def test_a_token_in_the_handshake_or_in_the_first_message(farm):
-    live = await listen(farm, account=None)
-    port = live.listening[0].port
-    token = await farm.token()
-    api = Browser(farm.api(account=None), token)
-    box = (await api("POST", "/v1/mailboxes", {})).json
-    for client in (await connect(port, Authorization=f"Bearer {token}"), await connect(port)):
-        client.say(op="auth", token=token)
-        await client.next("authenticated")
-        client.say(op="subscribe", mailbox=box["id"])
-        await client.next("subscribed")
-    theirs = await connect(port, Authorization=f"Bearer {await farm.token('other')}")
-    theirs.say(op="subscribe", mailbox=box["id"])
-    assert (await theirs.next("problem"))["status"] == 404
-
-
-@ensure
-async def test_without_a_good_token_nothing_is_told(farm, monkeypatch):
-    monkeypatch.setattr("mailfarm.services.live.connection.AUTH_SECONDS", 0.3)
-    live = await listen(farm, account=None)
-    port = live.listening[0].port
-    refused = await connect(port, hello=False, Authorization="Bearer nonsense")
-    assert "401" in refused.ended[1]
-    client = await connect(port)
-    client.say(op="watch")
-    assert (await client.next("problem"))["problem"] == "/v1/problems/unauthenticated"
-    await client.until(lambda self: self.ended)
-    assert client.ended[0] == 4401
-    wrong = await connect(port)
-    wrong.say(op="auth", token="mf_wrong")
-    await wrong.until(lambda self: self.ended)
-    assert wrong.ended[0] == 4401
-
-
-@ensure
-async def test_scopes_hold_here_too(farm):
-    live = await listen(farm, account=None)
-    port = live.listening[0].port
-    client = await connect(port, Authorization=f"Bearer {await farm.token(scopes=('refusals:read',))}")
-    for op in ({"op": "watch"}, {"op": "subscribe", "mailbox": "x"}):
-        client.say(**op)
-        assert (await client.next("problem"))["problem"] == "/v1/problems/scope-missing"
-
-
-@ensure
-async def test_a_revoked_token_ends_its_connections(farm):
-    live = await listen(farm, account=None)
-    client = await connect(live.listening[0].port, Authorization=f"Bearer {await farm.token()}")
-    await farm.database.unit(lambda tx: tx.execute("update token set revoked_at = 1"))
-    await live._look_at_tokens()
-    await client.until(lambda self: self.ended)
-    assert client.ended[0] == 4401
-
-
-@ensure
-async def test_many_tokens_are_looked_at_a_few_at_a_time(farm, monkeypatch):
-    monkeypatch.setattr("mailfarm.services.live.service.AT_ONCE", 2)
-    live = await listen(farm, account=None)
-    tokens = [await farm.token() for _ in range(5)]
-    clients = [await connect(live.listening[0].port, Authorization=f"Bearer {token}") for token in tokens]
-    await farm.database.unit(lambda tx: tx.execute("update token set revoked_at = 1"))
-    asked, ask = [], live.tokens.ask
-    monkeypatch.setattr(live.tokens, "ask", lambda digest: asked.append(len(turns)) or ask(digest))
-    turns, turn = [], farm.feeds.turn
-    monkeypatch.setattr(farm.feeds, "turn", lambda: turns.append(1) or turn())
-    await live._look_at_tokens()
-    assert asked == [0, 0, 1, 1, 2]
-    for client in clients:
-        await client.until(lambda self: self.ended)
-
-
-@ensure
-async def test_a_consumer_that_takes_nothing_is_dropped_and_goes_on_by_cursor(farm, ask):
-    live = await listen(farm, slow_after=0.5)
-    port = live.listening[0].port
-    box = (await ask("POST", "/v1/mailboxes", {})).json
-    slow = await connect(port)
-    slow.say(op="subscribe", mailbox=box["id"])
-    await slow.next("subscribed")
-    slow.transport.pauseProducing()
-    (served,) = live.connections
-    count = 0
-    while not served._full:
-        for _ in range(50):
-            await farm.file(box, "x" * 20_000, text="y")
-            count += 1
-        assert count < 3000
-    held = 0
-    for _ in range(60):
-        await farm.file(box, "x" * 20_000, text="y")
-        count += 1
-        held = max(held, served._octets)
-    assert held < 400 * 1024  # feeds paused: what comes is not gathered without end
-    await pump(lambda: not live.connections or served.state != served.STATE_OPEN)
-    slow.transport.resumeProducing()
-    await slow.until(lambda self: self.ended)
-    assert slow.ended[0] == 4008
-    had = [one["seq"] for one in slow.of("filed")]
-    assert had == list(range(1, len(had) + 1))
-    assert len(had) < count
-    again = await connect(port)
-    again.say(op="subscribe", mailbox=box["id"], after=had[-1])
-    await again.until(lambda self: len(self.of("filed")) == count - len(had))
-    assert [one["seq"] for one in again.of("filed")] == list(range(had[-1] + 1, count + 1))
-
-
-@ensure
-async def test_a_consumer_that_pauses_and_goes_on_misses_nothing(farm, ask):
-    live = await listen(farm, slow_after=30)
-    box = (await ask("POST", "/v1/mailboxes", {})).json
-    client = await connect(live.listening[0].port)
-    client.say(op="subscribe", mailbox=box["id"])
-    await client.next("subscribed")
-    client.transport.pauseProducing()
-    (served,) = live.connections
-    count = 0
-    while served._octets < 256 * 1024:
-        await farm.file(box, "x" * 20_000)
-        count += 1
-        assert count < 3000
-    for _ in range(20):
-        await farm.file(box, "z")
-        count += 1
-    client.transport.resumeProducing()
-    await client.until(lambda self: len(self.of("filed")) == count)
-    assert [one["seq"] for one in client.of("filed")] == list(range(1, count + 1))
-
-
-@ensure
-async def test_a_client_that_answers_no_ping_is_dropped(farm):
-    live = await listen(farm, heartbeat=0.2)
-    client = await connect(live.listening[0].port)
-    client.transport.pauseProducing()
-    await pump(lambda: not live.connections)
-    client.transport.resumeProducing()
-    await client.until(lambda self: self.ended)
-
-
-class CountedTurns(Turns):
-    """Turns, and how many were taken."""
-
-    taken = 0
-
-    def next(self):
-        self.taken += 1
-        return super().next()
-
-
-@pytest.fixture
-def turns(farm, monkeypatch):
-    """Two have their turn, then others."""
-    monkeypatch.setattr("mailfarm.services.live.service.AT_ONCE", 2)
-    monkeypatch.setattr("mailfarm.services.live.watch.TOLD_AT_ONCE", 2)
-    turns = CountedTurns(reactor)
-    farm.feeds = Feeds(farm.database, farm.bus, farm.spawn, turns.next)
-    return turns
-
-
-@ensure
-async def test_all_are_pinged_in_turns_and_who_answers_stays(farm, turns):
-    live = await listen(farm, heartbeat=0.2)
-    clients = [await connect(live.listening[0].port) for _ in range(5)]
-    pinged = [0] * len(clients)
-
-    def watched(number):
-        def ping(payload):
-            pinged[number] += 1
-            clients[number].sendPong(payload)
-
-        return ping
-
-    for number, client in enumerate(clients):
-        client.onPing = watched(number)
-    await pump(lambda: min(pinged) >= 3)  # the third comes to those only who answered the second
-    assert len(live.connections) == 5
-    assert turns.taken
-    assert list(live.connections.values()) == sorted(live.connections.values())
-
-
-@ensure
-async def test_a_ping_is_due_once_in_a_heartbeat(farm, turns):
-    clock = Clock()
-    live = await listen(farm, reactor=clock, heartbeat=30.0)
-    clients = [await connect(live.listening[0].port) for _ in range(5)]
-    pinged = []
-    for served in live.connections:
-        served.ping = partial(pinged.append, served)
-    clock.advance(29.0)
-    assert not pinged
-    clock.advance(3.0)
-    await pump(lambda: len(pinged) == 5)
-    assert pinged == list(live.connections)
-    assert turns.taken == 2
-    clock.advance(3.0)
-    assert len(pinged) == len(clients)
-
-
-@ensure
-async def test_a_ping_that_fails_is_logged_and_the_others_are_pinged(farm, logged):
-    clock = Clock()
-    live = await listen(farm, reactor=clock, heartbeat=30.0)
-    clients = [await connect(live.listening[0].port) for _ in range(3)]
-    pinged = []
-    first, *others = live.connections
-    first.ping = lambda: [][0]
-    for served in others:
-        served.ping = partial(pinged.append, served)
-    for _ in range(24):
-        clock.advance(3.0)
-    assert pinged == others * 2
-    assert [entry["log_failure"].type for entry in logged] == [IndexError] * 2
-    logged.clear()
-    assert len(live.connections) == len(clients)
-
-
-@ensure
-async def test_thousands_with_one_token_are_ended_in_turns(farm, turns):
-    live = await listen(farm, account=None)
-    token = await farm.token()
-    clients = [await connect(live.listening[0].port, authorization=f"Bearer {token}") for _ in range(5)]
-    caller = next(iter(live.connections)).caller
-    farm.bus.publish(LOOKUP, Revoked("e1", farm.account, 0, "token", caller.token))
-    for client in clients:
-        await client.until(lambda self: self.ended)
-        assert client.ended[0] == 4401
-    assert turns.taken == 2
-
-
-@ensure
-async def test_many_hints_for_many_are_told_in_turns(farm, turns):
-    live = await listen(farm)
-    heard = [[] for _ in range(3)]
-
-    def tell(number, octets, closed, frames=1):
-        heard[number].append(octets)
-
-    for number in range(3):
-        await live.watch(farm.account, partial(tell, number))
-    (watch,) = live._watches.values()
-    watch._telling = True  # as while others are told
-    for number in range(4):
-        watch._tell(b"%d" % number, "")
-    await watch._tell_line()
-    assert heard == [[b"0", b"1", b"2", b"3"]] * 3
-    assert turns.taken == 2  # four hints each, so one watcher a turn
-
-
-@ensure
 async def test_stopping_tells_everyone_to_go(farm):
     live = await listen(farm)
     client = await connect(live.listening[0].port)
     await live.stop()
     await client.until(lambda self: self.ended)
     assert client.ended[0] == 1001
-
-
-@ensure
-async def test_stopping_cuts_off_who_does_not_answer(farm, monkeypatch):
-    monkeypatch.setattr("mailfarm.services.live.service.CLOSING", 0.1)
-    live = await listen(farm)
-    client = await connect(live.listening[0].port)
-    client.transport.pauseProducing()
-    await live.stop()
-    assert not live.connections
-    client.transport.resumeProducing()
-    await client.until(lambda self: self.ended)
 
 
 @ensure
@@ -662,21 +373,6 @@ async def test_a_problem_says_which_message_it_is_about_as_far_as_that_can_be_re
     client.sendMessage(message)
     problem = await client.next("problem")
     assert (problem.get("op"), problem.get("mailbox")) == (op, mailbox)
-
-
-@ensure
-async def test_a_bad_token_is_refused_also_where_a_good_one_was_given(farm):
-    live = await listen(farm, account=None)
-    good, second = await farm.token(), await farm.token()
-    client = await connect(live.listening[0].port, authorization=f"Bearer {good}")
-    client.say(op="auth", token=second)
-    await client.next("authenticated")
-    client.say(op="auth", token=await farm.token(account="other"))
-    assert (await client.next("problem"))["problem"] == "/v1/problems/invalid-value"
-    client.say(op="auth", token="nonsense")
-    await client.until(lambda self: self.ended)
-    assert client.ended[0] == 4401
-    assert not client.of("authenticated")
 
 
 class LateBus(MemoryBus):
@@ -753,33 +449,6 @@ async def test_a_second_watcher_waits_for_the_bus_too(farm, ask):
     for client in (first, second):
         await client.next("watching")
     assert (len(farm.bus.asked), farm.bus.open) == (1, 1)
-
-
-def test_a_slow_reader_has_its_time_anew_with_each_piece_it_takes():
-    clock = Clock()
-    dropped = []
-    connection = Connection()
-    connection.factory = SimpleNamespace(live=SimpleNamespace(reactor=clock, slow_after=15.0, frames=EventFrames()))
-    connection.state = connection.STATE_OPEN
-    connection.drop = lambda *told: dropped.append(told)
-    written = []
-
-    class Transport:
-        def write(self, data):
-            written.append(data)
-            connection.pauseProducing()  # full at once
-
-    connection.transport = Transport()
-    connection.send(b"x")
-    for _ in range(3 * 64):
-        connection.send(b"x" * 1024)
-    for _ in range(3):
-        clock.advance(14)
-        connection.resumeProducing()
-    assert [len(data) for data in written] == [1, *[64 * 1024] * 3]
-    assert dropped == []
-    clock.advance(16)
-    assert dropped[0][0] == 4008
 
 
 @ensure
