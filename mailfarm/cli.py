@@ -112,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     for verb, about in (("requeue", "let them wait again"), ("drop", "forget them and their mail")):
         doing = does.add_parser(verb, help=f"entries that were set aside: {about}")
         doing.add_argument("ids", nargs="+", metavar="id")
+        if verb == "drop":
+            doing.add_argument("--yes", action="store_true", help="do not ask")
         doing.set_defaults(does=verb)
     helping = commands.add_parser("help", help="explain a service, the settings or how it works")
     helping.add_argument("topic", nargs="?", help="a service, settings, or one of the documents")

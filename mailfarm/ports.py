@@ -87,18 +87,30 @@ class Attempt:
     spooled: Spooled
 
 
+State = Literal["waiting", "leased", "aside"]
+
+
 @value
 class Entry:
-    """A queue entry as an operator sees it. State is waiting, leased or aside; ``reason`` is the last failure's."""
+    """A queue entry as an operator sees it. ``reason`` is the last failure's.
+
+    ``until`` is the end of its lease, which may have passed when nobody has taken since, or of its pause while it waits
+    to be tried again; None when it has neither. ``holder`` is the process that has it leased, ``shard`` the server it
+    is on; either may be empty. ``account`` is empty where its form cannot be read: then it is the operator's alone.
+    """
 
     id: str
-    state: Literal["waiting", "leased", "aside"]
+    state: State
     put_at: int
     tries: int
     size: int
+    account: str
     sender: str
     recipients: tuple[str, ...]
     reason: str
+    until: int | None = None
+    holder: str = ""
+    shard: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +121,15 @@ class Depth:
     leased: int
     aside: int
     oldest: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of the servers that hold a queue. ``depth`` is None when it does not answer; ``why`` says why not."""
+
+    name: str
+    depth: Depth | None
+    why: str = ""
 
 
 class Queue(Protocol):
@@ -146,7 +167,15 @@ class Queue(Protocol):
         again when its lease ends."""
 
     def depth(self) -> Awaitable[Depth]: ...
-    def inspect(self, state: Literal["waiting", "leased", "aside"], limit: int = 100) -> Awaitable[Sequence[Entry]]: ...
+    def depths(self) -> Awaitable[Sequence[Shard]]:
+        """The depth of each server that holds the queue; one where there is one. Raises nothing."""
+
+    def inspect(self, state: State, limit: int = 100, account: str = "") -> Awaitable[Sequence[Entry]]:
+        """The oldest entries in a state; with an ``account``, those that are its own."""
+
+    def find(self, id: str) -> Awaitable[Entry]:
+        """One entry, whatever its state. Raises NotFound."""
+
     def read(self, id: str) -> Awaitable[Spooled]:
         """An entry's spooled mail, whatever its state. Raises NotFound."""
 

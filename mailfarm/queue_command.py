@@ -1,19 +1,24 @@
 """``mailfarm queue``: look at what waits between the 250 and the mailbox, and decide about what was set aside.
 
     mailfarm queue                    how many entries wait, are leased, are set aside; the age of the oldest that waits
-    mailfarm queue list [STATE]       the oldest entries that are aside (or waiting, leased), with envelope and reason
+                                      (of several shards each)
+    mailfarm queue list [STATE]       the oldest entries that are aside (or waiting, leased): age, tries, envelope, who
+                                      has it until when, the reason of the last failure
     mailfarm queue show ID            an entry's mail, byte for byte, on standard output; about it on standard error
     mailfarm queue requeue ID ...     let entries that were set aside wait again, their tries forgotten
-    mailfarm queue drop ID ...        forget entries that were set aside, and their mail
+    mailfarm queue drop ID ...        forget entries that were set aside, and their mail. Shows them and asks first;
+                                      --yes does not ask, and is needed where there is no terminal to ask on
 
-Exit codes: 0 done, 1 the queue does not answer or has no such entry, 2 wrong usage or settings.
+The same over HTTP is below /v1/queue. Mail that is dropped was answered with 250 and is in no mailbox: `show` it first.
+
+Exit codes: 0 done, 1 the queue does not answer or has no such entry, 2 wrong usage or settings, 3 not dropped.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,13 +30,16 @@ from twisted.logger import globalLogBeginner
 from .assembly import clock, with_queue
 from .config import Settings
 from .errors import MailfarmError, NotFound
-from .ports import Entry, Queue
+from .ports import Depth, Entry, Queue
 
 SECOND = 1_000_000
 
 
 def run(settings: Settings, folder: Path, args: argparse.Namespace) -> int:
     """Do what the command line asks. The exit code."""
+    if args.does == "drop" and not args.yes and not sys.stdin.isatty():
+        print("mailfarm queue: there is no terminal to ask on; to drop mail for good, say --yes", file=sys.stderr)
+        return 2
     from twisted.internet import reactor  # late: importing it installs it
 
     globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
@@ -60,17 +68,35 @@ def depth(args: argparse.Namespace) -> Work:
     """Count."""
 
     async def work(queue: Queue) -> int:
-        found = await queue.depth()
-        age = None if found.oldest is None else max(0.0, (clock() - found.oldest) / SECOND)
+        whole, shards = await queue.depth(), await queue.depths()
         if args.json:
-            form = {"waiting": found.waiting, "leased": found.leased, "aside": found.aside, "oldest_seconds": age}
-            print(orjson.dumps(form).decode())
+            each = [{"name": shard.name, "why": shard.why, **_numbers(shard.depth)} for shard in shards]
+            print(orjson.dumps({**_numbers(whole), "shards": each}).decode())
         else:
-            oldest = "" if age is None else f", the oldest for {age:.0f} s"
-            print(f"{found.waiting} waiting{oldest}; {found.leased} leased; {found.aside} set aside")
+            print(_words(whole))
+            for shard in shards if len(shards) > 1 else ():
+                print(f"  {shard.name}: {shard.why or _words(shard.depth)}")
         return 0
 
     return work
+
+
+def _numbers(depth: Depth | None) -> dict[str, Any]:
+    if depth is None:
+        return dict.fromkeys(("waiting", "leased", "aside", "oldest_seconds"))
+    age = None if depth.oldest is None else _age(depth.oldest)
+    return {"waiting": depth.waiting, "leased": depth.leased, "aside": depth.aside, "oldest_seconds": age}
+
+
+def _words(depth: Depth | None) -> str:
+    if depth is None:
+        return "it does not answer"
+    oldest = "" if depth.oldest is None else f", the oldest for {_age(depth.oldest):.0f} s"
+    return f"{depth.waiting} waiting{oldest}; {depth.leased} leased; {depth.aside} set aside"
+
+
+def _age(since: int) -> float:
+    return max(0.0, (clock() - since) / SECOND)
 
 
 def list_(args: argparse.Namespace) -> Work:
@@ -106,32 +132,57 @@ def show(args: argparse.Namespace) -> Work:
     return work
 
 
-def each(verb: str, done: str) -> Callable[[argparse.Namespace], Work]:
-    """Do something to each entry that is named."""
+def requeue(args: argparse.Namespace) -> Work:
+    """Let each entry that is named wait again."""
 
-    def made(args: argparse.Namespace) -> Work:
-        async def work(queue: Queue) -> int:
-            missing = 0
-            for id in args.ids:
-                try:
-                    await getattr(queue, verb)(id)
-                    print(f"{id} {done}")
-                except NotFound as error:
-                    print(f"mailfarm queue: {error}", file=sys.stderr)
-                    missing += 1
-            return 1 if missing else 0
+    async def work(queue: Queue) -> int:
+        return await _each(queue.requeue, args.ids, "waits again")
 
-        return work
+    return work
 
-    return made
+
+def drop(args: argparse.Namespace) -> Work:
+    """Forget each entry that is named, once that was confirmed."""
+
+    async def work(queue: Queue) -> int:
+        return await _each(queue.drop, args.ids, "is gone") if args.yes or await _confirmed(queue, args.ids) else 3
+
+    return work
+
+
+async def _each(do: Callable[[str], Awaitable[None]], ids: Sequence[str], done: str) -> int:
+    missing = 0
+    for id in ids:
+        try:
+            await do(id)
+            print(f"{id} {done}")
+        except NotFound as error:
+            print(f"mailfarm queue: {error}", file=sys.stderr)
+            missing += 1
+    return 1 if missing else 0
+
+
+async def _confirmed(queue: Queue, ids: Sequence[str]) -> bool:
+    """Whether who sits here wants these gone, having seen what they are."""
+    for id in ids:
+        try:
+            print(_line(await queue.find(id)))
+        except NotFound as error:
+            print(error)
+    print(f"drop {len(ids)} and their mail for good? They were accepted, and are in no mailbox. [yes/no] ", end="")
+    sys.stdout.flush()
+    answered = sys.stdin.readline().strip().lower() == "yes"
+    if not answered:
+        print("nothing was dropped", file=sys.stderr)
+    return answered
 
 
 WORK: dict[str, Callable[[argparse.Namespace], Work]] = {
     "depth": depth,
     "list": list_,
     "show": show,
-    "requeue": each("requeue", "waits again"),
-    "drop": each("drop", "is gone"),
+    "requeue": requeue,
+    "drop": drop,
 }
 
 
@@ -139,18 +190,28 @@ def _form(entry: Entry) -> dict[str, Any]:
     return {
         "id": entry.id,
         "state": entry.state,
+        "account": entry.account,
         "put_at": _time(entry.put_at),
+        "age_seconds": _age(entry.put_at),
         "tries": entry.tries,
         "size": entry.size,
         "sender": entry.sender,
         "recipients": list(entry.recipients),
         "reason": entry.reason,
+        "lease_ends_at": _time(entry.until) if entry.until and entry.state == "leased" else None,
+        "waits_until": _time(entry.until) if entry.until and entry.state == "waiting" else None,
+        "holder": entry.holder,
+        "shard": entry.shard,
     }
 
 
 def _line(entry: Entry) -> str:
     to = ", ".join(entry.recipients[:3]) + (f" and {len(entry.recipients) - 3} more" if entry.recipients[3:] else "")
-    text = f"{entry.id}  {_time(entry.put_at)}  {entry.tries} tries  {entry.size} octets  <{entry.sender}> to {to}"
+    text = f"{entry.id}  {_age(entry.put_at):.0f} s old  {entry.tries} tries  {entry.size} octets"
+    text += f"  <{entry.sender}> to {to}"
+    if entry.until:
+        by = f" by {entry.holder}" if entry.holder else ""
+        text += f"  {'leased' + by if entry.state == 'leased' else 'waits'} until {_time(entry.until)}"
     # what strangers wrote does not move the cursor of who reads it
     return "".join(c if c.isprintable() else "?" for c in text + (f"  {entry.reason}" if entry.reason else ""))
 

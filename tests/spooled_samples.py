@@ -55,6 +55,7 @@ def spooled(
     content: bytes = b"Subject: hello\r\n\r\nhello\r\n",
     *,
     id: str = "",
+    account: str = "",
     envelope: Envelope = ENVELOPE,
     origin: Origin = ORIGIN,
     trace: bytes = b"Received: from client.example.com\r\n",
@@ -63,7 +64,7 @@ def spooled(
 ) -> Spooled:
     return Spooled(
         id or IDS.new(),
-        IDS.new(),
+        account or IDS.new(),
         clock(),
         envelope,
         origin,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import pytest_twisted
 from prometheus_client import CollectorRegistry
-from running import command
+from running import clean_environ, command
 from servers import Redis
 from spooled_samples import DEADLINE, IDS, clock, spooled
 from twisted.internet import reactor
@@ -85,16 +89,52 @@ async def test_what_was_set_aside_is_seen_and_decided_about(at) -> None:
     listed = [json.loads(line) for line in (await ask("list", "--json")).splitlines()]
     assert sorted(each["id"] for each in listed) == sorted([again, gone])
     assert listed[0]["recipients"] == ["inbox@mailfarm.test"]
+    assert 0 <= listed[0]["age_seconds"] < 600
+    assert listed[0]["lease_ends_at"] is None
+    assert [shard["aside"] for shard in json.loads(await ask("--json"))["shards"]] == [2]
     text = await ask("list")
     assert "it could not be" in text
     assert "\x1b" not in text
     assert waiting in await ask("list", "waiting")
     assert (await ask("show", again)).endswith("Subject: poison\n\n\x1b[2J\n")  # read as text here
     assert await ask("requeue", again) == f"{again} waits again\n"
-    assert await ask("drop", gone) == f"{gone} is gone\n"
+    assert "--yes" in await ask("drop", gone, code=2)  # there is no terminal to ask on
+    assert json.loads(await ask("--json"))["aside"] == 1
+    assert await ask("drop", "--yes", gone) == f"{gone} is gone\n"
     assert "2 waiting" in await ask()
-    assert gone in await ask("drop", gone, code=1)
-    assert waiting in await ask("drop", waiting, code=1)  # only what was set aside
+    assert gone in await ask("drop", "--yes", gone, code=1)
+    assert waiting in await ask("drop", "--yes", waiting, code=1)  # only what was set aside
+
+
+@pytest_twisted.ensureDeferred
+async def test_on_a_terminal_it_asks_before_it_drops(at) -> None:
+    settings, options, filled = at
+    _, first, second = await filled()
+
+    def drop(answer: str) -> tuple[int, str]:
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mailfarm", "queue", *options, "drop", first, second],
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=clean_environ() | settings,
+        )
+        os.close(theirs)
+        os.write(ours, answer.encode() + b"\n")
+        said = process.communicate(timeout=120)[0].decode()
+        os.close(ours)
+        return process.returncode, said
+
+    for answer in ("no", "y", ""):
+        code, said = await deferToThread(drop, answer)
+        assert (code, "nothing was dropped" in said) == (3, True), said
+    assert first in said
+    assert "<sender@example.com> to inbox@mailfarm.test" in said
+    code, said = await deferToThread(drop, "yes")
+    assert (code, f"{first} is gone" in said, f"{second} is gone" in said) == (0, True, True), said
+    done = await deferToThread(command, "queue", *options, "--json", **settings)
+    assert json.loads(done.stdout)["aside"] == 0
 
 
 def test_a_queue_that_is_not_there_is_not_made(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ class Farm:
             self.registry,
             name=next(iter(self.services)) if self._alone else "dev",
             uses={store for word in self.services for store in STORES[word].split()},
+            shows={"queue"} if "api" in self.services and settings.farm.queue_url else (),
         )
         self.folder = self.stores.folder
         self.domains = Domains(

@@ -121,6 +121,8 @@ class Rooms:
             random=os.urandom,
             version=__version__,
             inbox=self.default.address,
+            queue=self.stores.queue,
+            clock=clock,
             smtp=smtp,
             max_waits=api.max_waits,
             grace=min(5.0, self.grace),

@@ -16,11 +16,13 @@ The modules of a backend, and the drivers below them, are loaded only where it i
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Collection
 from pathlib import Path
 from shutil import rmtree
+from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
@@ -45,7 +47,8 @@ QUEUE = "inbound"
 
 
 class Stores:
-    """The stores a process ``uses``, some of database, queue and cache, and how they start and stop.
+    """The stores a process ``uses``, some of database, queue and cache, and how they start and stop; and those that it
+    only ``shows``, which may be away without it being any less ready.
 
     ``name`` is the command's. ``folder`` keeps data; None keeps nothing. Making it opens SQLite, where that is used:
     raises DatabaseUnavailable (in use, locked), SchemaMismatch, ConfigurationError.
@@ -61,6 +64,7 @@ class Stores:
         *,
         name: str,
         uses: Collection[str],
+        shows: Collection[str] = (),
     ) -> None:
         farm = settings.farm
         self._farm = farm
@@ -90,8 +94,10 @@ class Stores:
                 self._own_folder()
             if "database" in uses and farm.database_url:
                 self._shared_database()
-            if "queue" in uses and farm.queue_url:
+            if farm.queue_url and ("queue" in uses or "queue" in shows):
                 self._shared_queue()
+                if "queue" not in uses:
+                    self.hints.add("queue")
             if "cache" in uses and farm.cache_url:
                 self._shared_cache()
         except ValueError as error:  # a URL or a file that only who uses it could find wrong
@@ -104,7 +110,7 @@ class Stores:
                 await self._postgres.check_schema()
             except Temporary as error:
                 raise Temporary(f"the database: {error}") from None
-        if self.queue is not None:
+        if self.queue is not None and "queue" not in self.hints:
             try:
                 await self.queue.admit(0)
             except QueueFull:
@@ -137,6 +143,7 @@ class Stores:
                 reactor=self._reactor,
                 reserve=self._farm.reserve,
                 max_entries=self._farm.backlog,
+                holder=_holder(),
             )
             self.queue = queue
             self.checks["queue"] = queue.depth
@@ -193,7 +200,16 @@ class Stores:
             name = "queue" if len(farm.queue_url) == 1 else f"queue shard {number}"
             link = self._link(url, name, farm.queue_password, 3)  # puts, takes and large content
             shards.append(
-                RedisQueue(link, QUEUE, self._ids, clock, self._reactor, self._registry, max_entries=farm.backlog)
+                RedisQueue(
+                    link,
+                    QUEUE,
+                    self._ids,
+                    clock,
+                    self._reactor,
+                    self._registry,
+                    max_entries=farm.backlog,
+                    holder=_holder(),
+                )
             )
         if len(shards) == 1:
             self.queue = shards[0]
@@ -230,6 +246,11 @@ class Stores:
 
     async def _read(self) -> None:
         await self.database.read(_select_one)
+
+
+def _holder() -> str:
+    """This process as an operator finds it: in a container the host is that."""
+    return f"{''.join(gethostname().split())[:60]}/{os.getpid()}"
 
 
 async def _select_one(tx: Tx) -> None:

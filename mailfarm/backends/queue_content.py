@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from twisted.internet.defer import Deferred
 
-from mailfarm.ports import CHUNK, Spooled
+from mailfarm.errors import QueueUnavailable
+from mailfarm.ports import CHUNK, Queue, Shard, Spooled
 
 AHEAD = 2
 """Pieces of content that are asked for while one is looked at: each is a journey to the store."""
@@ -75,6 +76,24 @@ def check_size(spooled: Spooled, octets: int) -> None:
     """Raises ValueError when content is not as long as it says."""
     if octets != spooled.content.size:
         raise ValueError(f"content of {spooled.id} says {spooled.content.size} octets and gives {octets}")
+
+
+async def shard_of(name: str, queue: Queue) -> Shard:
+    """How deep this queue is, or why it does not say."""
+    try:
+        return Shard(name, await queue.depth())
+    except QueueUnavailable as error:
+        return Shard(name, None, str(error))
+
+
+def nonce_of(id: str, holder: str) -> str:
+    """What stands in the fences of one take. Fences are opaque, so it may say whose they are."""
+    return f"{id}@{holder}" if holder else id
+
+
+def holder_of(nonce: str) -> str:
+    """Whose fence it is, if it says so."""
+    return nonce.partition("@")[2]
 
 
 def kept_reason(reason: str) -> str:

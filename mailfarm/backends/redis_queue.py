@@ -14,17 +14,18 @@ lease can end its entry only as long as nobody else was given it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from prometheus_client import CollectorRegistry
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.logger import Logger
 
 from mailfarm.errors import LeaseLost, MailfarmError, NotFound, QueueFull, QueueUnavailable
 from mailfarm.ids import Ids
-from mailfarm.ports import CHUNK, Attempt, Content, Depth, Entry, Spooled
+from mailfarm.ports import CHUNK, Attempt, Content, Depth, Entry, Shard, Spooled, State
 
-from .queue_content import NEWER_PAUSE, Stored, Whole, check_size, kept_reason
+from . import redis_queue_entries
+from .queue_content import NEWER_PAUSE, Stored, Whole, check_size, kept_reason, nonce_of, shard_of
 from .queue_ends import Ends
 from .queue_taking import Taking, Turn
 from .redis_link import RedisLink
@@ -33,7 +34,7 @@ from .redis_queue_metrics import ShardMetrics
 from .redis_queue_puts import Pieces, Puts, is_new, packed
 from .redis_queue_room import RedisRoom, ServerCheck, unavailable
 from .redis_subscriber import RedisSubscriber
-from .spool_form import NewerFormError, envelope_of, from_form, to_form
+from .spool_form import NewerFormError, from_form, to_form
 
 _SECOND = 1_000_000
 _EVERY = 1.0  # seconds between two looks at the figures
@@ -46,7 +47,8 @@ class RedisQueue:
     """The queue ``name`` on the server of ``link``, which belongs to the caller and wants three connections.
 
     ``clock`` gives microseconds since 1970, for gauges and timers alone. An entry is set aside after ``max_tries``
-    turns. ``max_entries`` and ``max_octets`` cap the backlog, entries set aside included.
+    turns. ``max_entries`` and ``max_octets`` cap the backlog, entries set aside included. ``holder`` names this
+    process to who looks at its leases; no blanks in it.
     """
 
     def __init__(
@@ -61,12 +63,14 @@ class RedisQueue:
         max_tries: int = 5,
         max_entries: int = 100_000,
         max_octets: int = 4 * 1024 * 1024 * 1024,
+        holder: str = "",
     ) -> None:
         self.name = name
         self.link = link
         self.heard: Callable[[], None] = lambda: None
         """Called when there may be something to take."""
         self._ids = ids
+        self._holder = holder
         self.clock = clock
         self.reactor = reactor
         self._max_tries = max_tries
@@ -200,7 +204,7 @@ class RedisQueue:
         """Lease what there is now. Raises QueueUnavailable."""
         if self._running and not self._listening:
             await self._listen()
-        nonce = self._ids.new()
+        nonce = nonce_of(self._ids.new(), self._holder)
 
         async def take(done: Sequence[str]) -> Batch:
             batch = await self._calls.take(limit, int(lease * _SECOND), nonce, self._max_tries, done)
@@ -303,22 +307,17 @@ class RedisQueue:
             raise error
         return (await self._calls.depth())[0]
 
-    async def inspect(self, state: Literal["waiting", "leased", "aside"], limit: int = 100) -> Sequence[Entry]:
+    async def depths(self) -> Sequence[Shard]:
+        """The one there is."""
+        return (await shard_of(str(self.link), self),)
+
+    async def inspect(self, state: State, limit: int = 100, account: str = "") -> Sequence[Entry]:
         """The oldest entries in a state. Raises QueueUnavailable."""
-        numbers = await self._calls.list(state, limit)
-        # One call an entry: a script that read them all would hold everyone up while it does.
-        reading = [Deferred.fromCoroutine(self._calls.read("", number, content=False)) for number in numbers]
-        entries = []
-        outcomes: list[tuple[bool, Any]] = list(await DeferredList(reading, consumeErrors=True))
-        for good, found in outcomes:
-            if not good:
-                found.raiseException()
-            if found is not None:
-                sender, recipients = envelope_of(found.form)
-                entries.append(
-                    Entry(found.id, state, found.put_at, found.tries, found.size, sender, recipients, found.reason)
-                )
-        return entries
+        return await redis_queue_entries.inspect(self._calls, state, limit, account)
+
+    async def find(self, id: str) -> Entry:
+        """One entry. Raises NotFound, QueueUnavailable."""
+        return await redis_queue_entries.find(self._calls, id)
 
     async def read(self, id: str) -> Spooled:
         """An entry's spooled mail. Raises NotFound, QueueUnavailable."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mailfarm.errors import LeaseLost, NotFound, QueueFull, QueueUnavailable
-from mailfarm.ports import Depth
+from mailfarm.ports import Depth, State
 
 from .queue_outage import Outage
 from .redis_connection import Argument, Packed, Parts, RedisAway, RedisRefused
@@ -79,6 +79,9 @@ class Found(NamedTuple):
     content: bytes
     tries: int
     reason: str
+    state: State
+    until: int | None
+    fence: str
 
 
 class Calls:
@@ -86,6 +89,7 @@ class Calls:
 
     def __init__(self, link: RedisLink, name: str, metrics: ShardMetrics) -> None:
         self.link = link
+        self.name = name
         self.prefix = f"mailfarm:{{{name}}}"
         self._metrics = metrics
         self.outage = Outage(link.reactor.seconds)
@@ -189,9 +193,20 @@ class Calls:
         found = await self._call("read", self._read, (id, number, int(content)))
         if not found:
             return None
-        name, put_at, size, form, pieces, data, tries, reason = found
-        reason_text = reason.decode("utf-8", "replace")
-        return Found(name.decode(), int(put_at), int(size), form, pieces.decode(), data, tries, reason_text)
+        name, put_at, size, form, pieces, data, tries, reason, state, until, fence = found
+        return Found(
+            name.decode(),
+            int(put_at),
+            int(size),
+            form,
+            pieces.decode(),
+            data,
+            tries,
+            reason.decode("utf-8", "replace"),
+            state.decode(),
+            None if int(until) < 0 else int(until),
+            fence.decode(),
+        )
 
     async def list(self, state: str, limit: int) -> Sequence[str]:
         """The numbers of the oldest entries in a state."""

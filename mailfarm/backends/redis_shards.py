@@ -18,13 +18,14 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from operator import attrgetter
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredList
 
 from mailfarm.errors import LeaseLost, NotFound, QueueFull, QueueUnavailable, Temporary
-from mailfarm.ports import CHUNK, Attempt, Depth, Entry, Spooled
+from mailfarm.ports import CHUNK, Attempt, Depth, Entry, Shard, Spooled, State
 
+from .queue_content import shard_of
 from .queue_taking import Taking
 from .redis_queue import RedisQueue
 from .redis_queue_puts import Puts, is_new, packed
@@ -209,11 +210,19 @@ class ShardedQueue:
             min((depth.oldest for depth in depths if depth.oldest is not None), default=None),
         )
 
-    async def inspect(self, state: Literal["waiting", "leased", "aside"], limit: int = 100) -> Sequence[Entry]:
+    async def depths(self) -> Sequence[Shard]:
+        """The depth of each."""
+        return await self._some([shard_of(str(shard.link), shard) for shard in self.shards])
+
+    async def inspect(self, state: State, limit: int = 100, account: str = "") -> Sequence[Entry]:
         """The oldest entries in a state on the shards that answer. Raises QueueUnavailable when none does."""
-        found = await self._some([shard.inspect(state, limit) for shard in self.shards])
+        found = await self._some([shard.inspect(state, limit, account) for shard in self.shards])
         entries = [entry for entries in found for entry in entries]
         return sorted(entries, key=attrgetter("put_at"))[:limit]
+
+    async def find(self, id: str) -> Entry:
+        """One entry. Raises NotFound, QueueUnavailable when it may be on a shard that is away."""
+        return await self._first_that_has(lambda shard: shard.find(id))
 
     async def read(self, id: str) -> Spooled:
         """An entry's spooled mail. Raises NotFound, QueueUnavailable when it may be on a shard that is away."""

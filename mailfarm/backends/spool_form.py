@@ -92,10 +92,12 @@ def from_form(form: bytes | str, content: Content) -> Spooled:
         raise ValueError(f"not spooled mail: {error!r}") from None
 
 
-def envelope_of(form: bytes) -> tuple[str, tuple[str, ...]]:
-    """Sender and recipients out of the stored form, whatever its version."""
+def envelope_of(form: bytes) -> tuple[str, str, tuple[str, ...]]:
+    """Account, sender and recipients out of the stored form, whatever its version; empty where they cannot be read."""
     try:
-        envelope = orjson.loads(form)["envelope"]
-        return envelope["sender"], tuple(r["address"] for r in envelope["recipients"])
+        raw = orjson.loads(form)
+        envelope = raw["envelope"]
+        said = raw["account"], envelope["sender"], tuple(r["address"] for r in envelope["recipients"])
     except (KeyError, TypeError, orjson.JSONDecodeError):
-        return "", ()
+        return "", "", ()
+    return said if all(isinstance(each, str) for each in (*said[:2], *said[2])) else ("", "", ())

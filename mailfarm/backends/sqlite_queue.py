@@ -14,19 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger
 
 from mailfarm.errors import DatabaseUnavailable, NotFound, QueueFull, QueueUnavailable, Temporary
 from mailfarm.ids import Ids
-from mailfarm.ports import CHUNK, Attempt, Content, Depth, Entry, Spooled
+from mailfarm.ports import CHUNK, Attempt, Content, Depth, Entry, Shard, Spooled, State
 
-from .queue_content import NEWER_PAUSE, Stored, Whole, check_size, kept_reason
+from .queue_content import NEWER_PAUSE, Stored, Whole, check_size, kept_reason, nonce_of, shard_of
 from .queue_room import Room
 from .queue_takers import Takers
-from .spool_form import NewerFormError, envelope_of, from_form, to_form
+from .spool_form import NewerFormError, from_form, to_form
 from .sqlite_engine import DatabaseFull, Engine
 from .sqlite_open import PAGE
 from .sqlite_queue_pieces import Pieces
@@ -50,7 +50,8 @@ class Queue:
 
     ``clock`` gives microseconds since 1970, ``reactor`` is an IReactorTime (None: the installed one).
     An entry is set aside after ``max_tries`` turns. ``reserve`` is the free disk space, in octets, below which mail is
-    refused; ``max_entries`` and ``max_octets`` cap the backlog, entries set aside included.
+    refused; ``max_entries`` and ``max_octets`` cap the backlog, entries set aside included. ``holder`` names this
+    process to who looks at its leases.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Queue:
         reserve: int = 64 * 1024 * 1024,
         max_entries: int = 100_000,
         max_octets: int = 4 * 1024 * 1024 * 1024,
+        holder: str = "",
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
@@ -73,6 +75,7 @@ class Queue:
         self._ids = ids
         self._clock = clock
         self._reactor = reactor
+        self._holder = holder
         self._rows = Rows(name, max_tries, TAKE_OCTETS)
         self._takers = Takers(reactor, clock)
         self._room = Room(
@@ -158,7 +161,7 @@ class Queue:
     async def _take(self, limit: int, lease: float, until: float) -> Sequence[Attempt]:
         while True:
             wakes = self._takers.wakes
-            nonce = self._ids.new()
+            nonce = nonce_of(self._ids.new(), self._holder)
             over: Deferred[None] = Deferred()
             try:
                 taken, due = await self._take_once(limit, lease, nonce, over)
@@ -226,24 +229,20 @@ class Queue:
                 self.give_back([fence], str(error), NEWER_PAUSE)
             except ValueError as error:  # nobody can work on it, and it must not be in the way of the others
                 _log.error("entry {id} of {name} is set aside: {error}", id=entry.id, name=self.name, error=error)
-                self._background(self._set_aside(entry.number, fence, str(error)))
+                self._background(
+                    self._write(partial(self._rows.set_aside, number=entry.number, fence=fence, reason=str(error)))
+                )
             else:
                 attempts.append(Attempt(fence, entry.tries, spooled))
         return attempts
-
-    def _set_aside(self, number: int, fence: str, reason: str) -> Deferred[None]:
-        return self._write(lambda db: self._rows.set_aside(db, number, fence, reason))
 
     def _content(self, entry: Taken) -> Content:
         if entry.content is not None:
             return Whole(entry.content)
         if entry.chunks is None:
-            return Stored(entry.size, lambda _: self._whole(entry.id))
+            return Stored(entry.size, lambda _: self._read(lambda db: self._rows.read(db, entry.id).content or b""))
         chunks = entry.chunks
         return Stored(entry.size, lambda number: self._read(lambda db: self._rows.chunk(db, entry.id, chunks, number)))
-
-    def _whole(self, id: str) -> Deferred[bytes]:
-        return self._read(lambda db: self._rows.read(db, id).content or b"")
 
     # Ending a turn
 
@@ -298,16 +297,17 @@ class Queue:
             return fail(error)
         return self._read(self._rows.depth)
 
-    def inspect(self, state: Literal["waiting", "leased", "aside"], limit: int = 100) -> Deferred[Sequence[Entry]]:
-        """The oldest entries in a state."""
+    async def depths(self) -> Sequence[Shard]:
+        """The one there is."""
+        return (await shard_of("sqlite", self),)
 
-        def entries(rows: list[tuple[str, int, int, int, str, bytes]]) -> Sequence[Entry]:
-            return [
-                Entry(id, state, put_at, tries, size, *envelope_of(spooled), reason)
-                for id, put_at, tries, size, reason, spooled in rows
-            ]
+    def inspect(self, state: State, limit: int = 100, account: str = "") -> Deferred[Sequence[Entry]]:
+        """The oldest entries in a state. Fails with QueueUnavailable."""
+        return self._read(lambda db: self._rows.inspect(db, state, limit, account))
 
-        return self._read(lambda db: self._rows.inspect(db, state, limit)).addCallback(entries)
+    def find(self, id: str) -> Deferred[Entry]:
+        """One entry. Fails with NotFound, QueueUnavailable."""
+        return self._read(lambda db: self._rows.find(db, id))
 
     def read(self, id: str) -> Deferred[Spooled]:
         """An entry's spooled mail. Fails with NotFound, QueueUnavailable."""

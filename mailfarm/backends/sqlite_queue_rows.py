@@ -18,13 +18,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple
 
 import orjson
 
 from mailfarm.errors import LeaseLost, NotFound
-from mailfarm.ports import Depth
+from mailfarm.ports import Depth, Entry, State
 
+from .queue_content import holder_of
+from .spool_form import envelope_of
 from .sqlite_database import insert_rows
 
 LOST = "the worker went away"
@@ -284,13 +287,26 @@ class Rows:
         ).fetchone()
         return Depth(counts.get("waiting", 0), counts.get("leased", 0), counts.get("aside", 0), oldest)
 
-    def inspect(self, db: sqlite3.Connection, state: str, limit: int) -> list[tuple[str, int, int, int, str, bytes]]:
-        """id, put_at, tries, size, reason and the spooled form of the oldest entries in a state."""
-        return db.execute(
-            "SELECT id, put_at, tries, size, reason, spooled FROM (SELECT * FROM queue_entry"
-            " WHERE queue = ? AND state = ? ORDER BY number LIMIT ?) JOIN queue_spool USING (number) ORDER BY number",
-            (self._name, state, limit),
-        ).fetchall()
+    def inspect(self, db: sqlite3.Connection, state: State, limit: int, account: str) -> list[Entry]:
+        """The oldest entries in a state, of one account if it is given: then it reads forms until it has found enough,
+        of which there are as many as the backlog may have."""
+        rows = db.execute(
+            f"SELECT {_SHOWN} FROM queue_entry JOIN queue_spool USING (number) WHERE queue = ? AND state = ?"
+            " ORDER BY number",
+            (self._name, state),
+        )
+        entries = (_entry(row) for row in rows)
+        return list(islice((entry for entry in entries if account in ("", entry.account)), limit))
+
+    def find(self, db: sqlite3.Connection, id: str) -> Entry:
+        """Raises NotFound."""
+        row = db.execute(
+            f"SELECT {_SHOWN} FROM queue_entry JOIN queue_spool USING (number) WHERE queue = ? AND id = ?",
+            (self._name, id),
+        ).fetchone()
+        if row is None:
+            raise NotFound(f"the queue {self._name} has no entry {id}")
+        return _entry(row)
 
     def read(self, db: sqlite3.Connection, id: str) -> Taken:
         """An entry, its content too when it stands in one row. Raises NotFound."""
@@ -312,6 +328,15 @@ class Rows:
             raise NotFound(f"the content of entry {id} is no longer in the queue {self._name}")
         data: bytes = row[0]
         return data
+
+
+_SHOWN = "id, state, put_at, tries, size, reason, due_at, fence, spooled"
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    id, state, put_at, tries, size, reason, due_at, fence, spooled = row
+    holder = holder_of(fence or "") if state == "leased" else ""
+    return Entry(id, state, put_at, tries, size, *envelope_of(spooled), reason, due_at or None, holder)
 
 
 def number_of(fence: str) -> int:

@@ -47,6 +47,7 @@ _TABLE = (
         "The members near_misses and refusals say what did come.",
     ),
     Kind("conflict", 409, "The address is taken", "Choose another address, or leave it out and get a free one."),
+    Kind("not-set-aside", 409, "The entry was not set aside", "It is being worked on, or will be: leave it alone."),
     Kind(
         "too-many-messages",
         409,
@@ -86,6 +87,12 @@ _TABLE = (
         "Search the log for the member incident, and please report it.",
     ),
     Kind("unavailable", 503, "The database does not answer", "Try again after the seconds in Retry-After."),
+    Kind(
+        "queue-unavailable",
+        503,
+        "The queue does not answer",
+        "Try again after the seconds in Retry-After. Where api runs by itself, it must be given MAILFARM_QUEUE_URL.",
+    ),
     Kind("stopping", 503, "The service is stopping", "Connect again; another one takes over."),
 )
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in _TABLE}

@@ -29,7 +29,7 @@ def test_what_was_written_is_read_again() -> None:
     spooled = of(ENVELOPE)
     form = to_form(spooled)
     assert from_form(form, spooled.content) == spooled
-    assert envelope_of(form) == ("s@e.example", ("a@b.example", "c@d.example"))
+    assert envelope_of(form) == (spooled.account, "s@e.example", ("a@b.example", "c@d.example"))
 
 
 def test_every_field_is_written() -> None:

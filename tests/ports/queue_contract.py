@@ -587,6 +587,56 @@ class QueueContract:
         assert began <= entry.put_at <= clock()
 
     @pytest_twisted.ensureDeferred
+    async def test_who_holds_an_entry_and_until_when_is_told(self, queue):
+        aside, leased, paused, waiting = (spooled() for _ in range(4))
+        await self.set_aside(queue, aside)
+        await queue.put(leased)
+        began = clock()
+        await self.take_one(queue, 40.0)
+        await queue.put(paused)
+        await queue.fail((await self.take_one(queue)).fence, "not now", 30.0)
+        await queue.put(waiting)
+        ended = clock()
+        for mail, state, span in ((aside, "aside", None), (leased, "leased", 40), (paused, "waiting", 30)):
+            entry = await queue.find(mail.id)
+            assert (entry.id, entry.state, entry.account) == (mail.id, state, mail.account)
+            assert entry in await queue.inspect(state)
+            if span is None:
+                assert entry.until is None
+            else:
+                assert began + span * 1_000_000 <= entry.until <= ended + span * 1_000_000
+            assert entry.holder == ("worker-7/42" if state == "leased" else "")
+        entry = await queue.find(waiting.id)
+        assert (entry.state, entry.until, entry.holder, entry.reason) == ("waiting", None, "", "")
+        assert (await queue.find(paused.id)).reason == "not now"
+        for id in (IDS.new(), ""):
+            with pytest.raises(NotFound):
+                await queue.find(id)
+
+    @pytest_twisted.ensureDeferred
+    async def test_an_account_is_shown_its_own_entries(self, queue):
+        mails = [spooled(account=account) for account in ("one", "other", "one", "other", "one")]
+        for mail in mails:
+            await queue.put(mail)
+        mine = [mail.id for mail in mails[::2]]
+        assert [entry.id for entry in await queue.inspect("waiting", 10, "one")] == mine
+        assert [entry.id for entry in await queue.inspect("waiting", 2, "one")] == mine[:2]
+        assert [entry.id for entry in await queue.inspect("waiting", 1, "other")] == [mails[1].id]
+        assert await queue.inspect("waiting", 10, "nobody") == []
+        assert len(await queue.inspect("waiting", 10)) == 5
+
+    @pytest_twisted.ensureDeferred
+    async def test_the_depth_of_each_server_is_told(self, queue):
+        for _ in range(3):
+            await queue.put(spooled())
+        await self.take_one(queue)
+        depth, shards = await queue.depth(), await queue.depths()
+        assert all(shard.name and not shard.why for shard in shards)
+        assert sum(shard.depth.waiting for shard in shards) == depth.waiting == 2
+        assert sum(shard.depth.leased for shard in shards) == depth.leased == 1
+        assert min(shard.depth.oldest for shard in shards if shard.depth.oldest) == depth.oldest
+
+    @pytest_twisted.ensureDeferred
     async def test_read_works_in_every_state(self, queue):
         aside, leased, waiting = (spooled(name) for name in (b"aside", b"leased", b"waiting"))
         await self.set_aside(queue, aside)

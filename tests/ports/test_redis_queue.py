@@ -39,7 +39,10 @@ class Store:
     def _new(self, name, max_entries):
         registry = CollectorRegistry()
         cap = max_entries // len(self._links)  # each shard's own
-        shards = [RedisQueue(link, name, IDS, clock, reactor, registry, max_entries=cap) for link in self._links]
+        shards = [
+            RedisQueue(link, name, IDS, clock, reactor, registry, max_entries=cap, holder="worker-7/42")
+            for link in self._links
+        ]
         return ShardedQueue(shards) if len(shards) > 1 else shards[0]
 
     async def restart(self):

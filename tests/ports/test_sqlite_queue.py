@@ -21,7 +21,9 @@ class Store:
 
     async def queue(self, name, max_entries=1000):
         if name not in self._queues:
-            self._queues[name] = Queue(self._engine, name, IDS, clock, reactor=reactor, max_entries=max_entries)
+            self._queues[name] = Queue(
+                self._engine, name, IDS, clock, reactor=reactor, max_entries=max_entries, holder="worker-7/42"
+            )
         return self._queues[name]
 
     async def restart(self):

@@ -21,9 +21,20 @@ from mailfarm.ports import Bus, Database, Subscription
 
 from .rates import Rates
 
-__all__ = ["Access", "Caller"]
+__all__ = ["Access", "Caller", "need"]
 
 T = TypeVar("T")
+
+
+def need(caller: Caller, scope: str) -> None:
+    """Raises Problem: scope-missing."""
+    if scope not in caller.scopes:
+        raise Problem(
+            "scope-missing",
+            f"the token lacks the scope {scope}",
+            headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'},
+            scope=scope,
+        )
 
 
 class Access:
@@ -79,13 +90,7 @@ class Access:
         await self._rates.of_client(request)
         caller = self._everyone or await self._signed_in(request)
         await self._rates.of_caller(request, caller)
-        if scope not in caller.scopes:
-            raise Problem(
-                "scope-missing",
-                f"the token lacks the scope {scope}",
-                headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'},
-                scope=scope,
-            )
+        need(caller, scope)
         return caller
 
     async def look(self, request: Request, secret: str, ask: Callable[[], Awaitable[T | None]]) -> T | None:

@@ -10,12 +10,14 @@ from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.exceptions import NotFound as NoRoute
 
-from mailfarm.errors import Conflict, CursorTooOld, Invalid, NotFound, Temporary
+from mailfarm.errors import Conflict, CursorTooOld, Invalid, NotFound, QueueFull, QueueUnavailable, Temporary
 from mailfarm.net.problems import RETRY_AFTER, Problem
 
 from .answering import write_problem
 
 log = Logger()
+
+AGAIN = {"Retry-After": RETRY_AFTER}
 
 _NAMES = frozenset(
     {"address", "after", "before", "contains", "count", "ends_at", "exact", "from", "kind", "lifetime", "limit"}
@@ -39,9 +41,12 @@ def problem_of(error: BaseException, incident: Callable[[], str]) -> Problem:
         if name in _NAMES:
             return Problem("invalid-value", str(error), name=name)
         return Problem("invalid-value", str(error))
+    if isinstance(error, QueueFull | QueueUnavailable):
+        log.warn("The queue does not answer: {error}", error=error)
+        return Problem("queue-unavailable", "the queue does not answer; try again", headers=AGAIN)
     if isinstance(error, Temporary):
         log.warn("The database does not answer: {error}", error=error)
-        return Problem("unavailable", "the database does not answer; try again", headers={"Retry-After": RETRY_AFTER})
+        return Problem("unavailable", "the database does not answer; try again", headers=AGAIN)
     if isinstance(error, MethodNotAllowed):
         allowed = ", ".join(sorted(error.valid_methods or ()))
         return Problem("method-not-allowed", f"this path takes {allowed}", headers={"Allow": allowed})

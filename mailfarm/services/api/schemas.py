@@ -153,6 +153,35 @@ _ORIGIN = thing(
     credential=TEXT,
 )
 
+_DEPTH: dict[str, Schema] = {
+    "waiting": COUNT,
+    "leased": COUNT,
+    "aside": COUNT,
+    "oldest_seconds": maybe(
+        {"type": "number", "minimum": 0, "description": "For how long the oldest that waits has waited."}
+    ),
+}
+
+_ENTRY = thing(
+    "Mail between its 250 and its mailbox. `lease_ends_at`: until when a worker has it to itself, and the work of one "
+    "that died begins again. `waits_until`: before then it is not tried again. `reason`: of the last failure. "
+    "`holder` (host/process) and `shard` are empty without the scope queue:all.",
+    id=ID,
+    state={"type": "string", "enum": ["waiting", "leased", "aside"]},
+    account=TEXT,
+    put_at=MOMENT,
+    age_seconds={"type": "number", "minimum": 0},
+    tries=COUNT,
+    size={**COUNT, "description": "Octets of the content as it was sent."},
+    sender=TEXT,
+    recipients=many(TEXT),
+    reason=TEXT,
+    lease_ends_at=maybe(MOMENT),
+    waits_until=maybe(MOMENT),
+    holder=TEXT,
+    shard=TEXT,
+)
+
 _CHANGE = {"id": ID, "account": TEXT, "mailbox": ID, "seq": COUNT, "at": MOMENT}
 
 _PROBLEM = thing(
@@ -239,6 +268,18 @@ SCHEMAS: dict[str, Schema] = {
     "Found": thing(messages=many(named("Summary")), cursor=CURSOR),
     "Refused": _REFUSED,
     "Refusals": thing(refusals=many(named("Refused"))),
+    "QueueDepth": thing(
+        "How much is in the queue, of all accounts. `shards`: of each server; one that does not answer is not counted "
+        "in the whole, and `why` says why.",
+        shards=many(joined(thing(**{name: maybe(schema) for name, schema in _DEPTH.items()}), "", name=TEXT, why=TEXT)),
+        **_DEPTH,
+    ),
+    "QueueEntry": _ENTRY,
+    "QueueEntries": thing(
+        "`more`: there are more in this state.",
+        entries=many(named("QueueEntry")),
+        more=FLAG,
+    ),
     "Session": thing(
         "`auth`: whether anybody has to sign in. `name`, `scopes` and `expires_at` are the session's, if there is one.",
         auth={"type": "string", "enum": ["none", "token"]},

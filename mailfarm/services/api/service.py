@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -19,6 +20,7 @@ from mailfarm.mailboxes.feed import Feeds, Spawn
 from mailfarm.net.forwarded import Forwarded
 from mailfarm.net.hosts import Hosts
 from mailfarm.ports import Bus, Database, Limiter
+from mailfarm.ports import Queue as QueuePort
 
 from .about import About
 from .access import Access
@@ -29,6 +31,7 @@ from .guard import guarded_site
 from .mailboxes import Mailboxes
 from .messages import Messages
 from .openapi import document
+from .queue import Queue
 from .rates import Rates
 from .refusals import RefusalLog, Refusals
 from .rest import Rest
@@ -49,9 +52,14 @@ RESOURCES: tuple[type[Resource], ...] = (
     Events,
     Waits,
     Refusals,
+    Queue,
     Sessions,
     Tokens,
 )
+
+
+def _clock() -> int:
+    return time.time_ns() // 1000
 
 
 class Api:
@@ -62,6 +70,7 @@ class Api:
     ``status`` has pages about the process as children, all or some. ``random`` gives random bytes (``os.urandom``),
     ``spawn`` runs a coroutine in the background. Without a ``limiter`` nothing is limited; ``forwarded_from`` are the
     networks whose X-Forwarded-For is believed. Calling ``feeds.look`` is others' job.
+    Without a ``queue`` what is below ``/v1/queue`` answers 503; ``clock`` gives microseconds since 1970.
     """
 
     def __init__(
@@ -90,6 +99,8 @@ class Api:
         limiter: Limiter | None = None,
         limits: LimitSets = WITHOUT_A_FILE,
         forwarded_from: Iterable[IPv4Network | IPv6Network] = (),
+        queue: QueuePort | None = None,
+        clock: Callable[[], int] = _clock,
     ) -> None:
         self.listening: list[Any] = []
         self._endpoints = endpoints
@@ -112,6 +123,7 @@ class Api:
             Events(access, database, Streams(feeds, self._slots, counts, reactor)),
             Waits(access, database, feeds, spawn, self._refusals, self._slots, counts, reactor),
             Refusals(access, database, self._refusals),
+            Queue(access, queue, clock, reactor),
             Sessions(access, database, bus, ids, random),
             Tokens(access, database, bus, ids, random),
         )
