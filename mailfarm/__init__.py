@@ -18,6 +18,7 @@ A map of the house. Imports run one way, downwards in this list to what stands a
 ``schema_command  queue_command``      what an operator asks of the database's schema and of the queue.
 ``cli``                                the command line.
 ``sdk/``                               the client library and the pytest plugin; imports nothing of the rest.
+``prove/``                             breaking a mailfarm and judging from outside; imports the sdk and nothing else.
 ``web/``                               the inbox in a browser.
 ``schema/  docs/``                     the database's schemas; what ``mailfarm help`` shows.
 =====================================  ==========================================================================

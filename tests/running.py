@@ -12,14 +12,10 @@
 from __future__ import annotations
 
 import json
-import os
 import selectors
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +23,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from servers import free_port
+
+from mailfarm.prove.child import clean_environ, get, until
+
+__all__ = ["Cluster", "Process", "Running", "Service", "clean_environ", "command", "free_port", "get", "until"]
 
 FREE = "127.0.0.1:0"
 FREE_PORTS = {
@@ -257,11 +257,6 @@ class Cluster:
                 continue
 
 
-def clean_environ() -> dict[str, str]:
-    """The environment without settings of mailfarm's."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("MAILFARM_")}
-
-
 def command(*words: str, seconds: float = 60, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run a ``mailfarm`` command to its end."""
     return subprocess.run(
@@ -273,25 +268,3 @@ def command(*words: str, seconds: float = 60, **settings: str) -> subprocess.Com
         timeout=seconds,
         check=False,
     )
-
-
-def get(url: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
-    """The code and text of a page; the code is 0 where nobody answers."""
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=dict(headers or {})), timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-    except OSError as error:
-        return 0, str(error)
-
-
-def until(condition: Any, seconds: float = 10, every: float = 0.01) -> Any:
-    """Wait until ``condition()`` is true and return what it gave; TimeoutError after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not so within {seconds} s: {condition}")
-        time.sleep(every)
-    return value

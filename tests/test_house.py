@@ -42,7 +42,7 @@ FORBIDDEN_ALL_THE_SAME = {
     "outbound": {"net", "backends"},
     "services": {"backends"},
 }
-MAY_USE_THE_CLIENT = {"cli", "__main__"}  # the sdk stands beside the house; only the command line opens its door
+MAY_USE_THE_CLIENT = {"cli", "__main__", "prove"}  # the sdk stands beside the house; the command line opens its door
 PURE = {room for row in (*ROWS[:6], ROWS[7]) for room in row} | {"accounts", "domains", "mailboxes", "webhooks"}
 _DRIVERS = (
     "asyncio autobahn concurrent crochet ftplib getpass http httpx klein logging multiprocessing os platform psycopg "
@@ -92,7 +92,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 def room(name: str) -> str:
     """The room of ``mailfarm.x.y``: ``x``; empty for the package itself (its version)."""
     parts = name.split(".")
-    known = {room for row in ROWS for room in row} | {"sdk"}
+    known = {room for row in ROWS for room in row} | {"sdk", "prove"}
     return parts[1] if len(parts) > 1 and parts[1] in known else ""
 
 
@@ -115,6 +115,12 @@ def unlawful(path: Path) -> Iterator[str]:
         if here == "sdk":
             if there != "sdk":
                 yield f"{where}, but the sdk stands alone"
+        elif here == "prove":
+            if there not in ("sdk", "prove"):
+                yield f"{where}, but what proves stands outside of what it proves"
+        elif there == "prove":
+            if here not in ("cli", "__main__"):
+                yield f"{where}, but only the command line opens the door of what proves"
         elif not here:
             if there:
                 yield f"{where}, but the package itself imports nothing"
@@ -133,7 +139,7 @@ def unlawful(path: Path) -> Iterator[str]:
 
 def test_every_room_has_a_row() -> None:
     rooms = {path.name.removesuffix(".py") for path in HOUSE.iterdir() if path.suffix == ".py" or _has_code(path)}
-    known = {name for names in ROWS for name in names} | {"sdk", "__init__"}
+    known = {name for names in ROWS for name in names} | {"sdk", "prove", "__init__"}
     assert rooms <= known, f"give these a row in tests/test_house.py and in the design: {sorted(rooms - known)}"
 
 
@@ -179,6 +185,8 @@ def test_the_import_law_would_notice(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "services/api/__init__.py": "from ..live import frames",
         "services/sweep.py": "from ..backends import memory",
         "sdk/e.py": "from .. import ids",
+        "prove/f.py": "from mailfarm.mail import envelope",
+        "services/submission.py": "from mailfarm.prove import run",
         "services/inbound.py": "from ..sdk import Farm",
         "ports.py": "from . import config",
     }

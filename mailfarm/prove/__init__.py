@@ -1,0 +1,14 @@
+"""mailfarm prove: break a mailfarm under load, and judge from outside whether mail it acknowledged is gone.
+
+=================  =================================================================================================
+``target``         what is proved: a Target of Parts, and the Options to set it up with
+``processes dev``  targets: a process each on this machine, or one ``mailfarm dev``
+``servers``        Redis, Sentinel and Postgres of one's own; ``certificate``: what services present that must
+``child``          processes that end with the one that started them, and how to wait for them
+``smtp``           the client; ``traffic``: many of them, as a process of its own
+``ledger``         what clients were told
+``faults/``        what is broken, a module each family
+``oracle``         what the ledger says was promised, compared with what the API gives back
+``run``            a target, traffic and faults, and then the oracle
+=================  =================================================================================================
+"""

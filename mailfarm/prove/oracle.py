@@ -1,0 +1,224 @@
+"""The oracle: what the ledger says was promised, compared with what the API gives back.
+
+It stands outside: it knows the ledger, the API and what the consumers of events wrote down, and nothing of the system.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from mailfarm.sdk import Farm, FarmError, Message
+
+from .ledger import Attempt
+from .smtp import MARK
+
+THREADS = 8
+OWN_TRACE = (b"received:", b"return-path:", b"delivered-to:")
+
+
+@dataclass(slots=True)
+class Fate:
+    """What became of one message for one recipient. ``began`` is its first attempt's time."""
+
+    id: str
+    to: str
+    sha256: str
+    began: float
+    acked: int = 0
+    refused: int = 0
+    unknown: int = 0
+    copies: int = 0
+    altered: int = 0
+
+    @property
+    def lost(self) -> bool:
+        """It was acknowledged, and no copy is as it was sent."""
+        return self.acked > 0 and self.copies == self.altered
+
+    @property
+    def ghost(self) -> bool:
+        """It is there, though every attempt was refused."""
+        return self.copies > 0 and not self.acked and not self.unknown
+
+    @property
+    def duplicates(self) -> int:
+        """Copies beyond the first."""
+        return max(self.copies - 1, 0)
+
+    @property
+    def excess(self) -> int:
+        """Copies beyond what attempts can account for: one for each that was acknowledged or is unknown."""
+        return max(self.copies - self.acked - self.unknown, 0) if not self.ghost else 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of many."""
+
+    attempts: int = 0
+    messages: int = 0
+    acknowledged: int = 0
+    refused: int = 0
+    unknown: int = 0
+    duplicates: int = 0
+    lost: list[str] = field(default_factory=list)
+    altered: list[str] = field(default_factory=list)
+    ghosts: list[str] = field(default_factory=list)
+    excess: list[str] = field(default_factory=list)
+
+    @property
+    def bound(self) -> float:
+        """With 95 % confidence no more than this share is lost, if none of those acknowledged was: 3/n."""
+        return 3 / self.acknowledged if self.acknowledged else 1.0
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is wrong."""
+        return not (self.lost or self.altered or self.ghosts or self.excess)
+
+
+def tally(fates: Iterable[Fate]) -> Tally:
+    """Count. ``acknowledged``, ``refused`` and ``unknown`` are (message, recipient) pairs, each counted once."""
+    found = Tally()
+    for fate in fates:
+        name = f"{fate.id} to {fate.to}"
+        found.messages += 1
+        found.attempts += fate.acked + fate.refused + fate.unknown
+        found.acknowledged += fate.acked > 0
+        found.unknown += not fate.acked and fate.unknown > 0
+        found.refused += not fate.acked and not fate.unknown
+        found.duplicates += fate.duplicates
+        if fate.lost:
+            found.lost.append(name)
+        if fate.altered:
+            found.altered.append(name)
+        if fate.ghost:
+            found.ghosts.append(name)
+        if fate.excess:
+            found.excess.append(name)
+    return found
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What the oracle saw of one target."""
+
+    fates: dict[tuple[str, str], Fate] = field(default_factory=dict)
+    strays: list[str] = field(default_factory=list)
+    """Messages that the ledger knows nothing of, or whose beginning cannot be recognised."""
+    gaps: dict[str, list[int]] = field(default_factory=dict)
+    """Change numbers that are missing, by mailbox."""
+    missed: dict[str, list[int]] = field(default_factory=dict)
+    """Change numbers that a consumer of events did not see, by consumer."""
+    repeats: dict[str, int] = field(default_factory=dict)
+    """Events that a consumer was told again, by consumer: to be dropped by id."""
+    wrong: list[str] = field(default_factory=list)
+    """What else is wrong, a sentence each."""
+    seconds: float = 0.0
+    """From the end of the traffic until every acknowledged message was readable."""
+
+    @property
+    def tally(self) -> Tally:
+        """Of all of it."""
+        return tally(self.fates.values())
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.tally.clean and not (self.strays or self.gaps or self.missed or self.wrong)
+
+
+def fates_of(attempts: Iterable[Attempt]) -> dict[tuple[str, str], Fate]:
+    """The ledger, by message and recipient."""
+    fates: dict[tuple[str, str], Fate] = {}
+    for attempt in attempts:
+        fate = fates.setdefault((attempt.id, attempt.to), Fate(attempt.id, attempt.to, attempt.sha256, attempt.began))
+        setattr(fate, attempt.outcome, getattr(fate, attempt.outcome) + 1) if attempt.outcome != "acked" else None
+        fate.acked += attempt.outcome == "acked"
+    return fates
+
+
+def judge(
+    attempts: Iterable[Attempt],
+    api: Callable[[], Farm],
+    mailboxes: Sequence[str],
+    seen: Mapping[str, tuple[str, Sequence[int]]] | None = None,
+    *,
+    seconds: float = 60,
+) -> Verdict:
+    """Read every message of the mailboxes (addresses), until all that was acknowledged is there or ``seconds`` have
+    passed. ``seen`` gives for each consumer of events its mailbox and the change numbers it saw."""
+    verdict = Verdict(fates_of(attempts))
+    began = time.monotonic()
+    read: dict[str, dict[str, tuple[int, str, str]]] = defaultdict(dict)
+    with api() as farm, ThreadPoolExecutor(THREADS) as pool:
+        while True:
+            try:
+                _read_all(farm, mailboxes, read, pool)
+            except FarmError as error:
+                if time.monotonic() - began > seconds:
+                    verdict.wrong.append(f"the API could not be read: {error}")
+                    break
+                time.sleep(0.5)
+                continue
+            _count_copies(verdict, read)
+            verdict.seconds = time.monotonic() - began
+            if verdict.seconds > seconds or not any(fate.lost for fate in verdict.fates.values()):
+                break
+            time.sleep(0.3)
+    for address in mailboxes:
+        numbers = {number for number, _, _ in read[address].values()}
+        if missing := sorted(set(range(1, max(numbers, default=0) + 1)) - numbers):
+            verdict.gaps[address] = missing
+    for consumer, (address, saw) in (seen or {}).items():
+        there = {number for number, _, _ in read[address].values()}
+        if missed := sorted(there - set(saw)):
+            verdict.missed[consumer] = missed
+        verdict.repeats[consumer] = len(saw) - len(set(saw))
+    return verdict
+
+
+def _read_all(
+    farm: Farm,
+    mailboxes: Sequence[str],
+    read: dict[str, dict[str, tuple[int, str, str]]],
+    pool: ThreadPoolExecutor,
+) -> None:
+    """Read what has not been read: by mailbox and message id its change number, its name and its hash."""
+    for address in mailboxes:
+        known = read[address]
+        new = [message for message in farm.mailbox(address).messages() if message.id not in known]
+        for message, what in zip(new, pool.map(_identify, new), strict=True):
+            known[message.id] = (message.seq, *what)
+
+
+def _identify(message: Message) -> tuple[str, str]:
+    """The name in the first line below the trace, and the SHA-256 from there on; no name where none is found."""
+    raw = message.read_raw()
+    start = raw.find(MARK)
+    if start < 0:
+        return "", sha256(raw).hexdigest()
+    above = [line for line in raw[:start].split(b"\r\n") if line and line[:1] not in b" \t"]
+    if not all(line.lower().startswith(OWN_TRACE) for line in above):
+        return "", sha256(raw).hexdigest()
+    name = raw[start + len(MARK) : raw.index(b"\r\n", start)].decode("latin-1")
+    return name, sha256(raw[start:]).hexdigest()
+
+
+def _count_copies(verdict: Verdict, read: Mapping[str, Mapping[str, tuple[int, str, str]]]) -> None:
+    for fate in verdict.fates.values():
+        fate.copies = fate.altered = 0
+    verdict.strays = []
+    for address, messages in read.items():
+        for id, (_, name, digest) in messages.items():
+            fate_or_none = verdict.fates.get((name, address))
+            if fate_or_none is None:
+                verdict.strays.append(f"{id} in {address}: {name or 'not recognised'}")
+                continue
+            fate_or_none.copies += 1
+            fate_or_none.altered += digest != fate_or_none.sha256
