@@ -25,6 +25,7 @@ class TestRedisBus(BusContract):
         await link.start()
         bus = RedisBus(link, reactor, CollectorRegistry(), confirm=20.0)
         await bus.start()
+        assert await link.ready(20.0), link.why  # tests ask the server too
         self.links[bus] = link
         return bus
 
