@@ -7,6 +7,8 @@
 ``wire``           a TCP relay between two parts that can be cut, stalled, slowed; ``wire_link``: a connection on it
 ``child``          processes that end with the one that started them, and how to wait for them
 ``smtp``           the client; ``traffic``: many of them, as a process of its own
+``sender``         mail of our own beside it: probes, and what a fault sends itself
+``follower``       consumers of events, as a process of its own; ``websocket``: the client of one kind
 ``ledger``         what clients were told
 ``faults/``        what is broken, a module each family
 ``oracle``         what the ledger says was promised, compared with what the API gives back

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from .processes import LIMITS, TOKEN, ServicePart, until_healthy
-from .servers import steady_port
+from .servers import free_port
 from .target import Options, Part, Target
 
 
@@ -18,16 +18,16 @@ class Dev(Target):
     def __init__(self, folder: Path, options: Options = Options()) -> None:  # noqa: B008 - it is frozen
         self.folder = folder
         self.token = TOKEN
-        self.smtp = [("127.0.0.1", steady_port())]
-        self.submission = [("127.0.0.1", steady_port())]
-        self.url = self.live = f"http://127.0.0.1:{steady_port()}"
+        self.smtp = [("127.0.0.1", free_port())]
+        self.submission = [("127.0.0.1", free_port())]
+        self.url = self.live = f"http://127.0.0.1:{free_port()}"
         (folder / "limits.toml").write_text(LIMITS)
         environ = {
             "MAILFARM_API_LISTEN": self.url.removeprefix("http://"),
             "MAILFARM_MX_LISTEN": f"127.0.0.1:{self.smtp[0][1]}",
             "MAILFARM_SUBMISSION_CAPTURE": f"127.0.0.1:{self.submission[0][1]}",
-            "MAILFARM_SUBMISSION_STARTTLS": f"127.0.0.1:{steady_port()}",
-            "MAILFARM_SUBMISSION_TLS": f"127.0.0.1:{steady_port()}",
+            "MAILFARM_SUBMISSION_STARTTLS": f"127.0.0.1:{free_port()}",
+            "MAILFARM_SUBMISSION_TLS": f"127.0.0.1:{free_port()}",
             "MAILFARM_API_AUTH": "token",
             "MAILFARM_API_FIRST_TOKEN": TOKEN,
             "MAILFARM_LIMITS": str(folder / "limits.toml"),

@@ -23,12 +23,14 @@ OWN_TRACE = (b"received:", b"return-path:", b"delivered-to:")
 
 @dataclass(slots=True)
 class Fate:
-    """What became of one message for one recipient. ``began`` is its first attempt's time."""
+    """What became of one message for one recipient. ``began`` is when its first attempt did, ``ended`` when its last
+    one did."""
 
     id: str
     to: str
     sha256: str
     began: float
+    ended: float = 0.0
     acked: int = 0
     refused: int = 0
     unknown: int = 0
@@ -111,6 +113,8 @@ class Verdict:
     fates: dict[tuple[str, str], Fate] = field(default_factory=dict)
     strays: list[str] = field(default_factory=list)
     """Messages that the ledger knows nothing of, or whose beginning cannot be recognised."""
+    numbers: dict[str, set[int]] = field(default_factory=dict)
+    """The change numbers of the messages that are there, by mailbox."""
     gaps: dict[str, list[int]] = field(default_factory=dict)
     """Change numbers that are missing, by mailbox."""
     missed: dict[str, list[int]] = field(default_factory=dict)
@@ -132,14 +136,20 @@ class Verdict:
         """Whether nothing is wrong."""
         return self.tally.clean and not (self.strays or self.gaps or self.missed or self.wrong)
 
+    def heard(self, consumer: str, mailbox: str, saw: Sequence[int]) -> None:
+        """Count what a consumer of a mailbox's events was told: the change numbers, with repeats."""
+        if missed := sorted(self.numbers.get(mailbox, set()) - set(saw)):
+            self.missed[consumer] = missed
+        self.repeats[consumer] = len(saw) - len(set(saw))
+
 
 def fates_of(attempts: Iterable[Attempt]) -> dict[tuple[str, str], Fate]:
     """The ledger, by message and recipient."""
     fates: dict[tuple[str, str], Fate] = {}
     for attempt in attempts:
         fate = fates.setdefault((attempt.id, attempt.to), Fate(attempt.id, attempt.to, attempt.sha256, attempt.began))
-        setattr(fate, attempt.outcome, getattr(fate, attempt.outcome) + 1) if attempt.outcome != "acked" else None
-        fate.acked += attempt.outcome == "acked"
+        setattr(fate, attempt.outcome, getattr(fate, attempt.outcome) + 1)
+        fate.ended = max(fate.ended, attempt.ended)
     return fates
 
 
@@ -147,12 +157,11 @@ def judge(
     attempts: Iterable[Attempt],
     api: Callable[[], Farm],
     mailboxes: Sequence[str],
-    seen: Mapping[str, tuple[str, Sequence[int]]] | None = None,
     *,
     seconds: float = 60,
 ) -> Verdict:
     """Read every message of the mailboxes (addresses), until all that was acknowledged is there or ``seconds`` have
-    passed. ``seen`` gives for each consumer of events its mailbox and the change numbers it saw."""
+    passed."""
     verdict = Verdict(fates_of(attempts))
     began = time.monotonic()
     read: dict[str, dict[str, tuple[int, str, str]]] = defaultdict(dict)
@@ -172,14 +181,9 @@ def judge(
                 break
             time.sleep(0.3)
     for address in mailboxes:
-        numbers = {number for number, _, _ in read[address].values()}
+        numbers = verdict.numbers[address] = {number for number, _, _ in read[address].values()}
         if missing := sorted(set(range(1, max(numbers, default=0) + 1)) - numbers):
             verdict.gaps[address] = missing
-    for consumer, (address, saw) in (seen or {}).items():
-        there = {number for number, _, _ in read[address].values()}
-        if missed := sorted(there - set(saw)):
-            verdict.missed[consumer] = missed
-        verdict.repeats[consumer] = len(saw) - len(set(saw))
     return verdict
 
 
@@ -193,8 +197,11 @@ def _read_all(
     for address in mailboxes:
         known = read[address]
         new = [message for message in farm.mailbox(address).messages() if message.id not in known]
-        for message, what in zip(new, pool.map(_identify, new), strict=True):
-            known[message.id] = (message.seq, *what)
+        places = [(message.id, message.seq) for message in new]
+        new.reverse()
+        # taken out of the list one by one: a message keeps what was read of it
+        for (id, seq), what in zip(places, pool.map(_identify, (new.pop() for _ in places)), strict=True):
+            known[id] = (seq, *what)
 
 
 def _identify(message: Message) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from .certificate import write_certificate
 from .child import clean_environ, get, guarded, innermost, until
-from .servers import Postgres, Redis, Sentinel, server_folder, steady_port
+from .servers import Postgres, Redis, Sentinel, free_port, server_folder
 from .target import SERVICES, Options, Part, Target
 
 TOKEN = "a-token-of-mailfarm-prove-0123456789"
@@ -96,6 +96,7 @@ class ServicePart(Part):
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
+                start_new_session=True,  # Ctrl-C is ours
             )
 
     def running(self) -> bool:
@@ -170,11 +171,11 @@ class Processes(Target):
         self.parts: list[Part] = []
         self._data = server_folder()
         self._status: dict[str, str] = {}
-        mx = [("127.0.0.1", steady_port()) for _ in range(self._count("mx"))]
+        mx = [("127.0.0.1", free_port()) for _ in range(self._count("mx"))]
         self.smtp = mx
-        self.submission = [("127.0.0.1", steady_port()) for _ in range(self._count("submission"))]
-        self._api = [f"127.0.0.1:{steady_port()}" for _ in range(self._count("api"))]
-        self._live = [f"127.0.0.1:{steady_port()}" for _ in range(self._count("live"))]
+        self.submission = [("127.0.0.1", free_port()) for _ in range(self._count("submission"))]
+        self._api = [f"127.0.0.1:{free_port()}" for _ in range(self._count("api"))]
+        self._live = [f"127.0.0.1:{free_port()}" for _ in range(self._count("live"))]
         self.url, self.live = f"http://{self._api[0]}", f"http://{self._live[0]}"
 
     def _count(self, kind: str) -> int:
@@ -255,14 +256,14 @@ class Processes(Target):
 
     def _service(self, kind: str, number: int) -> None:
         name = kind if self._count(kind) == 1 else f"{kind}-{number + 1}"
-        status = f"127.0.0.1:{steady_port()}"
+        status = f"127.0.0.1:{free_port()}"
         listen = {"MAILFARM_STATUS_LISTEN": status}
         if kind == "mx":
             listen["MAILFARM_MX_LISTEN"] = _address(self.smtp[number])
         elif kind == "submission":
             listen["MAILFARM_SUBMISSION_CAPTURE"] = _address(self.submission[number])
-            listen["MAILFARM_SUBMISSION_STARTTLS"] = f"127.0.0.1:{steady_port()}"
-            listen["MAILFARM_SUBMISSION_TLS"] = f"127.0.0.1:{steady_port()}"
+            listen["MAILFARM_SUBMISSION_STARTTLS"] = f"127.0.0.1:{free_port()}"
+            listen["MAILFARM_SUBMISSION_TLS"] = f"127.0.0.1:{free_port()}"
         elif kind == "api":
             listen["MAILFARM_API_LISTEN"] = self._api[number]
         elif kind == "live":

@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from mailfarm.sdk import Farm, Inbox, WaitTimeout
+from mailfarm.sdk import Farm, FarmError, Inbox, WaitTimeout
 
 from .dev import Dev
-from .faults import Fault, Tell
-from .ledger import Attempt, Ledger, Reading
+from .faults import Fault, NotHere, Tell
+from .follower import HOWS, Following
+from .follower import Plan as FollowerPlan
+from .ledger import Attempt, Reading
 from .oracle import Verdict, judge
 from .processes import Processes
-from .smtp import Letter, compose, send_once
+from .sender import Sender
 from .target import Door, Options, Target
 from .traffic import Plan, Steady
 
 TARGETS: dict[str, type[Dev] | type[Processes]] = {"dev": Dev, "processes": Processes}
 MAILBOXES = 6
-FLOWING = 20
+FLOWING = 10
 """So many messages are acknowledged before the first fault."""
 HEALING = 120.0
 """Seconds within which mail must flow again and be readable."""
+_TOLD = 20
 
 
 @dataclass(slots=True)
 class Injected:
-    """One fault that was injected: when it began, when it was healed, and the seconds until mail was readable."""
+    """One fault that was injected. Times are those of the ledger."""
 
     fault: Fault
     began: float
     healed: float = 0.0
-    recovered: float = 0.0
-    failed: str = ""
+    recovered: float | None = None
+    """Seconds from the heal until a message that was begun afterwards was readable; None if that took too long."""
+    told: list[str] = field(default_factory=list)
+    """What it did, as it said itself; the first twenty lines."""
+    not_here: str = ""
+    """Why it could not be injected."""
 
 
 @dataclass(slots=True)
@@ -44,65 +51,112 @@ class Proof:
     """What one target went through."""
 
     target: str
-    seed: int
+    faults: Sequence[Fault]
+    began: float = 0.0
+    ended: float = 0.0
     injected: list[Injected] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
     verdict: Verdict = field(default_factory=Verdict)
+    traffic: dict[str, Any] = field(default_factory=dict)
+    consumers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    interrupted: bool = False
+    broke: str = ""
+    """What kept it from being judged."""
 
 
 class Run:
-    """Faults of one target, with one set of options."""
+    """Faults of one target, with one set of options. ``folder`` takes the ledger and what consumers saw."""
 
     def __init__(
-        self,
-        target: Target,
-        folder: Path,
-        *,
-        seed: int = 1,
-        tell: Tell = lambda _: None,
+        self, target: Target, folder: Path, *, seed: int = 1, patience: float = 60, tell: Tell = lambda _: None
     ) -> None:
         self.target = target
         self.tell = tell
         self._seed = seed
+        self._patience = patience
+        self._folder = folder
         self._ledgers = folder / "ledger"
-        self._own: Ledger
-        self._numbers = 0
-        self.proof = Proof(target.name, seed)
+        self._dice: dict[str, random.Random] = {}
 
-    def prove(self, faults: Sequence[Fault], seconds: float = 60) -> Proof:
-        """Inject each fault as often as it wants to be, and judge."""
+    def prove(self, schedule: Sequence[Fault], enough: Callable[[], bool] = lambda: False) -> Proof:
+        """Set the target up, inject one fault after the other until ``enough()``, and judge. A KeyboardInterrupt ends
+        the faults early; what was done until then is judged. Raises what keeps the target from being set up."""
+        faults = list(dict.fromkeys(schedule))
+        proof = Proof(self.target.name, faults)
         with self.target as target, self.farm() as farm:
-            self._own = Ledger(self._ledgers, "probe")
-            self._inboxes = [farm.create_mailbox() for _ in range(MAILBOXES)]
-            self._probed = farm.create_mailbox()
-            plan = Plan(self._doors(), [inbox.address for inbox in self._inboxes], str(self._ledgers), seed=self._seed)
-            plan.rate, plan.sources = self.target.rate, list(self.target.sources)
-            with Steady(plan) as steady:
-                self._until_flowing(steady)
-                for fault in faults:
-                    dice = random.Random(f"{self._seed} {fault.name}")
-                    for _ in range(fault.times):
-                        self._inject(fault, dice)
-            self._own.close()
-            target.healthy()
-            mailboxes = [inbox.address for inbox in [*self._inboxes, self._probed]]
-            self.proof.verdict = judge(Reading(self._ledgers).more(), self.farm, mailboxes, seconds=seconds)
-            for fault in faults:
-                self.proof.verdict.wrong += fault.judge_more(target, self.proof.verdict)
-        return self.proof
+            inboxes = [farm.create_mailbox() for _ in range(MAILBOXES)]
+            probed = farm.create_mailbox()
+            target.mail = Sender(self._ledgers, [probed.address], target.smtp)
+            steady = Steady(self._plan(inboxes))
+            following = Following(self._following_plan([inboxes[0], inboxes[1]]))
+            try:
+                following.start()
+                if all(fault.traffic for fault in faults):
+                    steady.start()
+                    self._until_flowing(steady)
+                proof.began = time.monotonic()
+                self._inject_all(schedule, proof, probed, enough)
+                proof.traffic = steady.stop()
+                target.mail.close()
+                self._judge(proof, [*inboxes, probed], following)
+            finally:
+                steady.kill()
+                following.kill()
+        return proof
+
+    def _inject_all(self, schedule: Sequence[Fault], proof: Proof, probed: Inbox, enough: Callable[[], bool]) -> None:
+        try:
+            for fault in schedule:
+                if enough():
+                    break
+                self._inject(fault, proof, probed)
+        except KeyboardInterrupt:
+            proof.interrupted = True
+            self.tell("interrupted: what was sent until now is judged")
+        except (OSError, TimeoutError) as error:
+            proof.broke = f"{type(error).__name__}: {error}"
+        if proof.interrupted or proof.broke:
+            self._mend()
+        proof.ended = time.monotonic()
+
+    def _mend(self) -> None:
+        """Start what a fault that did not come to its end has left stopped."""
+        for part in self.target.parts:
+            try:
+                if part.running():
+                    part.resume()
+                else:
+                    part.start()
+            except (OSError, NotImplementedError) as error:
+                self.tell(f"{part.name}: {error}")
 
     def farm(self) -> Farm:
         """The target's API."""
         return Farm(self.target.url, self.target.token or None, timeout=30, ca=self.target.cafile or None)
 
-    def _doors(self) -> list[Door]:
+    def _plan(self, inboxes: Sequence[Inbox]) -> Plan:
         """Twice as many messages by the mx listeners as by submission."""
-        anybody = [Door(host, port) for host, port in self.target.smtp]
-        doors = anybody * 2
+        doors = [Door(host, port) for host, port in self.target.smtp] * 2
         for number, (host, port) in enumerate(self.target.submission):
-            inbox = self._inboxes[number % len(self._inboxes)]
-            user, secret = inbox.smtp.user or "", inbox.smtp.password or ""
-            doors.append(Door(host, port, "plain", user, secret, inbox.address))
-        return doors
+            inbox = inboxes[number % len(inboxes)]
+            doors.append(Door(host, port, "plain", inbox.smtp.user or "", inbox.smtp.password or "", inbox.address))
+        return Plan(
+            doors,
+            [inbox.address for inbox in inboxes],
+            str(self._ledgers),
+            seed=self._seed,
+            rate=self.target.rate,
+            sources=list(self.target.sources),
+        )
+
+    def _following_plan(self, inboxes: Sequence[Inbox]) -> FollowerPlan:
+        target = self.target
+        watched = [(how, inbox.id) for inbox in inboxes for how in HOWS]
+        addresses = tuple(target.addresses)
+        folder = str(self._folder / "seen")
+        return FollowerPlan(
+            target.url, target.live, watched, folder, target.token, target.cafile, addresses, self._patience
+        )
 
     def _until_flowing(self, steady: Steady) -> None:
         reading, acked = Reading(self._ledgers), 0
@@ -113,39 +167,41 @@ class Run:
             time.sleep(0.05)
             acked += sum(attempt.outcome == "acked" for attempt in reading.more())
 
-    def _inject(self, fault: Fault, dice: random.Random) -> None:
+    def _inject(self, fault: Fault, proof: Proof, probed: Inbox) -> None:
         now = Injected(fault, time.monotonic())
-        self.proof.injected.append(now)
-        fault.inject(self.target, dice, self.tell)
-        now.healed = time.monotonic()
+        dice = self._dice.setdefault(fault.name, random.Random(f"{self._seed} {fault.name}"))
+
+        def tell(line: str) -> None:
+            if len(now.told) < _TOLD:
+                now.told.append(line)
+            self.tell(f"{fault.name}: {line}")
+
+        proof.injected.append(now)
         try:
-            self._probe(now.healed)
+            fault.inject(self.target, dice, tell)
+        except NotHere as error:
+            now.not_here = str(error)
+            return
+        finally:
+            now.healed = time.monotonic()
+        try:
+            self._probe(probed, now.healed)
             now.recovered = time.monotonic() - now.healed
             self.target.healthy()
         except TimeoutError as error:
-            now.failed = str(error)
-        self.tell(f"{fault.name}: recovered in {now.recovered:.1f} s {now.failed}")
+            proof.verdict.wrong.append(f"{fault.name}: {error}")
+            tell(str(error))
 
-    def _probe(self, since: float) -> None:
+    def _probe(self, inbox: Inbox, since: float) -> None:
         """Send until a message is acknowledged and readable. Raises TimeoutError."""
-        inbox = self._probed
         while time.monotonic() - since < HEALING:
-            letter, attempts = self.mail(inbox)
+            letter = self.target.mail.letter(inbox.address)
+            attempts = self.target.mail.send(letter, timeout=5)
             if all(attempt.outcome == "acked" for attempt in attempts):
                 self._until_readable(inbox, letter.id, since)
                 return
             time.sleep(0.1)
-        raise TimeoutError(f"no message was acknowledged for {HEALING:g} s")
-
-    def mail(self, inbox: Inbox) -> tuple[Letter, list[Attempt]]:
-        """One message of our own, once, written down as all others are."""
-        self._numbers += 1
-        name, dice = f"probe-{self._numbers}", random.Random(self._numbers)
-        letter = Letter(name, (inbox.address,), compose(name, [inbox.address], 500, dice))
-        host, port = self.target.smtp[self._numbers % len(self.target.smtp)]
-        attempts = asyncio.run(send_once(letter, Door(host, port), 5))
-        self._own.write(attempts)
-        return letter, attempts
+        raise TimeoutError(f"no message was acknowledged for {HEALING:g} s after it was healed")
 
     def _until_readable(self, inbox: Inbox, subject: str, since: float) -> None:
         while time.monotonic() - since < HEALING:
@@ -154,12 +210,32 @@ class Run:
                 return
             except WaitTimeout:
                 continue
-            except Exception as error:
-                self.tell(f"waiting for the probe: {error}")
+            except FarmError:
                 time.sleep(0.1)
-        raise TimeoutError(f"a message that was acknowledged was not readable within {HEALING:g} s")
+        raise TimeoutError(f"{subject} was acknowledged and not readable within {HEALING:g} s")
+
+    def _judge(self, proof: Proof, inboxes: Sequence[Inbox], following: Following) -> None:
+        self.tell("judging")
+        try:
+            self.target.healthy()
+        except TimeoutError as error:
+            proof.broke = proof.broke or str(error)
+        proof.attempts = list(Reading(self._ledgers).more())
+        wrong = proof.verdict.wrong
+        verdict = judge(proof.attempts, self.farm, [inbox.address for inbox in inboxes], seconds=self._patience)
+        verdict.wrong = wrong + verdict.wrong
+        last = {inbox.id: max(verdict.numbers.get(inbox.address, {0})) for inbox in inboxes}
+        counted = following.finish(last)
+        addresses = {inbox.id: inbox.address for inbox in inboxes}
+        for how, mailbox in following.plan.watched:
+            consumer = f"{how} {mailbox}"
+            proof.consumers[consumer] = counted[consumer]
+            verdict.heard(consumer, addresses[mailbox], following.saw(how, mailbox))
+        proof.verdict = verdict
+        for fault in proof.faults:
+            verdict.wrong += [f"{fault.name}: {each}" for each in fault.judge_more(self.target, verdict)]
 
 
 def set_up(name: str, folder: Path, options: Options) -> Target:
-    """A target of this name."""
+    """A target of this name on this machine."""
     return TARGETS[name](folder, options)

@@ -31,15 +31,8 @@ _STARTING = 30.0
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def steady_port() -> int:
-    """A free port below those the kernel gives to outgoing connections (ip(7), ip_local_port_range), so that it is
-    still ours while its server is down."""
+    """A port of 127.0.0.1 that nothing listens on now. It is below those that the kernel gives to outgoing connections
+    (ip(7), ip_local_port_range), so that none of them takes it before its server is up, or while it is down."""
     while True:
         port = random.SystemRandom().randrange(10240, 32768)
         with socket.socket() as probe:
@@ -68,7 +61,7 @@ class _Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = steady_port()
+        self.port = free_port()
         self.before: Sequence[str] = ()
         self.environ: Mapping[str, str] = {}
 
@@ -94,6 +87,7 @@ class _Server:
                 cwd=self.folder,
                 user=self.user,
                 env=os.environ | self.environ,
+                start_new_session=True,  # Ctrl-C is ours
             )
 
     def _until(self, ready: Callable[[], bool]) -> None:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from .sender import Sender
     from .wire import Wire
 
 SERVICES = ("mx", "submission", "inbound", "sweep", "api", "live")
@@ -112,6 +113,8 @@ class Target(ABC):
     """Addresses of ours to send from, in turn; none: whichever."""
     rate = 20.0
     """Messages a second that it is sent."""
+    mail: Sender
+    """Mail that a fault sends itself; set by the run."""
 
     def part(self, name: str) -> Part:
         """The part with this name; KeyError."""

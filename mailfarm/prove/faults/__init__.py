@@ -34,6 +34,8 @@ class Fault(ABC):
     options: Options | None = None
     """The target it needs. A fault with options of its own has a target of its own; None: any will do."""
     times = 1
+    traffic = True
+    """Whether it wants steady mail around it; without, it sends its own by ``target.mail``."""
 
     def missing(self, target: str) -> str:
         """Why it cannot be injected on this machine into a target of this name; empty if it can."""

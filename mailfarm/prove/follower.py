@@ -1,0 +1,305 @@
+"""Consumers of events: each follows one mailbox, and writes down every event it is told, repeats as well.
+
+::
+
+    python -m mailfarm.prove.follower < plan.json
+
+A process of its own. The first line of its standard input is the plan; it says ``following`` when all are. A second
+line gives for each mailbox the number of its last change: each consumer goes on until it has seen that one or
+``patience`` seconds have passed, and then it prints what it counted.
+
+``how`` is ``sse`` (GET …/events), ``websocket`` (/v1/events) or ``wait`` (one wait after the other). After a cut each
+goes on after the last change number it saw, as its kind of client does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from mailfarm.sdk import AsyncFarm, FarmError, WaitTimeout, trust
+from mailfarm.sdk.events import SseParser
+
+from .child import guarded
+from .websocket import WebSocket
+
+SILENCE = 15.0
+"""Seconds without a word, though one is asked for or due, after which a connection counts as cut."""
+HOWS = ("sse", "websocket", "wait")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Who follows what. ``watched`` are (how, mailbox id); ``addresses`` are those of the host in the URLs, where no
+    name service knows them."""
+
+    url: str
+    live: str
+    watched: list[tuple[str, str]]
+    folder: str
+    token: str = ""
+    cafile: str = ""
+    addresses: tuple[str, ...] = ()
+    patience: float = 60.0
+
+
+class Consumer:
+    """One consumer: what it saw, and how often it was cut."""
+
+    def __init__(self, plan: Plan, how: str, mailbox: str) -> None:
+        self.plan, self.how, self.mailbox = plan, how, mailbox
+        self.cursor = 0
+        self.cuts = 0
+        self.errors: list[str] = []
+        self.last: int | None = None
+        self.longest = 0.0
+        self.there = asyncio.Event()
+        self._away_since = time.monotonic()
+        self._file: IO[str] = open(path_of(plan.folder, how, mailbox), "w", buffering=1)  # noqa: SIM115 - until done
+
+    @property
+    def done(self) -> bool:
+        """Whether it has seen the last change."""
+        return self.last is not None and self.cursor >= self.last
+
+    async def run(self) -> None:
+        """Follow, and begin again after each cut."""
+        follow = {"sse": self._sse, "websocket": self._websocket, "wait": self._wait}[self.how]
+        while not self.done:
+            try:
+                await follow()
+            except (OSError, EOFError, TimeoutError, FarmError, httpx.HTTPError, ValueError) as error:
+                if self.there.is_set() and not self._away_since:
+                    self.cuts += 1
+                    self._away_since = time.monotonic()
+                self._note(f"{type(error).__name__}: {error}")
+                await asyncio.sleep(0.1)
+        self._file.close()
+
+    def _note(self, error: str) -> None:
+        if len(self.errors) < 20 and error[:300] not in self.errors:
+            self.errors.append(error[:300])
+
+    def _connected(self) -> None:
+        if self.there.is_set() and self._away_since:
+            self.longest = max(self.longest, time.monotonic() - self._away_since)
+        self._away_since = 0.0
+        self.there.set()
+
+    def _saw(self, form: Mapping[str, Any]) -> None:
+        kind = form.get("type")
+        if kind == "filed":
+            self._write(int(form["seq"]), str((form.get("message") or {}).get("id", "")))
+        elif kind in ("problem", "resync"):
+            raise ConnectionResetError(json.dumps(form)[:300])
+
+    def _write(self, seq: int, id: str) -> None:
+        self._file.write(f"{seq} {id}\n")
+        self.cursor = max(self.cursor, seq)
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.plan.token}"} if self.plan.token else {}
+
+    async def _sse(self) -> None:
+        verify = trust.context(self.plan.cafile or None)
+        url = f"{self.plan.url}/v1/mailboxes/{self.mailbox}/events"
+        timeout = httpx.Timeout(5, read=60)  # a heartbeat comes more often
+        async with (
+            httpx.AsyncClient(timeout=timeout, verify=verify, trust_env=False) as http,
+            http.stream(
+                "GET", url, params={"after": self.cursor}, headers=self._headers | {"Accept": "text/event-stream"}
+            ) as answer,
+        ):
+            if answer.status_code != 200:
+                raise ConnectionRefusedError(f"the event stream was answered {answer.status_code}")
+            self._connected()
+            parser, pieces = SseParser(), answer.aiter_bytes()
+            while not self.done:
+                try:
+                    piece = await asyncio.wait_for(asyncio.shield(going := asyncio.ensure_future(anext(pieces))), 0.5)
+                except TimeoutError:
+                    piece = await self._or_done(going)
+                for data in parser.feed(piece):
+                    self._saw(json.loads(data))
+
+    async def _or_done(self, going: asyncio.Future[bytes]) -> bytes:
+        """What comes next of a stream; nothing once all has been seen."""
+        while not self.done:
+            done, _ = await asyncio.wait([going], timeout=0.5)
+            if done:
+                break
+        if not going.done():
+            going.cancel()
+            return b""
+        try:
+            return going.result()
+        except StopAsyncIteration:
+            raise EOFError from None
+
+    async def _websocket(self) -> None:
+        async with asyncio.timeout(5):
+            talk = await WebSocket.open(self.plan.live + "/v1/events", self._headers, self.plan.cafile)
+        try:
+            async with asyncio.timeout(5):
+                await talk.hear()  # hello
+            talk.say({"op": "subscribe", "mailbox": self.mailbox, "after": self.cursor})
+            last = asked = time.monotonic()
+            while not self.done:
+                now = time.monotonic()
+                if now - last > SILENCE:  # a machine without power says nothing
+                    raise TimeoutError("silence")
+                if now - asked > SILENCE / 3:
+                    talk.say({"op": "ping"})
+                    asked = now
+                try:
+                    async with asyncio.timeout(0.5):
+                        heard = await talk.hear()
+                except TimeoutError:
+                    continue
+                last = time.monotonic()
+                if heard.get("type") == "subscribed":
+                    self._connected()
+                else:
+                    self._saw(heard)
+        finally:
+            talk.close()
+
+    async def _wait(self) -> None:
+        async with AsyncFarm(self.plan.url, self.plan.token or None, ca=self.plan.cafile or None) as farm:
+            inbox = await farm.mailbox(self.mailbox)
+            self._connected()
+            while not self.done:
+                try:
+                    mail = await inbox.wait_for(timeout=1, after=self.cursor)
+                except WaitTimeout:
+                    self._connected()
+                    continue
+                self._connected()
+                self._write(mail.seq, mail.id)
+
+
+def path_of(folder: str | Path, how: str, mailbox: str) -> Path:
+    """The file in which a consumer writes down a line for each event: its change number and its message."""
+    return Path(folder) / f"{how}-{mailbox}.seen"
+
+
+class Following:
+    """The process, from ``start`` to ``finish``. ``before`` stands in front of its command line."""
+
+    def __init__(self, plan: Plan, before: Sequence[str] = ()) -> None:
+        self.plan = plan
+        self._before = before
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Begin, and return when every consumer follows. Raises ChildProcessError."""
+        Path(self.plan.folder).mkdir(parents=True, exist_ok=True)
+        self._process = subprocess.Popen(
+            guarded([sys.executable, "-m", "mailfarm.prove.follower"], self._before),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._say(json.dumps(asdict(self.plan)))
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != "following\n":
+            self.kill()
+            raise ChildProcessError("the consumers of events could not begin")
+
+    def _say(self, line: str) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def finish(self, last: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+        """Wait until all have seen the last change of their mailbox (by its id), or ``patience`` is over. What each
+        counted, by ``how`` and mailbox."""
+        self._say(json.dumps(dict(last)))
+        assert self._process is not None
+        said, _ = self._process.communicate(timeout=self.plan.patience + 60)
+        found: dict[str, dict[str, Any]] = json.loads(said)
+        return found
+
+    def saw(self, how: str, mailbox: str) -> list[int]:
+        """The change numbers a consumer was told, in the order in which it was."""
+        lines = path_of(self.plan.folder, how, mailbox).read_text().splitlines()
+        return [int(line.split()[0]) for line in lines]
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+@contextlib.contextmanager
+def resolved(host: str, addresses: Sequence[str]) -> Iterator[None]:
+    """Let ``host`` be ``addresses`` in this process, each of them the first in turn; without addresses nothing is
+    changed."""
+    before, turn = socket.getaddrinfo, count()
+
+    def found(name: Any, *given: Any, **named: Any) -> Any:
+        if not addresses or name not in (host, host.encode()):
+            return before(name, *given, **named)
+        first = next(turn) % len(addresses)
+        turned = [*addresses[first:], *addresses[:first]]
+        return [each for address in turned for each in before(address, *given, **named)]
+
+    socket.getaddrinfo = found  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        socket.getaddrinfo = before
+
+
+async def _run(plan: Plan) -> dict[str, dict[str, Any]]:
+    consumers = [Consumer(plan, how, mailbox) for how, mailbox in plan.watched]
+    running = [asyncio.create_task(consumer.run()) for consumer in consumers]
+    await asyncio.gather(*(consumer.there.wait() for consumer in consumers))
+    print("following", flush=True)
+    last = json.loads(await asyncio.to_thread(sys.stdin.readline) or "{}")
+    for consumer in consumers:
+        consumer.last = int(last.get(consumer.mailbox, 0))
+    await asyncio.wait(running, timeout=plan.patience)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    return {
+        f"{consumer.how} {consumer.mailbox}": {
+            "cuts": consumer.cuts,
+            "longest": round(consumer.longest, 2),
+            "done": consumer.done,
+            "errors": consumer.errors,
+        }
+        for consumer in consumers
+    }
+
+
+def main() -> int:
+    """Read the plan, follow, print what was counted."""
+    given = json.loads(sys.stdin.readline())
+    plan = Plan(**{**given, "watched": [tuple(each) for each in given["watched"]]})
+    with resolved(urlsplit(plan.url).hostname or "", plan.addresses):
+        print(json.dumps(asyncio.run(_run(plan))), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
