@@ -347,7 +347,7 @@ async def test_stopping_workers_while_postgres_is_away_uses_up_no_tries_and_leav
 
 @pytest_twisted.ensureDeferred
 async def test_a_worker_that_stops_has_ended_what_it_filed_and_takes_nothing_more(cluster, monkeypatch):
-    monkeypatch.setattr(pipeline, "ENDED_WITHIN", 0.3)
+    monkeypatch.setattr(pipeline, "ENDED_WITHIN", 3.0)  # longer than it takes to stop them
     house = cluster.house
     box = await house.mailbox()
     worker = await cluster.worker()
@@ -362,14 +362,14 @@ async def test_a_worker_that_stops_has_ended_what_it_filed_and_takes_nothing_mor
 
 @pytest_twisted.ensureDeferred
 async def test_an_end_that_its_queue_did_not_hear_is_told_again(cluster, monkeypatch, logged):
-    monkeypatch.setattr(pipeline, "ENDED_WITHIN", 0.3)
+    monkeypatch.setattr(pipeline, "ENDED_WITHIN", 3.0)  # longer than it takes to stop them
     monkeypatch.setattr(pipeline, "END_PAUSE", 0.2)
     box = await cluster.house.mailbox()
     worker = await cluster.worker(max_tries=1)
     await cluster.put_many([box], 1)
     await until(lambda: worker.queue.ended)
     for shard in cluster.shards:
-        shard.stop()
+        shard.kill()  # what it confirmed it keeps
     await until(lambda: len(worker.queue.ended) > 1)
     for shard in cluster.shards:
         shard.start()
