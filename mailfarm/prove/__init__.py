@@ -3,6 +3,7 @@
 =================  =================================================================================================
 ``target``         what is proved: a Target of Parts, and the Options to set it up with
 ``processes dev``  targets: a process each on this machine, or one ``mailfarm dev``
+``stack docker``   a target: one that is deployed, through Docker; ``unreachable``: what cuts a network there
 ``servers``        Redis, Sentinel and Postgres of one's own; ``certificate``: what services present that must
 ``wire``           a TCP relay between two parts that can be cut, stalled, slowed; ``wire_link``: a connection on it
 ``child``          processes that end with the one that started them, and how to wait for them

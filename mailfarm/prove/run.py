@@ -139,7 +139,8 @@ class Run:
         doors = [Door(host, port) for host, port in self.target.smtp] * 2
         for number, (host, port) in enumerate(self.target.submission):
             inbox = inboxes[number % len(inboxes)]
-            doors.append(Door(host, port, "plain", inbox.smtp.user or "", inbox.smtp.password or "", inbox.address))
+            security, user, secret = self.target.submission_security, inbox.smtp.user or "", inbox.smtp.password or ""
+            doors.append(Door(host, port, security, user, secret, inbox.address))
         return Plan(
             doors,
             [inbox.address for inbox in inboxes],

@@ -101,7 +101,9 @@ class Target(ABC):
     smtp: Sequence[tuple[str, int]]
     """Where mail for any mailbox is taken: the mx listeners."""
     submission: Sequence[tuple[str, int]] = ()
-    """Where mail is taken from who signs in, without TLS."""
+    """Where mail is taken from who signs in."""
+    submission_security = "plain"
+    """How it is taken there: plain, starttls or tls."""
     url: str
     live: str
     """The address of the WebSocket's service; that of the API where they are one."""

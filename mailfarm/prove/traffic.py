@@ -137,8 +137,7 @@ class Traffic:
                 began = time.monotonic()
                 try:
                     if session is None:
-                        session, at, left = await Session.open(door, self._plan.timeout, source), door, 5
-                        self._counts["connects"] += 1
+                        session, at, left = await self._open(door, source), door, 5
                     left -= 1
                     attempts = await session.send(letter)
                 except Refused as refused:
@@ -151,6 +150,25 @@ class Traffic:
                 self._later(letter, door, tries, attempts, stale=kept)
             finally:
                 self._busy -= 1
+
+    async def _open(self, door: Door, source: str) -> Session:
+        """A session at ``door``, or at the next of its kind that takes us, as a client tries all addresses of a name.
+        Raises Refused."""
+        like, last = self._like(door), Refused(0, "")
+        for each in like:
+            self._counts["connects"] += 1
+            try:
+                return await Session.open(each, self._plan.timeout, source)
+            except Refused as refused:
+                last = refused
+        raise last
+
+    def _like(self, door: Door) -> list[Door]:
+        """The doors of its kind, from this one on."""
+        kind = (door.security, door.user)
+        like = list(dict.fromkeys(each for each in self._plan.doors if (each.security, each.user) == kind))
+        place = like.index(door)
+        return like[place:] + like[:place]
 
     async def _next(self) -> tuple[int, Letter, Door]:
         """What is due to be sent again, else something new."""

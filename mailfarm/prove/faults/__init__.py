@@ -53,6 +53,6 @@ class Fault(ABC):
 
 def every() -> list[Fault]:
     """One of each fault."""
-    from . import kills
+    from . import kills, swarm
 
-    return [*kills.faults()]
+    return [*kills.faults(), *swarm.faults()]

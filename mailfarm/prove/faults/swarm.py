@@ -1,0 +1,179 @@
+"""What happens to a stack on a Docker Swarm: containers that die or stall, updates, nodes that go, networks that part.
+
+A container is killed by its id; what starts another, moves it or replaces one that no longer answers is the Swarm.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from mailfarm.prove.docker import Node
+from mailfarm.prove.target import SERVICES, Target
+
+from . import Fault, NotHere, Tell
+
+if TYPE_CHECKING:
+    from mailfarm.prove.stack import Stack, Task
+
+LEASES = 75.0
+"""Seconds: longer than every lease, which is a minute."""
+STORES = ("redis-queue", "redis-cache", "postgres")
+
+
+class Swarm(Fault):
+    """What these faults have in common."""
+
+    family = "swarm"
+    targets = ("stack",)
+
+    def inject(self, target: Target, dice: random.Random, tell: Tell) -> None:
+        """As in Fault."""
+        from mailfarm.prove.stack import Stack
+
+        assert isinstance(target, Stack)
+        self.strike(target, dice, tell)
+
+    def strike(self, stack: Stack, dice: random.Random, tell: Tell) -> None:
+        """The same, of a stack."""
+        raise NotImplementedError
+
+
+class Kill(Swarm):
+    name = "swarm-kill"
+    says = "SIGKILL of one container of every service, in any order, a moment apart"
+
+    def strike(self, stack: Stack, dice: random.Random, tell: Tell) -> None:
+        """As in Fault."""
+        by_service: dict[str, list[Task]] = {}
+        for task in stack.tasks():
+            by_service.setdefault(task.service, []).append(task)
+        victims = [dice.choice(tasks) for _, tasks in sorted(by_service.items())]
+        dice.shuffle(victims)
+        for task in victims:
+            time.sleep(dice.uniform(0, 1.5))
+            tell(f"kill {task.name}")
+            task.kill()
+
+
+class Pause(Swarm):
+    name = "swarm-pause"
+    says = "all workers stall for longer than every lease, or until the Swarm has replaced them"
+
+    def strike(self, stack: Stack, dice: random.Random, tell: Tell) -> None:
+        """As in Fault."""
+        tasks = stack.tasks("inbound")
+        stalled = {task.container() for task in tasks}
+        for task in tasks:
+            task.pause()
+        try:
+            began = time.monotonic()
+            while time.monotonic() - began < LEASES and stalled & set(stack.swarm.containers(stack.stack, "inbound")):
+                time.sleep(0.5)
+            tell(f"stalled for {time.monotonic() - began:.0f} s")
+        finally:
+            for task in tasks:
+                task.resume()
+
+
+class Update(Swarm):
+    name = "swarm-update"
+    says = "a rolling update of all of mailfarm's services at the same time"
+
+    def strike(self, stack: Stack, dice: random.Random, tell: Tell) -> None:
+        """As in Fault."""
+        with ThreadPoolExecutor(len(SERVICES)) as pool:
+            took = list(pool.map(stack.update, SERVICES))
+        tell(f"updated in {max(took):.0f} s")
+
+
+class Scale(Swarm):
+    name = "swarm-scale"
+    says = "two more replicas of mx and inbound, and back again"
+
+    def strike(self, stack: Stack, dice: random.Random, tell: Tell) -> None:
+        """As in Fault."""
+        before = {service.name: service.wanted for service in stack.services() if service.name in ("mx", "inbound")}
+        try:
+            _scale(stack, {name: count + 2 for name, count in before.items()})
+            time.sleep(dice.uniform(1, 3))
+        finally:
+            _scale(stack, before)
+
+
+class Part(Swarm):
+    name = "swarm-part"
+    says = "the network between a service and a store is cut, without a word to either"
+    times = 2
+    seconds: Sequence[float] = (1.0, 20.0)
+
+    def strike(self, stack: Stack, dice: random.Random, tell: Tell) -> None:
+        """As in Fault."""
+        service = dice.choice(stack.tasks("mx", "submission", "inbound"))
+        store = dice.choice([task for task in stack.tasks() if task.kind in STORES])
+        tell(f"part {service.name} and {store.name}")
+        with stack.parted(service, store):
+            time.sleep(dice.choice(self.seconds))
+
+
+class PartLong(Part):
+    name = "swarm-part-long"
+    says = "the same, for longer than every lease"
+    times = 1
+    seconds = (LEASES,)
+
+
+class Drain(Swarm):
+    name = "swarm-drain"
+    says = "a node is drained, as for work on it, and active again"
+
+    def strike(self, stack: Stack, dice: random.Random, tell: Tell) -> None:
+        """As in Fault."""
+        nodes = _nodes(stack)
+        if len(nodes) < 2:
+            raise NotHere("needs a second node")
+        node = dice.choice(nodes)
+        tell(f"drain {node.name}")
+        with stack.drained(node):
+            bare = lambda: all(each.node != node.name for each in stack.swarm.containers(stack.stack))  # noqa: E731
+            stack.until(bare, 120, f"{node.name} without tasks")
+            time.sleep(dice.uniform(1, 3))
+
+
+class Power(Swarm):
+    name = "swarm-power"
+    says = "a whole node loses power, and is back"
+
+    def strike(self, stack: Stack, dice: random.Random, tell: Tell) -> None:
+        """As in Fault."""
+        if not stack.has_power_switch():
+            raise NotHere("needs --power-off and --power-on, the commands that turn a node off and on")
+        nodes = _nodes(stack)
+        spare = sum(bool(node.manager) for node in nodes) > 2  # else the Swarm has no majority without it
+        nodes = [node for node in nodes if node.name != stack.swarm.home and (spare or not node.manager)]
+        if not nodes:
+            raise NotHere("needs a worker node, or three managers")
+        node = dice.choice(nodes)
+        tell(f"power off {node.name}")
+        with stack.dark(node):
+            lost = lambda: all(each.ready is False for each in stack.swarm.nodes() if each.id == node.id)  # noqa: E731
+            stack.until(lost, 60, f"{node.name} down")
+            time.sleep(dice.uniform(1, 10))
+
+
+def _nodes(stack: Stack) -> list[Node]:
+    """Those that work, by name."""
+    return sorted((node for node in stack.swarm.nodes() if node.ready and node.active), key=lambda node: node.name)
+
+
+def _scale(stack: Stack, counts: dict[str, int]) -> None:
+    with ThreadPoolExecutor(len(counts)) as pool:
+        list(pool.map(stack.scale, counts, counts.values()))
+
+
+def faults() -> list[Fault]:
+    """One of each."""
+    return [Kill(), Update(), Scale(), Part(), Drain(), Power(), Pause(), PartLong()]
