@@ -6,6 +6,7 @@
 ``stack docker``   a target: one that is deployed, through Docker; ``unreachable``: what cuts a network there
 ``servers``        Redis, Sentinel and Postgres of one's own; ``certificate``: what services present that must
 ``wire``           a TCP relay between two parts that can be cut, stalled, slowed; ``wire_link``: a connection on it
+``tmpfs``          a small file system that can be filled
 ``child``          processes that end with the one that started them, and how to wait for them
 ``smtp``           the client; ``traffic``: many of them, as a process of its own
 ``sender``         mail of our own beside it: probes, and what a fault sends itself

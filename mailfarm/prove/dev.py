@@ -8,10 +8,11 @@ from pathlib import Path
 from .processes import LIMITS, TOKEN, ServicePart, until_healthy
 from .servers import free_port
 from .target import Options, Part, Target
+from .tmpfs import Tmpfs
 
 
 class Dev(Target):
-    """``mailfarm dev --data``. Of the options it knows ``settings`` and ``program``."""
+    """``mailfarm dev --data``. Of the options it knows ``settings``, ``program``, and a disk for ``dev``."""
 
     name = "dev"
 
@@ -34,6 +35,7 @@ class Dev(Target):
             "MAILFARM_LINGER": "0",
             **options.settings,
         }
+        self.disks = {name: Tmpfs(folder / "data", disk) for name, disk in options.disks.items() if name == "dev"}
         program = options.program or (sys.executable, "-m", "mailfarm")
         command = [*program, "dev", "--json", "--data", str(folder / "data")]
         self.parts: list[Part] = [
@@ -42,6 +44,9 @@ class Dev(Target):
 
     def up(self) -> None:
         """As in Target."""
+        for disk in self.disks.values():
+            disk.place.mkdir()
+            disk.mount()
         self.parts[0].start()
         self.healthy()
 
@@ -52,3 +57,5 @@ class Dev(Target):
     def down(self) -> None:
         """As in Target."""
         self.parts[0].kill()
+        for disk in self.disks.values():
+            disk.unmount()

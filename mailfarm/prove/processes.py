@@ -8,6 +8,10 @@
 A service alone of its kind is called by its kind (``api``); of several each has a number (``mx-1``). Stores are
 ``postgres``, ``redis-cache`` and the queue's shards, ``redis-queue-1`` and so on. With ``sentinel`` a shard has a
 replica, ``redis-queue-1-replica``, and a Sentinel, ``sentinel-1``.
+
+Each service reaches each store through a wire of its own, ``wire("mx-1", "postgres")``. Only where Sentinel says where
+the queue's master is, services go there directly. A wire between other parts is made when it is asked for, and nobody
+uses it by himself.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ from .certificate import write_certificate
 from .child import clean_environ, get, guarded, innermost, until
 from .servers import Postgres, Redis, Sentinel, free_port, server_folder
 from .target import SERVICES, Options, Part, Target
+from .tmpfs import Tmpfs
+from .wire import Wire, Wires
 
 TOKEN = "a-token-of-mailfarm-prove-0123456789"
 LIMITS = """\
@@ -170,7 +176,10 @@ class Processes(Target):
         self.token = TOKEN
         self.parts: list[Part] = []
         self._data = server_folder()
-        self._status: dict[str, str] = {}
+        self.disks: dict[str, Tmpfs] = {}
+        """By the name of the part whose folder it is."""
+        self._wires: Wires | None = None
+        self._pairs: dict[tuple[str, str], Wire] = {}
         mx = [("127.0.0.1", free_port()) for _ in range(self._count("mx"))]
         self.smtp = mx
         self.submission = [("127.0.0.1", free_port()) for _ in range(self._count("submission"))]
@@ -183,12 +192,13 @@ class Processes(Target):
 
     def up(self) -> None:
         """Start the stores, bring the schema up to date, start the services, and wait until all serve."""
+        self._wires = Wires()
         postgres = Postgres(self._place("postgres"), *self.options.postgres_options)
         self._store("postgres", postgres, "postgres")
         queues = [self._queue(f"redis-queue-{number + 1}") for number in range(self.options.shards)]
         cache = Redis(self._place("redis-cache"), "--appendonly", "no")
         self._store("redis-cache", cache, "redis-cache")
-        self._urls = {"database": postgres.new_database(), "cache": cache.url, "queues": ",".join(queues)}
+        self._urls = {"DATABASE": postgres.new_database(), "CACHE": cache.url, "QUEUE": ",".join(queues)}
         self._prepare()
         for kind in SERVICES:
             for number in range(self._count(kind)):
@@ -207,7 +217,28 @@ class Processes(Target):
         place = self._data / name
         place.mkdir()
         place.chmod(0o755)
+        if options := self.options.disks.get(name):
+            disk = self.disks[name] = Tmpfs(place, options)
+            disk.mount()
         return place
+
+    def wire(self, a: str, b: str) -> Wire:
+        """As in Target; ``b`` is a store. What it leads to stays on its port, also when it is started again."""
+        store = self.part(b)
+        if not isinstance(store, StorePart) or self._wires is None:
+            return super().wire(a, b)
+        if (a, b) not in self._pairs:
+            self._pairs[a, b] = self._wires.wire(("127.0.0.1", store.server.port), f"{a} to {b}")
+        return self._pairs[a, b]
+
+    def _wired(self, name: str) -> dict[str, str]:
+        """The stores' URLs for a service, by wires of its own."""
+        found = dict(self._urls)
+        for part in self.parts:
+            if isinstance(part, StorePart) and not (self.options.sentinel and part.kind in ("redis-queue", "sentinel")):
+                direct, wire = f"127.0.0.1:{part.server.port}", self.wire(name, part.name)
+                found = {key: url.replace(direct, wire.address) for key, url in found.items()}
+        return {f"MAILFARM_{key}_URL": url for key, url in found.items()}
 
     def _queue(self, name: str) -> str:
         master = Redis(self._place(name), *self.options.redis_options)
@@ -231,9 +262,7 @@ class Processes(Target):
         certificate, key = write_certificate(self.folder)
         (self.folder / "limits.toml").write_text(LIMITS)
         self._settings = {
-            "MAILFARM_DATABASE_URL": self._urls["database"],
-            "MAILFARM_QUEUE_URL": self._urls["queues"],
-            "MAILFARM_CACHE_URL": self._urls["cache"],
+            **{f"MAILFARM_{key}_URL": url for key, url in self._urls.items()},
             "MAILFARM_CERTIFICATE": str(certificate),
             "MAILFARM_KEY": str(key),
             "MAILFARM_LIMITS": str(self.folder / "limits.toml"),
@@ -268,7 +297,9 @@ class Processes(Target):
             listen["MAILFARM_API_LISTEN"] = self._api[number]
         elif kind == "live":
             listen["MAILFARM_LIVE_LISTEN"] = self._live[number]
-        environ = self._settings | listen
+        if name in self.options.disks:
+            listen["MAILFARM_DATA"] = str(self._place(name))
+        environ = self._settings | self._wired(name) | listen
         self.parts.append(
             ServicePart(name, kind, [*self.program, kind, "--json"], environ, self.folder / f"{name}.log", status)
         )
@@ -281,6 +312,10 @@ class Processes(Target):
         """As in Target."""
         for part in reversed(self.parts):
             part.kill()
+        if self._wires is not None:
+            self._wires.close()
+        for disk in self.disks.values():
+            disk.unmount()
         shutil.rmtree(self._data, ignore_errors=True)
 
 
