@@ -12,6 +12,8 @@
 ``sender``         mail of our own beside it: probes, and what a fault sends itself
 ``follower``       consumers of events, as a process of its own; ``websocket``: the client of one kind
 ``ledger``         what clients were told
+``trace``          strace beside processes: their system calls, made slow, made to fail, or deadly
+``order``          the order oracle: what was confirmed was synced before
 ``faults/``        what is broken, a module each family
 ``oracle``         what the ledger says was promised, compared with what the API gives back
 ``run``            a target, traffic and faults, and then the oracle

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from twisted.internet import reactor
 from mailfarm.backends.sqlite_engine import Engine
 from mailfarm.backends.sqlite_queue import Queue
 from mailfarm.mailboxes.packing import unpack_behind, unpack_piece
+from mailfarm.prove.order import logged
+from mailfarm.prove.trace import read
 
 CHILD = Path(__file__).with_name("putting_child.py")
 TESTS = CHILD.parent.parent
@@ -116,43 +117,16 @@ async def test_what_was_confirmed_is_there_after_a_kill(tmp_path, options):
     assert found
 
 
-SYSTEM_CALL = re.compile(r"^(\d+) +(?:<\.\.\. )?(pwrite64|fdatasync|fsync|write)(?:\((\d+)<(.*?)>| resumed>)(.*)$")
-
-
-def acknowledgements(trace):
-    """For each confirmation, whether everything written to the log before it was synced, and synced for it."""
-    under_way = {}
-    dirty, synced, answers = False, False, []
-    for line in trace.read_text("utf-8", "replace").splitlines():
-        if not (match := SYSTEM_CALL.match(line)):
-            continue
-        process, call, number, name, rest = match.groups()
-        if name is None:
-            number, name = under_way.pop(process)
-        elif rest.endswith("<unfinished ...>"):
-            under_way[process] = (number, name)
-            if call == "write" and number == "1":
-                answers.append(synced and not dirty)
-            continue
-        if name.endswith("-wal"):
-            if call == "pwrite64":
-                dirty, synced = True, False
-            elif call in ("fdatasync", "fsync"):
-                assert "= 0" in rest
-                dirty, synced = False, True
-        elif call == "write" and number == "1" and "resumed" not in line:
-            answers.append(synced and not dirty)
-    return answers
-
-
 @pytest.mark.parametrize("options", [(), ("unsynced",), ("filing",), ("filing", "unsynced")])
 def test_a_confirmation_is_written_after_the_log_was_synced(tmp_path, component, options):
     trace = tmp_path / "trace"
-    strace = [component("strace"), "-f", "-y", "-s", "8", "-e", "trace=pwrite64,fdatasync,fsync,write", "-o", trace]
+    strace = [component("strace"), "-f", "-yy", "-s", "8", "-e", "trace=pwrite64,fdatasync,fsync,write", "-o", trace]
     # one at a time, so that every confirmation has a sync of its own to wait for
     process = child(tmp_path / "queue.sqlite", 1, 1, "quiet", *options, before=strace, PUTS="20")
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0
-    answers = acknowledgements(trace)
-    assert len(answers) == said.count(b"\n") == 20
-    assert all(answers) if "unsynced" not in options else not any(answers)
+    calls = read(trace.read_text("utf-8", "replace").splitlines())
+    steps = logged(calls, lambda call: call.name == "write" and call.fd == 1)
+    assert len(steps) == said.count(b"\n") == 20
+    expected = {"it was confirmed without a sync"} if "unsynced" in options else {""}
+    assert {step.wrong for step in steps} == expected
