@@ -114,6 +114,7 @@ class MxSettings:
     starttls: bool = setting("yes", "offer STARTTLS", flag)
     max_connections: int = setting("10000", "open sessions; above it 421 4.3.2", positive(count))
     max_recipients: int = setting("1000", "recipients a transaction; past it 452 4.5.3", positive(count))
+    fold: bool = setting("no", "mail that a client sends again as it never heard our 250 is the first one", flag)
 
 
 @dataclass(frozen=True, slots=True)

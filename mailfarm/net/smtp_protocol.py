@@ -68,17 +68,19 @@ class SMTPProtocol:
 
     @property
     def helo(self) -> str:
-        hello = self._core.hello if self._core else None
-        return hello.domain if hello else ""
+        return self._core.hello.domain if self._core and self._core.hello else ""
 
     @property
     def extended(self) -> bool:
-        hello = self._core.hello if self._core else None
-        return hello is not None and hello.verb == "EHLO"
+        return self._core is not None and self._core.hello is not None and self._core.hello.verb == "EHLO"
 
     @property
     def transcript(self) -> tuple[str, ...]:
         return self._core.transcript if self._core else ()
+
+    @property
+    def quiet(self) -> bool:
+        return self._core is not None and self._core.quiet
 
     def ahead(self) -> list[str]:
         return self._core.ahead(MOST) if self._core else []
@@ -109,8 +111,7 @@ class SMTPProtocol:
     def _knock(self) -> None:
         """Ask whether to greet while the handshake is under way: who is not let in costs us no more of it."""
         self._session = self.factory.session(self)
-        reply = self._ask(None)
-        if reply is not None:
+        if (reply := self._ask(None)) is not None:
             self._answer_knock(reply)
 
     def _answer_knock(self, reply: Reply) -> None:
@@ -142,8 +143,7 @@ class SMTPProtocol:
             self._core.greet(FULL)
         elif self._session is None:
             self._session = factory.session(self)
-            reply = self._ask(None)
-            if reply is not None:
+            if (reply := self._ask(None)) is not None:
                 self._greet(reply)
         elif self._welcome is not None:
             self._greet(self._welcome)

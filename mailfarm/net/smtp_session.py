@@ -45,6 +45,10 @@ class Connection(Protocol):
     def transcript(self) -> tuple[str, ...]:
         """The last lines of this transaction, "C: " and "S: " in front, secrets left out."""
 
+    @property
+    def quiet(self) -> bool:
+        """Whether not one octet has come behind the content that was complete last, and that was not refused."""
+
     def ahead(self) -> Sequence[str]:
         """The recipients of the RCPT commands that have come and wait for their turn (RFC 2920), in order."""
 

@@ -84,6 +84,8 @@ def end(s: State, reply: Reply, _: End) -> None:
     s.end_transaction()
     if reply.positive:
         s.errors = 0
+    else:
+        s.quiet = False
     s.say(reply)
 
 

@@ -45,7 +45,8 @@ class Server(State):
     """One session's server.
 
     ``closing``: close the connection once the output is written. ``hello``: the EHLO or HELO in force. ``tls``: TLS is
-    there. ``authenticated``: AUTH was answered 235. These are to be read; the rest of the state is the core's own.
+    there. ``authenticated``: AUTH was answered 235. ``quiet``: not one octet has come behind the content that was
+    complete last, and that was not refused. These are to be read; the rest of the state is the core's own.
     """
 
     __slots__ = ("_buf", "_more", "_pos", "_skipped")
@@ -69,6 +70,7 @@ class Server(State):
     def receive(self, data: bytes, now: float) -> None:
         """Take input. Costs nothing but memory until ``next_request``."""
         self.now = now
+        self.quiet = False
         phase = self.phase
         if phase == COMMAND:
             pass
@@ -335,6 +337,7 @@ class Server(State):
         self.since = self.now
         fault = content.fault
         if fault is None:
+            self.quiet = not self.buffered
             self.hand_on(content.take())
             envelope = self.envelope
             assert envelope is not None

@@ -50,6 +50,7 @@ class State:
         "out",
         "phase",
         "question",
+        "quiet",
         "ready",
         "recipients",
         "refused",
@@ -74,6 +75,7 @@ class State:
         self.masking = False  # the last command was AUTH: a stray line may be a secret
         self.ready: list[Request] = []  # never more than a few
         self.question: Question | None = None
+        self.quiet = False  # nothing has come behind the content that was complete last
         self.hello: Hello | None = None
         self.authenticated = False
         self.exchange: Exchange | None = None

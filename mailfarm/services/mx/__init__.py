@@ -33,6 +33,13 @@ DESCRIPTION
     is refused is told to the account whose address it is ("refusals"), sampled; what names no address of ours, to the
     account of the transaction's other recipients, if there is one.
 
+    A client that loses its connection before it hears our 250 sends again (RFC 1047). Both are kept, and the second
+    says of which it is a copy (duplicate_of). With MAILFARM_MX_FOLD the second is answered as the first was, and not
+    kept, if all of this is so: not one octet came behind the content of the first, or its 250, before its connection
+    ended (a client that said QUIT, or anything else, has heard its 250); the second has the same octets and a
+    Message-ID, the same sender, recipients, parameters and mailboxes, and comes from the same client within an hour, to
+    the same process. 10,000 such endings are remembered; the oldest is forgotten first, and then there is a copy.
+
     By itself it needs the queue, the cache and the database: see mailfarm help process.
 
     On SIGTERM: /healthz says 503, and what comes within MAILFARM_LINGER is still taken. Then the port is closed, idle
@@ -46,6 +53,7 @@ SETTINGS
     MAILFARM_MX_PROXY_V1         also understand version 1 of it
     MAILFARM_MX_MAX_CONNECTIONS  open sessions; above it 421 4.3.2
     MAILFARM_MX_MAX_RECIPIENTS   recipients a transaction; past it 452 4.5.3
+    MAILFARM_MX_FOLD             take mail that is sent again, as its 250 was not heard, for the one there is
     MAILFARM_HOSTNAME, MAILFARM_DOMAINS, MAILFARM_MAX_SIZE, MAILFARM_CERTIFICATE, MAILFARM_KEY, MAILFARM_GRACE,
     MAILFARM_LIMITS, MAILFARM_LINGER
 
@@ -67,7 +75,7 @@ DIAGNOSTICS
                                  said once an outage; mail for other mailboxes is answered 451
     PROXY header of ... refused  a listed proxy sends no header, or a damaged one
     metrics mailfarm_mx_...      sessions, sessions_open, recipients, messages, content_octets, timeouts, aborted,
-                                 lookups (remembered, asked, failed, away)
+                                 lookups (remembered, asked, failed, away), folded
 """
 
 from .service import Mx

@@ -32,6 +32,7 @@ from mailfarm.ports import Bus, Database, Limiter
 from mailfarm.smtp.server import Deadlines, ServerConfig
 
 from .directory import Directory
+from .folding import Folding
 from .session import MxSession
 
 SERVICE: Final = "mx"
@@ -79,6 +80,7 @@ class Mx:
         self.door = Door(SERVICE, hostname, limiter, client.connections, client.sessions, again)
         self.shares = Shares(SERVICE, limiter, limits, SetOf(limits, database))
         counter = lookup_counter(registry if settings.listen is not None else CollectorRegistry(), SERVICE)
+        self.folding = Folding(reactor.seconds, registry) if settings.fold and settings.listen is not None else None
         self.directory = Directory(database, bus, ids, default, self.ours, reactor, clock, counter)
         self._listener: Listener | None = None
         if settings.listen is None:

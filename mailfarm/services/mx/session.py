@@ -18,6 +18,7 @@ from mailfarm.ports import Origin
 from mailfarm.smtp.requests import Auth, Discarded, Hello, Mail, Rcpt, Refused
 
 from .directory import Wanted
+from .folding import key_of
 
 if TYPE_CHECKING:
     from .service import Mx
@@ -39,7 +40,10 @@ ANOTHER_ACCOUNT: Final = Reply(
 class MxSession:
     """One session's decisions."""
 
-    __slots__ = ("_ahead", "_client", "_connection", "_mx", "_origin", "_transaction", "_unknown_so_far", "_visit")
+    __slots__ = (
+        "_ahead", "_client", "_connection", "_given", "_gone", "_mx", "_origin", "_transaction", "_unknown_so_far",
+        "_visit",
+    )  # fmt: skip
 
     def __init__(self, mx: Mx, connection: Connection) -> None:
         self._mx = mx
@@ -50,6 +54,8 @@ class MxSession:
         self._origin: Origin | None = None
         self._transaction: Transaction | None = None
         self._unknown_so_far = 0
+        self._given: tuple[bytes, Reply] | None = None  # what the last content was answered, if it may be sent again
+        self._gone = False
 
     def connected(self) -> Answer:
         return self._mx.door.answer(self._connection.client, self._visit)
@@ -177,7 +183,24 @@ class MxSession:
             origin = origin_of(self._connection, SERVICE, smtputf8=True)
         elif origin is None:
             origin = self._origin = origin_of(self._connection, SERVICE)
-        return await self._mx.accept.take(envelope, content, origin, transaction.account, mailboxes)
+        folding = self._mx.folding
+        if folding is None:
+            return await self._mx.accept.take(envelope, content, origin, transaction.account, mailboxes)
+        self._given = None
+        key = key_of(self._client, transaction.account, envelope, mailboxes, content.sha256)
+        reply = await folding.again(key, content)
+        if reply is None:
+            reply = await self._mx.accept.take(envelope, content, origin, transaction.account, mailboxes)
+        if reply.positive:
+            self._given = key, reply
+            self._unheard()
+        return reply
+
+    def _unheard(self) -> None:
+        """Remember what this client was given, if it has gone and may not have heard of it."""
+        folding, connection = self._mx.folding, self._connection
+        if folding is not None and self._gone and self._given is not None and connection.quiet:
+            folding.unheard(*self._given)
 
     def discarded(self, request: Discarded) -> None:
         transaction, self._transaction = self._transaction, None
@@ -193,6 +216,8 @@ class MxSession:
 
     def lost(self) -> None:
         self._visit.leave()
+        self._gone = True
+        self._unheard()
         self._ahead.forget()
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
