@@ -33,8 +33,8 @@ _ATTACHING = 30.0
 @dataclass(frozen=True, slots=True)
 class Call:
     """A system call of a thread. ``fd`` (-1: none) is its first argument, ``file`` the path of that or its connection
-    (``TCP:[here->there]``), and ``text`` what stands behind it, as strace writes it. ``entered`` and ``left`` are places
-    in the one order of all calls; ``left`` None: it never returned. ``result`` None: unknown."""
+    (``TCP:[here->there]``), and ``text`` what stands behind it, as strace writes it. ``entered`` and ``left`` are
+    places in the one order of all calls; ``left`` None: it never returned. ``result`` None: unknown."""
 
     thread: int
     name: str
