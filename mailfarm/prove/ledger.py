@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 Outcome = Literal["acked", "refused", "unknown"]
-MOST = 2_000_000
-"""Attempts a ledger takes; a client that finds it full stops sending."""
+MOST = 500_000
+"""Lines a ledger takes, some 120 MB; a client that finds it full stops sending."""
 
 
 class LedgerFull(Exception):

@@ -230,8 +230,9 @@ class Run:
         addresses = {inbox.id: inbox.address for inbox in inboxes}
         for how, mailbox in following.plan.watched:
             consumer = f"{how} {mailbox}"
-            proof.consumers[consumer] = counted[consumer]
-            verdict.heard(consumer, addresses[mailbox], following.saw(how, mailbox))
+            saw = following.saw(how, mailbox)
+            proof.consumers[consumer] = counted[consumer] | {"told": len(saw)}
+            verdict.heard(consumer, addresses[mailbox], saw)
         proof.verdict = verdict
         for fault in proof.faults:
             verdict.wrong += [f"{fault.name}: {each}" for each in fault.judge_more(self.target, verdict)]

@@ -54,7 +54,7 @@ class Plan:
     clients: int = 24
     timeout: float = TIMEOUT
     drain: float = 30.0
-    sizes: list[int] = field(default_factory=lambda: [2000] * 20 + [40_000] * 2 + [300_000])
+    sizes: list[int] = field(default_factory=lambda: [2000] * 90 + [20_000] * 8 + [200_000] * 2)
     sources: list[str] = field(default_factory=list)
     """Addresses of ours to connect from, in turn; none: whichever."""
 

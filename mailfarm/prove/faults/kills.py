@@ -19,6 +19,7 @@ class Kill(Fault):
     """One process of a kind is killed, is away for a moment, and is started again."""
 
     family = "kills"
+    short = True
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -30,6 +31,7 @@ class Kill(Fault):
         """As in Fault."""
         part = dice.choice(target.of(self.kind))
         before, away = dice.uniform(0, LONGEST_WAIT), dice.uniform(0, LONGEST_WAIT)
+        tell(f"{part.name} after {before:.3f} s, away for {away:.3f} s")
         time.sleep(before)
         part.kill()
         time.sleep(away)
