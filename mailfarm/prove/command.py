@@ -10,17 +10,27 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from . import faults
+from mailfarm.sdk.sending import Unusable
+
+from . import faults, stack_options
 from .campaign import Campaign, NoSuchFault, Open, chosen, groups
 from .faults import Fault
 from .page import page
 from .report import Report
 from .run import set_up
 
-TARGETS = ("dev", "processes")
+TARGETS = ("dev", "processes", "stack")
 KILLS = {"short": 0, "usual": 30, "full": 220}
+MANUAL = f"""\
+Break a mailfarm under load, one fault after the other, and judge from outside whether mail it acknowledged is gone.
+Exit code 0 when nothing was, 1 when it is not proved, 2 for wrong usage. See: mailfarm help proving
+
+dev:   one mailfarm dev, started for this and gone after it.
+processes: each service a process of its own, with Redis and PostgreSQL, on this machine and for this only.
+{stack_options.MANUAL}"""
 PATIENCE = 60.0
 """Seconds after the traffic within which all that was acknowledged must be readable, and told."""
 
@@ -47,49 +57,56 @@ class Progress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mailfarm prove", description=MANUAL, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("target", nargs="?", choices=TARGETS, default="processes", help="what is proved (processes)")
     parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same sequence of faults (1)")
     parser.add_argument("--faults", nargs="+", metavar="NAME", default=[], help="only these faults or families")
-    parser.add_argument("--kills", type=int, metavar="N", help="how many processes are killed, at least (30)")
+    parser.add_argument("--kills", type=int, metavar="N", help=f"how many processes are killed ({KILLS['usual']})")
     parser.add_argument("--minutes", type=float, metavar="M", help="begin no fault after so many minutes")
     how_long = parser.add_mutually_exclusive_group()
     how_long.add_argument("--short", action="store_true", help="about three minutes")
     how_long.add_argument("--full", action="store_true", help=f"everything, and {KILLS['full']} kills")
-    parser.add_argument(
-        "--list", action="store_true", help="show all faults, and which cannot be injected here and why"
-    )
+    parser.add_argument("--list", action="store_true", help="show all faults, and why one cannot be injected here")
     parser.add_argument("--report", type=Path, metavar="FOLDER", help="write report.json and report.html there")
-    parser.add_argument("--require-all", action="store_true", help="a fault that cannot be injected here is a failure")
+    parser.add_argument("--require-all", action="store_true", help="not proved if a fault cannot be injected here")
     parser.add_argument("--program", type=shlex.split, metavar="CMD", default=[], help="what starts mailfarm")
     parser.add_argument("--keep", action="store_true", help="keep the ledger, logs and what consumers saw")
+    stack_options.add_options(parser)
+    return parser
 
 
-def run(args: argparse.Namespace) -> int:
+def main(argv: Sequence[str]) -> int:
     """Prove. Exit code 0 proved, 1 not, 2 wrong usage, 130 interrupted."""
+    args = _parser().parse_args(argv)
     try:
-        wanted = [fault for fault in chosen(faults.every(), args.faults) if fault.short or not args.short]
-    except NoSuchFault as error:
+        wanted = chosen(faults.every(), args.faults)
+        if args.list:
+            return _list(wanted, args.target)
+        return _prove([fault for fault in wanted if fault.short or not args.short or args.faults], args)
+    except (NoSuchFault, Unusable) as error:
         print(f"mailfarm prove: {error}", file=sys.stderr)
         return 2
-    if args.list:
-        return _list(wanted, args.target)
+
+
+def _prove(wanted: Sequence[Fault], args: argparse.Namespace) -> int:
     _spread_kills(wanted, args)
     folder = Path(tempfile.mkdtemp(prefix="mailfarm-prove-"))
     progress = Progress()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    opener: Open = lambda place, options: set_up(args.target, place, options)  # noqa: E731
+    opener = _opener(args, folder, progress)
     campaign = Campaign(args.target, opener, folder, seed=args.seed, patience=PATIENCE, tell=progress.tell)
     report = campaign.report
     report.require_all = args.require_all
     can = []
     for fault in wanted:
-        if why := fault.missing(args.target):
-            if args.target in fault.targets:
-                report.not_run(fault, why)
-        else:
+        why = fault.missing(args.target)
+        if not why:
             can.append(fault)
+        elif args.target in fault.targets:
+            report.not_run(fault, why)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         campaign.run(groups(can, args.seed, args.program), time.monotonic() + args.minutes * 60 if args.minutes else 0)
     except KeyboardInterrupt:  # the second one: nothing is judged any more
@@ -106,6 +123,14 @@ def run(args: argparse.Namespace) -> int:
     return 130 if report.interrupted else 0 if report.proved else 1
 
 
+def _opener(args: argparse.Namespace, folder: Path, progress: Progress) -> Open:
+    """How targets are made; a stack is there already, and it is asked whether it may be broken."""
+    if args.target != "stack":
+        return lambda place, options: set_up(args.target, place, options)
+    stack_options.consent(stack_options.open_stack(args, folder), args, progress.tell)
+    return lambda place, _: stack_options.open_stack(args, place)
+
+
 def write(report: Report, folder: Path) -> None:
     """``report.json`` and ``report.html``. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +138,7 @@ def write(report: Report, folder: Path) -> None:
     (folder / "report.html").write_text(page(report), "utf-8")
 
 
-def _spread_kills(wanted: list[Fault], args: argparse.Namespace) -> None:
+def _spread_kills(wanted: Sequence[Fault], args: argparse.Namespace) -> None:
     """Let the faults that kill a process share the number of kills."""
     kills = [fault for fault in wanted if fault.family == "kills" and not fault.missing(args.target)]
     number = (
@@ -123,10 +148,10 @@ def _spread_kills(wanted: list[Fault], args: argparse.Namespace) -> None:
         fault.times = max(-(-number // len(kills)), 1)
 
 
-def _list(wanted: list[Fault], target: str) -> int:
+def _list(wanted: Sequence[Fault], target: str) -> int:
     width = max(len(fault.name) for fault in wanted)
     family = ""
-    for fault in wanted:
+    for fault in (each for each in wanted if target in each.targets):
         if fault.family != family:
             family = fault.family
             print(f"{family}:")

@@ -75,7 +75,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Course:
-    """What one target was told a step of ``step`` seconds: how many attempts had which outcome, and when faults were."""
+    """The course of one target: how many attempts had which outcome in each ``step`` seconds, and when faults were."""
 
     step: float
     acked: list[int]
@@ -263,9 +263,8 @@ class Report:
                 f"duplicates, {total.unknown} unknown, {total.injected} faults injected"
             )
             if not total.lost:
-                said.append(
-                    f"0 lost of {total.acknowledged}: at most {self.bound:.2g} of all mail, with 95 % confidence"
-                )
+                least = f"0 lost of {total.acknowledged}"
+                said.append(f"{least}: at most {self.bound:.2g} of all mail, with 95 % confidence")
         for kind, counted in self.consumers.items():
             said.append(
                 f"{kind}: {counted['consumers']} consumers were told {counted['told']} events, {counted['again']} of "

@@ -113,7 +113,7 @@ class Target(ABC):
     """The addresses of the hosts in ``url`` and ``live``, where no name service knows them."""
     sources: Sequence[str] = ()
     """Addresses of ours to send from, in turn; none: whichever."""
-    rate = 20.0
+    rate = 30.0
     """Messages a second that it is sent."""
     mail: Sender
     """Mail that a fault sends itself; set by the run."""
