@@ -29,6 +29,18 @@ class QueueFull(Temporary):
     """The queue has no room: disk, memory budget or backlog. SMTP 452 4.3.1."""
 
 
+class QueueBehind(QueueFull):
+    """The queue has room, and more comes in than is worked off. ``by`` says how far, from ``HALF`` on; at 1.0
+    less should come in, and nothing at ``NOBODY``. SMTP 451 4.3.2."""
+
+    HALF = 0.5
+    NOBODY = 2.0
+
+    def __init__(self, text: str, by: float) -> None:
+        super().__init__(text)
+        self.by = by
+
+
 class DatabaseUnavailable(Temporary):
     """The database does not answer, is locked, or is full."""
 

@@ -137,7 +137,7 @@ class Queue(Protocol):
 
     def admit(self, size: int) -> Awaitable[None]:
         """Say before DATA whether content of ``size`` octets (0: unknown) would find room. Raises QueueFull,
-        QueueUnavailable."""
+        QueueBehind (there is room; how much should come it says), QueueUnavailable."""
 
     def put(self, spooled: Spooled) -> Awaitable[None]:
         """Return only when the entry would survive a crash. The same id twice is one entry.

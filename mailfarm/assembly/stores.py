@@ -209,6 +209,7 @@ class Stores:
                     self._registry,
                     max_entries=farm.backlog,
                     holder=_holder(),
+                    max_wait=farm.backlog_age,
                 )
             )
         if len(shards) == 1:

@@ -47,8 +47,8 @@ class RedisQueue:
     """The queue ``name`` on the server of ``link``, which belongs to the caller and wants three connections.
 
     ``clock`` gives microseconds since 1970, for gauges and timers alone. An entry is set aside after ``max_tries``
-    turns. ``max_entries`` and ``max_octets`` cap the backlog, entries set aside included. ``holder`` names this
-    process to who looks at its leases; no blanks in it.
+    turns. ``max_entries`` and ``max_octets`` cap the backlog, entries set aside included; ``max_wait``: `RedisRoom`.
+    ``holder`` names this process to who looks at its leases; no blanks in it.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class RedisQueue:
         max_tries: int = 5,
         max_entries: int = 100_000,
         max_octets: int = 4 * 1024 * 1024 * 1024,
+        max_wait: float = 0.0,
         holder: str = "",
     ) -> None:
         self.name = name
@@ -78,7 +79,7 @@ class RedisQueue:
         self._calls = Calls(link, name, self._metrics)
         self._puts = Puts(reactor, (self,))
         self._pieces = Pieces(self._calls, ids)
-        self._room = RedisRoom(reactor.seconds, max_entries=max_entries, max_octets=max_octets)
+        self._room = RedisRoom(reactor.seconds, max_entries, max_octets, max_wait)
         self._check = ServerCheck(f"the queue at {link}", link.replicated)
         self._taking = Taking(reactor, clock, self.look, lambda some: self.give_back([each.fence for each in some]))
         self._ends = Ends(reactor, self._end, MOST_FENCES)
@@ -91,8 +92,8 @@ class RedisQueue:
         link.greet(self._check.look)
 
     async def start(self) -> None:
-        """Look at the figures from now on; returns at once. Start the link yourself. Who takes listens for hints from
-        the first take on, on a connection of its own: a listener, which only puts, needs none."""
+        """Look at the figures from now on; returns at once. Start the link yourself. From the first take on there is a
+        connection for hints: a listener, which only puts, needs none."""
         self._running = True
         self._look_again()
 
@@ -124,7 +125,7 @@ class RedisQueue:
         return self._room.fresh
 
     async def admit(self, size: int) -> None:
-        """Whether content of ``size`` octets (0: unknown) would find room. Raises QueueFull, QueueUnavailable."""
+        """Whether content of ``size`` octets (0: unknown) finds room. As the port says."""
         if error := self.unavailable:
             raise error
         if not self._room.fresh:
@@ -301,7 +302,7 @@ class RedisQueue:
     # For the operator
 
     async def depth(self) -> Depth:
-        """How many entries are in each state. A lease that has ended counts as leased until the next take. Raises
+        """How many entries are in each state; leases count until the next take after their end. Raises
         QueueUnavailable, also when the server would not keep what is put now."""
         if error := self.unavailable:
             raise error
@@ -368,14 +369,14 @@ class RedisQueue:
                 self._checked = now
                 await self._calls.check(self._check)
             used, limit = await self._calls.memory()
-            depth, octets = await self._calls.depth()
+            depth, octets, untouched = await self._calls.depth()
         except QueueUnavailable:
             self._metrics.up.set(0)
             raise
-        self._room.measured(depth.waiting + depth.leased + depth.aside, octets, used, limit)
-        self._metrics.saw(depth, octets, self.clock())
+        self._room.measured(depth.waiting + depth.leased + depth.aside, octets, used, limit, untouched)
+        self._metrics.saw(depth, octets, self.clock(), self._room.wait)
         self._metrics.memory.set(used / limit if limit else 0.0)
-        self._metrics.up.set(0 if self._check.complaint else 1)
+        self._metrics.up.set(not self._check.complaint)
 
     def _look_again(self) -> None:
         def looked(_: Any) -> None:

@@ -45,6 +45,7 @@ class QueueMetrics:
         self.entries = gauge("entries", "Entries by state: waiting, leased, aside", "state")
         self.octets = gauge("octets", "Octets of content")
         self.oldest = gauge("oldest_seconds", "Age of the oldest entry that waits; 0 when none does")
+        self.wait = gauge("wait_seconds", "How long what is put now will wait for its turn; 0 when nobody works it off")
         self.memory = gauge("memory_share", "The part of the server's memory limit that is used; 0 without a limit")
 
     @classmethod
@@ -74,6 +75,7 @@ class ShardMetrics:
         self.up = all.up.labels(*labels)
         self.octets = all.octets.labels(*labels)
         self.oldest = all.oldest.labels(*labels)
+        self.wait = all.wait.labels(*labels)
         self.memory = all.memory.labels(*labels)
         self._states = {state: all.entries.labels(*labels, state) for state in ("waiting", "leased", "aside")}
         self._seconds: dict[str, Histogram] = {}
@@ -89,8 +91,9 @@ class ShardMetrics:
         """A call failed."""
         self._all.errors.labels(*self._labels, call).inc()
 
-    def saw(self, depth: Depth, octets: int, now: int) -> None:
-        """The shard's depth, at ``now`` µs since 1970."""
+    def saw(self, depth: Depth, octets: int, now: int, wait: float) -> None:
+        """The shard's depth, at ``now`` µs since 1970, and the seconds a new entry will wait."""
+        self.wait.set(wait)
         self._states["waiting"].set(depth.waiting)
         self._states["leased"].set(depth.leased)
         self._states["aside"].set(depth.aside)

@@ -3,6 +3,9 @@
 The figures are looked up once a second, so that ``admit`` costs no round trip; what this process has put and ended
 since is added to them. Mail is refused before its content when the server's memory is filled to four fifths: the rest
 is for what is under way, whose content was already received.
+
+At three quarters of any cap, and when mail would wait too long for its turn (``queue_wait``), the queue is too far
+behind. It tells from half of that on, and who lets mail in decides what follows (``inbound/pressure``).
 """
 
 from __future__ import annotations
@@ -12,13 +15,17 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from mailfarm.errors import QueueFull, QueueUnavailable
+from mailfarm.errors import QueueBehind, QueueFull, QueueUnavailable
 
+from .queue_wait import Untouched, Wait
 from .redis_connection import Connection, RedisRefused
 from .redis_link import RedisLink
 
 SHARE = 0.8
 """The part of the server's maxmemory above which no more mail is admitted."""
+
+BEHIND = 0.75
+"""The part of each cap from which on less should come in."""
 
 FRESH = 1.5
 """Seconds for which figures are good."""
@@ -89,11 +96,14 @@ class ServerCheck:
 
 
 class RedisRoom:
-    """Caps on entries and octets, and on the server's memory. ``seconds`` is a steady clock."""
+    """Caps on entries and octets, and on the server's memory; ``max_wait`` is how many seconds mail may wait for its
+    turn, 0: any. ``seconds`` is a steady clock."""
 
-    def __init__(self, seconds: Callable[[], float], *, max_entries: int, max_octets: int) -> None:
+    def __init__(self, seconds: Callable[[], float], max_entries: int, max_octets: int, max_wait: float = 0.0) -> None:
         self.max_entries = max_entries
         self.max_octets = max_octets
+        self._max_wait = max_wait
+        self._wait = Wait()
         self._seconds = seconds
         self._measured: float | None = None
         self._entries = 0
@@ -107,9 +117,15 @@ class RedisRoom:
         """Whether the figures are recent enough to decide by."""
         return self._measured is not None and self._seconds() - self._measured < FRESH
 
-    def measured(self, entries: int, octets: int, used: int, limit: int) -> None:
+    @property
+    def wait(self) -> float:
+        """Seconds that what is put now will wait for its turn."""
+        return self._wait.seconds
+
+    def measured(self, entries: int, octets: int, used: int, limit: int, untouched: Untouched) -> None:
         """What the server says now; ``limit`` 0 is none."""
         self._measured = self._seconds()
+        self._wait.saw(self._measured, untouched)
         self._entries, self._octets, self._used, self._limit = entries, octets, used, limit
 
     def add(self, entries: int, octets: int) -> None:
@@ -123,7 +139,7 @@ class RedisRoom:
         self._full_until = self._seconds() + 1.0
 
     def check(self, size: int) -> None:
-        """Raises QueueFull."""
+        """Raises QueueFull, QueueBehind."""
         if self._entries >= self.max_entries:
             raise QueueFull(f"the queue holds {self._entries} entries, which is its cap")
         if self._octets + size > self.max_octets:
@@ -133,6 +149,17 @@ class RedisRoom:
         if self._limit and self._used + size > SHARE * self._limit:
             used = f"{self._used} octets of {self._limit}"
             raise QueueFull(f"the queue's Redis uses {used}; mail is taken up to {SHARE:.0%} of them")
+        filled = max(self._entries / self.max_entries, (self._octets + size) / self.max_octets)
+        if self._limit:
+            filled = max(filled, (self._used + size) / (SHARE * self._limit))
+        by = filled / BEHIND
+        late = self._wait.seconds / self._max_wait if self._max_wait else 0.0
+        if max(by, late) < QueueBehind.HALF:
+            return
+        if by >= late:
+            raise QueueBehind(f"the queue is filled to {filled:.0%}", by)
+        text = f"mail waits {self._wait.seconds:.0f} s for its turn, and {self._max_wait:g} s are allowed"
+        raise QueueBehind(text, late)
 
 
 def _version(info: Any) -> tuple[int, ...]:

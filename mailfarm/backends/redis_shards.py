@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredList
 
-from mailfarm.errors import LeaseLost, NotFound, QueueFull, QueueUnavailable, Temporary
+from mailfarm.errors import LeaseLost, NotFound, QueueBehind, QueueFull, QueueUnavailable, Temporary
 from mailfarm.ports import CHUNK, Attempt, Depth, Entry, Shard, Spooled, State
 
 from .queue_content import shard_of
@@ -69,7 +69,7 @@ class ShardedQueue:
     # Putting
 
     async def admit(self, size: int) -> None:
-        """Whether any shard would find room. Raises QueueFull when one that answers is full, QueueUnavailable."""
+        """Whether any shard would find room. Raises what the best of them says: QueueBehind, QueueFull, or away."""
         for shard in self.shards:
             if shard.measured and shard.unavailable is None:
                 with suppress(QueueFull):
@@ -138,9 +138,10 @@ class ShardedQueue:
                 return
             except (QueueFull, QueueUnavailable) as error:
                 errors.append(error)
-        # A shard that is full answers; that is worth more than what the others that are away would say.
+        # One that is behind has room. One that is full answers, at least, which those that are away do not.
+        behind = min((error for error in errors if isinstance(error, QueueBehind)), key=attrgetter("by"), default=None)
         full = next((error for error in errors if isinstance(error, QueueFull)), None)
-        raise full or errors[-1]
+        raise behind or full or errors[-1]
 
     # Taking
 

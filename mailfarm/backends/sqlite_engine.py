@@ -139,9 +139,9 @@ class Engine:
         return job.deferred
 
     @property
-    def congested(self) -> bool:
-        """Whether half of what may wait for the writer already does."""
-        return self._line.congested
+    def filled(self) -> float:
+        """The part of what may wait for the writer that does."""
+        return self._line.filled
 
     def check(self, age: float = 0.0) -> None:
         """Whether what is written now would be found again. Raises DatabaseUnavailable when the file was taken away.

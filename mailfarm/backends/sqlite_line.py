@@ -49,9 +49,9 @@ class Line:
         """Nothing waits, and nothing will."""
 
     @property
-    def congested(self) -> bool:
-        """Whether half of what may wait already does."""
-        return self._jobs * 2 >= self._max_jobs or self._octets * 2 >= self._max_octets
+    def filled(self) -> float:
+        """The part of what may wait that does."""
+        return max(self._jobs / self._max_jobs, self._octets / self._max_octets)
 
     @property
     def gathered(self) -> bool:

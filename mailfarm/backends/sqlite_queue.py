@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger
 
-from mailfarm.errors import DatabaseUnavailable, NotFound, QueueFull, QueueUnavailable, Temporary
+from mailfarm.errors import DatabaseUnavailable, NotFound, QueueBehind, QueueFull, QueueUnavailable, Temporary
 from mailfarm.ids import Ids
 from mailfarm.ports import CHUNK, Attempt, Content, Depth, Entry, Shard, Spooled, State
 
@@ -94,14 +94,14 @@ class Queue:
     # Putting
 
     def admit(self, size: int) -> Deferred[None]:
-        """Whether content of ``size`` octets (0: unknown) would find room. Fails with QueueFull."""
+        """Whether content of ``size`` octets (0: unknown) would find room. Fails with QueueFull, QueueBehind."""
         self._begin()
         try:
             self._check_place(FOUND)  # two names looked up cost 5 µs, and a promise is made by the commit alone
             self._room.check_backlog(size)
             self._room.check_disk(size)
-            if self._engine.congested:
-                raise QueueFull("the database is behind; try again soon")
+            if (filled := self._engine.filled) >= QueueBehind.HALF / 2:  # half of what may wait is too far behind
+                raise QueueBehind(f"{filled:.0%} of what may wait for the database does", 2 * filled)
         except Temporary as error:
             return fail(error)
         return succeed(None)

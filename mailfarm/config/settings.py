@@ -62,6 +62,12 @@ class FarmSettings:
     max_size: int = setting("50M", "largest message, octets", positive(size))
     reserve: int = setting("64M", "free disk space below which mail is answered 452 before DATA, octets", size)
     backlog: int = setting("100000", "entries a queue may hold; beyond it mail is answered 452", positive(count))
+    backlog_age: float = setting(
+        "60",
+        "seconds mail may wait for its filing while workers are at work; beyond it each credential, or network, is let "
+        "in with its share and the rest answered 451 4.3.2; 0: only the caps count",
+        seconds,
+    )
     log: str = setting("json", "json (one object a line) or text", one_of("json", "text"))
     log_level: str = setting("info", "debug, info, warn or error", one_of("debug", "info", "warn", "error"))
     grace: float = setting("25", "seconds running transactions may take after SIGTERM", seconds)

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
-from mailfarm.errors import QueueFull
+from mailfarm.errors import QueueBehind, QueueFull
 from mailfarm.ids import Ids
 from mailfarm.mail.envelope import Envelope
 from mailfarm.mail.received import received
 from mailfarm.mail.reply import Reply
 from mailfarm.ports import CHUNK, Content, Origin, Spooled
+
+from .pressure import PAUSE, Pressure, Sender
 
 PUTTING: Final = 128 * 1024 * 1024
 """Octets of content in memory for the queue, of all messages that it is asked to keep at the same time. While a queue
@@ -26,6 +28,9 @@ AT_ONCE: Final = 5 * CHUNK
 NO_ROOM = Reply(452, "4.3.1", "There is no room for this message now; try again later")
 UNCONFIRMED = Reply(451, "4.3.0", "The message could not be stored safely; send it again later")
 NOT_NOW = Reply(451, "4.3.0", "Mail cannot be stored now; try again later")
+# RFC 3463 §3.4: 4.3.2 is for excessive load
+BEHIND = Reply(451, "4.3.2", "More mail comes in than can be filed; try again in a minute")
+OVER_SHARE = Reply(451, "4.3.2", "More mail comes in than can be filed; you have had your share, try again in a minute")
 
 
 class Intake(Protocol):
@@ -50,7 +55,8 @@ class Accept:
 
     ``hostname`` is ours, for the trace header; ``clock`` gives microseconds; ``trouble`` is told what the client is
     not: which error stood behind a 4yz. ``incoming`` raises QueueFull when content of so many octets (0: unknown) could
-    not be kept while it comes in. Raises ValueError for a host name that cannot stand in a header.
+    not be kept while it comes in. ``pressure`` says whose turn it is while the queue is behind; ``pause`` returns after
+    so many seconds. Raises ValueError for a host name that cannot stand in a header.
     """
 
     def __init__(
@@ -60,7 +66,9 @@ class Accept:
         clock: Callable[[], int],
         hostname: str,
         trouble: Callable[[str, Exception], None],
+        pressure: Pressure,
         incoming: Callable[[int], None] = lambda size: None,
+        pause: Callable[[float], Awaitable[None]] | None = None,
     ) -> None:
         self._queue = queue
         self._ids = ids
@@ -68,16 +76,26 @@ class Accept:
         self._hostname = hostname
         self._trouble = trouble
         self._incoming = incoming
+        self._pause = pause
         self._putting = 0
+        self.pressure = pressure
         # a name that cannot stand in a header is found now, not with the first mail
         received(helo="", client="", by=hostname, protocol="ESMTP", id="0", now=0)
 
-    async def room(self, size: int) -> Reply | None:
-        """Before content comes: None if ``size`` octets (0: unknown) would find room, else what to say."""
+    async def room(self, size: int, sender: Sender, *, count: bool = True) -> Reply | None:
+        """Before content comes: None if ``size`` octets (0: unknown) would find room and ``sender`` has its turn, else
+        what to say. Without ``count`` it is only asked, ahead of the time when it counts."""
         try:
             self._incoming(size)
             self._check_putting(min(size, AT_ONCE))
-            await self._queue.admit(size)
+            try:
+                await self._queue.admit(size)
+            except QueueBehind as error:
+                self.pressure.behind(error)
+            if not self.pressure.may(sender, count=count):
+                if self._pause is not None:
+                    await self._pause(PAUSE)
+                return BEHIND if self.pressure.closed else OVER_SHARE
         except QueueFull as error:
             self._trouble("mail is refused before its content", error)
             return NO_ROOM

@@ -19,6 +19,7 @@ from .smtp_session import Answer
 
 _IPV6_PREFIX = 64
 
+BUSY: Final = Reply(421, "4.3.2", "More mail comes in than can be filed; try again in a minute", close=True)
 TOO_MANY: Final = Reply(421, "4.7.0", "Too many sessions from your network at once; try again later", close=True)
 
 
@@ -31,6 +32,12 @@ def client_key(client: str) -> str:
 def on_loopback(client: str) -> bool:
     """Whether the client is on this machine."""
     return bool(_ip(client).is_loopback)
+
+
+@lru_cache(maxsize=1024)
+def network_of(client: str) -> str:
+    """``client_key``, remembered for the last thousand."""
+    return client_key(client)
 
 
 @lru_cache(maxsize=1024)
@@ -48,7 +55,8 @@ class Door:
     """Greets clients, unless they knock too often or too many of them are in. One for a service.
 
     ``rates`` bound how often a client may come, ``sessions`` how many of it may be in at once (0: any number);
-    ``again`` says a wait, in seconds, in words.
+    ``again`` says a wait, in seconds, in words. ``may_come`` is asked of a client's network while mail comes in faster
+    than it is filed.
     """
 
     def __init__(
@@ -59,6 +67,7 @@ class Door:
         rates: Sequence[Limit | Quota],
         sessions: int,
         again: Callable[[float], str],
+        may_come: Callable[[str], bool] = lambda network: True,
     ) -> None:
         self._connects = f"{service}:connect:"
         self._inside = f"{service}:sessions:"
@@ -66,6 +75,7 @@ class Door:
         self._rates = tuple(rates)
         self._sessions = sessions
         self._again = again
+        self._may_come = may_come
         self._welcome = Reply(220, "", f"{hostname} ESMTP mailfarm")
         self._charges = lru_cache(maxsize=1024)(self._charges_of)
 
@@ -74,7 +84,9 @@ class Door:
         return Visit(self._limiter)
 
     def answer(self, client: str, visit: Visit) -> Answer:
-        """220, or 421 4.7.0."""
+        """220, 421 4.7.0, or 421 4.3.2."""
+        if not self._may_come(network_of(client)):
+            return BUSY
         key = limited_as(client)
         return self._let_in(key, visit) if key and (self._rates or self._sessions) else self._welcome
 

@@ -17,7 +17,7 @@ from mailfarm.backends import sqlite_queue
 from mailfarm.backends.sqlite_engine import Engine
 from mailfarm.backends.sqlite_queue import TAKE_OCTETS, Queue
 from mailfarm.backends.sqlite_queue_rows import LOST
-from mailfarm.errors import Invalid, QueueFull, QueueUnavailable
+from mailfarm.errors import Invalid, QueueBehind, QueueFull, QueueUnavailable
 from mailfarm.mail.envelope import Envelope
 from mailfarm.ports import CHUNK
 
@@ -97,15 +97,16 @@ async def test_a_backlog_of_too_many_octets_is_full(store):
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_writer_that_is_far_behind_admits_nobody(store):
+async def test_a_writer_that_is_far_behind_says_how_far(store):
     queue = store.open(engine={"max_jobs": 10})
     await queue.put(spooled())
     entered, leave = threading.Event(), threading.Event()
     held = store.engine.write(lambda db: (entered.set(), leave.wait(DEADLINE)))
     assert entered.wait(DEADLINE)
     puts = [queue.put(spooled()) for _ in range(5)]
-    with pytest.raises(QueueFull, match="behind"):
+    with pytest.raises(QueueBehind, match="60% of what may wait") as behind:
         await queue.admit(0)
+    assert behind.value.by == 1.2
     leave.set()
     await gatherResults([held, *puts])
     await queue.admit(0)

@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from mailfarm.errors import QueueFull, QueueUnavailable
+from mailfarm.errors import QueueBehind, QueueFull, QueueUnavailable
 from mailfarm.ids import Ids, is_id
-from mailfarm.inbound.accept import AT_ONCE, NO_ROOM, PUTTING, Accept
+from mailfarm.inbound.accept import AT_ONCE, BEHIND, NO_ROOM, OVER_SHARE, PUTTING, Accept
+from mailfarm.inbound.pressure import PAUSE, Pressure, Sender
 from mailfarm.mail.envelope import Envelope, Recipient
 from mailfarm.mail.reply import Reply
 from mailfarm.ports import Origin, Spooled
@@ -19,6 +21,13 @@ from mailfarm.ports import Origin, Spooled
 NOW = 1_769_860_800_000_000
 ENVELOPE = Envelope("a@client.test", (Recipient("b@mx.test"), Recipient("c@mx.test")))
 ORIGIN = Origin("mx", "192.0.2.7", 40000, "client.test", "ESMTPS", "TLSv1.3 TLS_AES_256_GCM_SHA384")
+
+
+SENDER = Sender("acc", "credential")
+
+
+def pressure() -> Pressure:
+    return Pressure("mx", lambda: 100.0, CollectorRegistry())
 
 
 class Kept:
@@ -59,7 +68,7 @@ class Seen:
 
 def take(queue: Any, content: Kept, told: list[tuple[str, Exception]], origin: Origin = ORIGIN) -> Reply:
     ids = Ids(lambda: NOW, lambda n: bytes(n))
-    accept = Accept(queue, ids, lambda: NOW, "mx.test", lambda what, error: told.append((what, error)))
+    accept = Accept(queue, ids, lambda: NOW, "mx.test", lambda what, error: told.append((what, error)), pressure())
     return asyncio.run(accept.take(ENVELOPE, content, origin, "acc", ["box1", "box2"]))
 
 
@@ -100,8 +109,8 @@ def test_what_it_did_not_confirm_is_temporary_and_says_what_to_do(error: Excepti
     [(None, None), (QueueFull("disk"), "452 4.3.1"), (QueueUnavailable("?"), "451 4.3.0"), (OSError(5), "451 4.3.0")],
 )
 def test_room_is_asked_for_before_content_comes(error: Exception | None, code: str | None) -> None:
-    accept = Accept(Seen(error), Ids(lambda: NOW, bytes), lambda: NOW, "mx.test", lambda *_: None)  # type: ignore[arg-type]
-    reply = asyncio.run(accept.room(1000))
+    accept = Accept(Seen(error), Ids(lambda: NOW, bytes), lambda: NOW, "mx.test", lambda *_: None, pressure())  # type: ignore[arg-type]
+    reply = asyncio.run(accept.room(1000, SENDER))
     assert (reply and str(reply)[:9]) == code
 
 
@@ -113,20 +122,20 @@ def test_content_that_waits_for_a_slow_queue_is_bounded_and_the_rest_is_refused(
             async def put(self, spooled: Spooled) -> None:
                 await goes_on.wait()
 
-        accept = Accept(Slow(), Ids(lambda: NOW, bytes), lambda: NOW, "mx.test", lambda *_: None)  # type: ignore[arg-type]
+        accept = Accept(Slow(), Ids(lambda: NOW, bytes), lambda: NOW, "mx.test", lambda *_: None, pressure())  # type: ignore[arg-type]
         contents = [Kept(b"") for _ in range(PUTTING // AT_ONCE + 1)]
         for content in contents:
             content.size = 10 * AT_ONCE
-        assert await accept.room(0) is None
+        assert await accept.room(0, SENDER) is None
         puts = [asyncio.ensure_future(accept.take(ENVELOPE, each, ORIGIN, "acc", [])) for each in contents]
         await asyncio.sleep(0)
         assert (await puts[-1]).code == 452
         assert contents[-1].closed
-        assert await accept.room(1) is None
-        assert (await accept.room(AT_ONCE)) == NO_ROOM
+        assert await accept.room(1, SENDER) is None
+        assert (await accept.room(AT_ONCE, SENDER)) == NO_ROOM
         goes_on.set()
         assert {reply.code for reply in await asyncio.gather(*puts[:-1])} == {250}
-        assert await accept.room(AT_ONCE) is None
+        assert await accept.room(AT_ONCE, SENDER) is None
 
     asyncio.run(scene())
 
@@ -136,14 +145,16 @@ def test_content_that_has_nowhere_to_be_is_refused_before_it_comes() -> None:
         raise QueueFull(f"no place for {size}")
 
     told: list[tuple[str, Exception]] = []
-    accept = Accept(Seen(), Ids(lambda: NOW, bytes), lambda: NOW, "mx.test", lambda *what: told.append(what), full)  # type: ignore[arg-type]
-    assert asyncio.run(accept.room(7)) == NO_ROOM
+    accept = Accept(
+        Seen(), Ids(lambda: NOW, bytes), lambda: NOW, "mx.test", lambda *what: told.append(what), pressure(), full
+    )  # type: ignore[arg-type]
+    assert asyncio.run(accept.room(7, SENDER)) == NO_ROOM
     assert "no place for 7" in str(told[0][1])
 
 
 def test_a_host_name_that_cannot_stand_in_a_header_is_found_at_once() -> None:
     with pytest.raises(ValueError):
-        Accept(Seen(), Ids(lambda: NOW, bytes), lambda: NOW, "mx test\r\n", lambda *_: None)  # type: ignore[arg-type]
+        Accept(Seen(), Ids(lambda: NOW, bytes), lambda: NOW, "mx test\r\n", lambda *_: None, pressure())  # type: ignore[arg-type]
 
 
 def test_a_helo_that_is_none_never_gets_into_the_trace() -> None:
@@ -152,3 +163,26 @@ def test_a_helo_that_is_none_never_gets_into_the_trace() -> None:
     assert take(queue, Kept(b""), [], odd).code == 250
     assert queue.put_[0].trace.startswith(b"Received: from unknown ([IPv6:2001:db8::7])\r\n\tby mx.test with SMTP id ")
     assert b"Bcc" not in queue.put_[0].trace
+
+
+def test_a_queue_that_is_behind_lets_in_those_who_have_their_turn_and_the_rest_hears_451_after_a_pause() -> None:
+    paused: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        paused.append(seconds)
+
+    def accept(by: float) -> Accept:
+        queue: Any = Seen(QueueBehind("mail waits 61 s for its turn", by))
+        mine = pressure()
+        mine.share = 1.0
+        mine._ends = 101.0
+        return Accept(queue, Ids(lambda: NOW, bytes), lambda: NOW, "mx.test", lambda *_: None, mine, pause=pause)
+
+    behind, far_behind = accept(1.1), accept(2.0)
+    assert asyncio.run(behind.room(0, SENDER, count=False)) is None
+    assert asyncio.run(behind.room(0, SENDER)) is None
+    assert not paused
+    assert asyncio.run(behind.room(0, SENDER)) == OVER_SHARE
+    assert asyncio.run(behind.room(0, Sender("other", "o"))) is None
+    assert asyncio.run(far_behind.room(0, SENDER)) == BEHIND
+    assert paused == [PAUSE, PAUSE]

@@ -40,6 +40,9 @@ DESCRIPTION
     Message-ID, the same sender, recipients, parameters and mailboxes, and comes from the same client within an hour, to
     the same process. 10,000 such endings are remembered; the oldest is forgotten first, and then there is a copy.
 
+    When filing is behind (MAILFARM_BACKLOG_AGE) each client network has the same share of what can be filed; the rest
+    is answered 451 4.3.2 at MAIL or DATA, or 421 4.3.2 when it connects: see mailfarm help limits.
+
     By itself it needs the queue, the cache and the database: see mailfarm help process.
 
     On SIGTERM: /healthz says 503, and what comes within MAILFARM_LINGER is still taken. Then the port is closed, idle
@@ -55,7 +58,7 @@ SETTINGS
     MAILFARM_MX_MAX_RECIPIENTS   recipients a transaction; past it 452 4.5.3
     MAILFARM_MX_FOLD             take mail that is sent again, as its 250 was not heard, for the one there is
     MAILFARM_HOSTNAME, MAILFARM_DOMAINS, MAILFARM_MAX_SIZE, MAILFARM_CERTIFICATE, MAILFARM_KEY, MAILFARM_GRACE,
-    MAILFARM_LIMITS, MAILFARM_LINGER
+    MAILFARM_LIMITS, MAILFARM_LINGER, MAILFARM_BACKLOG, MAILFARM_BACKLOG_AGE
 
     A client (an IPv4 address, an IPv6 /64) may begin 600 connections a minute and have 500 sessions at once; then
     421 4.7.0. Loopback is not counted. MAILFARM_LIMITS changes this, and limits messages: see mailfarm help limits.
@@ -68,6 +71,8 @@ DIAGNOSTICS
     mail is refused before its content, message ... found no room
                                  the disk is at its reserve, the queue at its cap or slow, or the folder for content
                                  that comes in is full; the line says which: make room, or look why inbound is behind
+    Mail comes in faster than it is filed: ... Each may bring in ... a second, or less
+                                 filing is behind: look at inbound and the database; "Filing keeps up again" ends it
     message ... was not confirmed
                                  the queue did not answer; the sender tries again
     Rcpt of ... failed           a look-up failed; the line has the reason
@@ -75,7 +80,7 @@ DIAGNOSTICS
                                  said once an outage; mail for other mailboxes is answered 451
     PROXY header of ... refused  a listed proxy sends no header, or a damaged one
     metrics mailfarm_mx_...      sessions, sessions_open, recipients, messages, content_octets, timeouts, aborted,
-                                 lookups (remembered, asked, failed, away), folded
+                                 lookups (remembered, asked, failed, away), folded, share, over_share
 """
 
 from .service import Mx

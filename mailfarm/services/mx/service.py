@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from mailfarm.accounts.allowance import SetOf, again
@@ -17,6 +18,7 @@ from mailfarm.errors import ConfigurationError
 from mailfarm.ids import Ids
 from mailfarm.inbound.accept import Accept, Intake
 from mailfarm.inbound.capture import DefaultMailbox
+from mailfarm.inbound.pressure import Pressure
 from mailfarm.inbound.refusals import Refusals
 from mailfarm.inbound.shares import Shares
 from mailfarm.mail.address import domain_key
@@ -71,15 +73,21 @@ class Mx:
         self.domains = frozenset(domain_key(name) for name in domains.names)
         self.default_domain = domains.default
         room = IncomingRoom(folder, largest=max_size)
+
+        def pause(seconds: float) -> Awaitable[None]:
+            return deferLater(reactor, seconds)
+
+        counted = registry if settings.listen is not None else CollectorRegistry()
+        pressure = Pressure(SERVICE, reactor.seconds, counted, lambda text: self.log.warn("{text}", text=text))
         try:
-            self.accept = Accept(queue, ids, clock, hostname, self._trouble, room.check)
+            self.accept = Accept(queue, ids, clock, hostname, self._trouble, pressure, room.check, pause)
         except ValueError as error:
             raise ConfigurationError([f"MAILFARM_HOSTNAME: {error}"]) from None
         self.refusals = Refusals(bus, ids, clock, SERVICE)
         client = limits.client
-        self.door = Door(SERVICE, hostname, limiter, client.connections, client.sessions, again)
+        self.door = Door(SERVICE, hostname, limiter, client.connections, client.sessions, again, pressure.may_come)
         self.shares = Shares(SERVICE, limiter, limits, SetOf(limits, database))
-        counter = lookup_counter(registry if settings.listen is not None else CollectorRegistry(), SERVICE)
+        counter = lookup_counter(counted, SERVICE)
         self.folding = Folding(reactor.seconds, registry) if settings.fold and settings.listen is not None else None
         self.directory = Directory(database, bus, ids, default, self.ours, reactor, clock, counter)
         self._listener: Listener | None = None

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from mailfarm.inbound.pressure import Sender
 from mailfarm.inbound.refusals import Refusal, lines_to
 from mailfarm.inbound.transaction import Transaction
 from mailfarm.mail.address import Address
 from mailfarm.mail.envelope import Envelope
 from mailfarm.mail.reply import Reply
 from mailfarm.mailboxes.mailbox import Mailbox
-from mailfarm.net.clients import limited_as
+from mailfarm.net.clients import limited_as, network_of
 from mailfarm.net.content import SpillContent
 from mailfarm.net.smtp_session import Answer, Connection, origin_of
 from mailfarm.ports import Origin
@@ -71,15 +72,15 @@ class MxSession:
         self._transaction = Transaction(request, "", self._mx.refusals)
         self._ahead.forget()
         shares = self._mx.shares
-        if request.size or (shares.any and not shares.may_begin(self._client)):
-            return self._may_begin(request.size)
+        if request.size or not self._mx.accept.pressure.none or (shares.any and not shares.may_begin(self._client)):
+            return self._may_begin(request.size or 0)
         return SENDER_OK
 
-    async def _may_begin(self, size: int | None) -> Reply:
+    async def _may_begin(self, size: int) -> Reply:
         mx = self._mx
         refused = await mx.shares.at_mail(self._client)
-        if refused is None and size:
-            refused = await mx.accept.room(size)  # RFC 1870 §6.1
+        if refused is None and (size or not mx.accept.pressure.none):
+            refused = await mx.accept.room(size, self._sender, count=False)  # RFC 1870 §6.1
         return refused or SENDER_OK
 
     def rcpt(self, request: Rcpt) -> Answer:
@@ -164,7 +165,7 @@ class MxSession:
 
     async def data(self, envelope: Envelope) -> Reply:
         mx, transaction = self._mx, self._transaction
-        refused = await mx.accept.room(envelope.size or 0)
+        refused = await mx.accept.room(envelope.size or 0, self._sender)
         if refused is None and transaction is not None and mx.shares.any:
             refused = await mx.shares.at_data(
                 self._client, transaction.account, transaction.mailboxes.values(), transaction.taken
@@ -222,6 +223,11 @@ class MxSession:
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
             self._settle(transaction)
+
+    @property
+    def _sender(self) -> Sender:
+        network = network_of(self._connection.client)
+        return Sender(network, network)
 
     def _settle(self, transaction: Transaction) -> None:
         transaction.unclaimed.settle(lambda address: self._mx.owner(_domain(address)))

@@ -37,6 +37,10 @@ DESCRIPTION
     the largest allowed (452 4.3.1). Content is in memory up to 256 KiB, and 64 MiB for all sessions together; the rest
     is in that folder. 250 is said when the queue has confirmed, never earlier.
 
+    When filing is behind (MAILFARM_BACKLOG_AGE) each account has the same share of what can be filed, and each of its
+    credentials an equal part of that; without a credential it is the client's network. The rest is answered 451 4.3.2
+    at MAIL or DATA; when it is far behind, who connects hears 421 4.3.2: see mailfarm help limits.
+
     By itself it needs the queue, the cache and the database: see mailfarm help process.
 
     On SIGTERM: /healthz says 503, and what comes within MAILFARM_LINGER is still taken. Then the ports are closed, idle
@@ -54,7 +58,7 @@ SETTINGS
     MAILFARM_SUBMISSION_MAX_CONNECTIONS   open sessions of each port; above it 421 4.3.2
     MAILFARM_SUBMISSION_MAX_RECIPIENTS    recipients a transaction; past it 452 4.5.3
     MAILFARM_HOSTNAME, MAILFARM_MAX_SIZE, MAILFARM_CERTIFICATE, MAILFARM_KEY, MAILFARM_GRACE, MAILFARM_LIMITS,
-    MAILFARM_LINGER
+    MAILFARM_LINGER, MAILFARM_BACKLOG, MAILFARM_BACKLOG_AGE
 
     A client (an IPv4 address, an IPv6 /64) may begin 600 connections a minute and have 500 sessions at once; then
     421 4.7.0. Loopback is not counted. MAILFARM_LIMITS changes this, and limits messages, by client, credential,
@@ -67,6 +71,8 @@ DIAGNOSTICS
     mail is refused before its content, message ... found no room
                                  the disk is at its reserve, the queue at its cap or slow, or the folder for content
                                  that comes in is full; the line says which: make room, or look why inbound is behind
+    Mail comes in faster than it is filed: ... Each may bring in ... a second, or less
+                                 filing is behind: look at inbound and the database; "Filing keeps up again" ends it
     message ... was not confirmed
                                  the queue did not answer; the client has to send again
     The database does not answer: ... Each mailbox that is known serves on
@@ -75,7 +81,7 @@ DIAGNOSTICS
     PROXY header of ... refused  a listed proxy sends no header, or a damaged one
     metrics mailfarm_submission_...
                                  sessions, sessions_open, logins, recipients, messages, content_octets, timeouts,
-                                 lookups (remembered, asked, failed, away)
+                                 lookups (remembered, asked, failed, away), share, over_share
 """
 
 from mailfarm.inbound.capture import DefaultMailbox

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from mailfarm.accounts.allowance import SetOf, again
@@ -17,6 +18,7 @@ from mailfarm.errors import ConfigurationError
 from mailfarm.ids import Ids
 from mailfarm.inbound.accept import Accept, Intake
 from mailfarm.inbound.capture import DefaultMailbox
+from mailfarm.inbound.pressure import Pressure
 from mailfarm.inbound.refusals import Refusals
 from mailfarm.inbound.shares import Shares
 from mailfarm.net.clients import Door
@@ -67,14 +69,23 @@ class Submission:
         self.log = Logger(namespace="mailfarm.submission")
         self.default = default
         room = IncomingRoom(folder, largest=max_size)
+
+        def pause(seconds: float) -> Awaitable[None]:
+            return deferLater(reactor, seconds)
+
+        pressure = Pressure(SERVICE, reactor.seconds, registry, lambda text: self.log.warn("{text}", text=text))
         try:
-            self.accept = Accept(queue, ids, clock, hostname, self.trouble, room.check)
+            self.accept = Accept(queue, ids, clock, hostname, self.trouble, pressure, room.check, pause)
         except ValueError as error:
             raise ConfigurationError([f"MAILFARM_HOSTNAME: {error}"]) from None
         self.refusals = Refusals(bus, ids, clock, SERVICE)
         client = limits.client
         set_of = SetOf(limits, database)
-        self.door = Door(SERVICE, hostname, limiter, client.connections, client.sessions, again)
+
+        def may_come(network: str) -> bool:
+            return pressure.may_come("")  # whose mail it is AUTH will say
+
+        self.door = Door(SERVICE, hostname, limiter, client.connections, client.sessions, again, may_come)
         self.shares = Shares(SERVICE, limiter, limits, set_of)
         counter = lookup_counter(registry, SERVICE)
         self.directory = Directory(database, bus, ids, default, reactor, clock, counter)

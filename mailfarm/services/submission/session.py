@@ -8,11 +8,12 @@ from twisted.internet.defer import Deferred
 
 from mailfarm.accounts.credential import Credential
 from mailfarm.inbound.capture import ByAddress, ById
+from mailfarm.inbound.pressure import Sender
 from mailfarm.inbound.refusals import Refusal, lines_to
 from mailfarm.inbound.transaction import Transaction
 from mailfarm.mail.envelope import Envelope
 from mailfarm.mail.reply import Reply
-from mailfarm.net.clients import limited_as
+from mailfarm.net.clients import limited_as, network_of
 from mailfarm.net.content import SpillContent
 from mailfarm.net.smtp_session import Answer, Connection, origin_of
 from mailfarm.smtp.requests import Auth, Discarded, Hello, Mail, Rcpt, Refused
@@ -69,13 +70,15 @@ class SubmissionSession:
             return NO_SENDING
         self._transaction = Transaction(request, self._account, self._service.refusals)
         self._ahead.forget()
-        return self._may_begin(request) if request.size or self._service.shares.any else SENDER_OK
+        service = self._service
+        asks = request.size or service.shares.any or not service.accept.pressure.none
+        return self._may_begin(request) if asks else SENDER_OK
 
     async def _may_begin(self, request: Mail) -> Reply:
         service = self._service
         refused = await service.shares.at_mail(self._client, self._account, self._credential_id)
-        if refused is None and request.size:
-            refused = await service.accept.room(request.size)  # RFC 1870 §6.1
+        if refused is None and (request.size or not service.accept.pressure.none):
+            refused = await service.accept.room(request.size or 0, self._sender, count=False)  # RFC 1870 §6.1
         if refused is not None and self._connection.awaits(request):
             self._mail_refused(request.sender, refused)
         return refused or SENDER_OK
@@ -122,7 +125,7 @@ class SubmissionSession:
 
     async def data(self, envelope: Envelope) -> Reply:
         service, transaction = self._service, self._transaction
-        refused = await service.accept.room(envelope.size or 0)
+        refused = await service.accept.room(envelope.size or 0, self._sender)
         if refused is None and transaction is not None and service.shares.any:
             refused = await service.shares.at_data(
                 self._client,
@@ -171,6 +174,13 @@ class SubmissionSession:
     def _account(self) -> str:
         """Whose the mail of this session is."""
         return self._service.default.account if self._credential is None else self._credential.account
+
+    @property
+    def _sender(self) -> Sender:
+        """Whose share of what can be filed this mail is of."""
+        credential = self._credential
+        network = network_of(self._connection.client)
+        return Sender(network, network) if credential is None else Sender(credential.account, credential.id)
 
     @property
     def _credential_id(self) -> str:
