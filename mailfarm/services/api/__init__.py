@@ -25,7 +25,8 @@ DESCRIPTION
     Behind a proxy the client's address is the right-most one in X-Forwarded-For that is no proxy listed in
     MAILFARM_API_FORWARDED_FROM; who is not listed there is the client itself.
 
-    A wait is a request that is answered late; how many waits and event streams may be open at once has a cap.
+    A wait is a request that is answered late; how many waits and event streams may be open at once has a cap. They end
+    with the token they came with: at once when it is revoked, or within five seconds where the bus has lost it.
 
     By itself it needs the cache and the database: see mailfarm help process.
 

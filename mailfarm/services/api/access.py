@@ -4,6 +4,7 @@ with a session cookie."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry
@@ -19,6 +20,7 @@ from mailfarm.net.lookups import Lookups, lookup_counter
 from mailfarm.net.problems import Problem
 from mailfarm.ports import Bus, Database, Subscription
 
+from .lasting import Lasting
 from .rates import Rates
 
 __all__ = ["Access", "Caller", "need"]
@@ -61,20 +63,25 @@ class Access:
             reactor=reactor,
             counter=lookup_counter(registry, "api"),
         )
+        self._lasting = Lasting(self.tokens, reactor)
         self._hearing: Subscription | None = None
 
     async def start(self) -> None:
         """Hear what is revoked."""
         self._hearing = await self._bus.subscribe(LOOKUP, self._hear, self.tokens.doubt)
+        if not self.open:
+            self._lasting.start()
 
     def stop(self) -> None:
         """Hear no more."""
+        self._lasting.stop()
         if self._hearing is not None:
             self._hearing.stop()
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, Revoked):
             self.tokens.forget(event.what)
+            self._lasting.revoked(event.what)
 
     @property
     def open(self) -> bool:
@@ -92,6 +99,12 @@ class Access:
         await self._rates.of_caller(request, caller)
         need(caller, scope)
         return caller
+
+    def lasts(self, request: Request, caller: Caller, end: Callable[[], None]) -> AbstractContextManager[None]:
+        """For a request that was admitted and stays open: ``end`` is called when what it came with has ended."""
+        if self.open:
+            return nullcontext()
+        return self._lasting.until_ended(digest(self._secret(request)), caller, end)
 
     async def look(self, request: Request, secret: str, ask: Callable[[], Awaitable[T | None]]) -> T | None:
         """What ``ask`` finds of a token or session; None counts as a guess, and who guesses too often is not asked

@@ -120,7 +120,7 @@ class Api:
             Mailboxes(access, database, bus, ids, domains, random),
             Messages(access, database, bus, ids, reactor),
             Contents(access, database, reactor),
-            Events(access, database, Streams(feeds, self._slots, counts, reactor)),
+            Events(access, database, Streams(access, feeds, self._slots, counts, reactor)),
             Waits(access, database, feeds, spawn, self._refusals, self._slots, counts, reactor),
             Refusals(access, database, self._refusals),
             Queue(access, queue, clock, reactor),

@@ -25,6 +25,7 @@ from mailfarm.mailboxes.feed import Feed, Feeds, Told
 from mailfarm.mailboxes.match import Criteria
 from mailfarm.net.problems import Problem
 
+from .access import Access
 from .counting import Counts
 from .routes import Ask
 from .slots import Slots
@@ -37,21 +38,23 @@ STALLED_BEATS = 4
 class Streams:
     """Opens event streams."""
 
-    def __init__(self, feeds: Feeds, slots: Slots, counts: Counts, reactor: Any) -> None:
+    def __init__(self, access: Access, feeds: Feeds, slots: Slots, counts: Counts, reactor: Any) -> None:
+        self._access = access
         self._feeds = feeds
         self._slots = slots
         self._counts = counts
         self._reactor = reactor
 
     async def run(self, ask: Ask, after: int | None, criteria: Criteria) -> None:
-        """Follow the mailbox until it ends, the client goes or the service stops."""
+        """Follow the mailbox until it or the token ends, the client goes or the service stops."""
         resume = ask.request.getHeader("last-event-id")
         if resume is not None:
             if not resume.isascii() or not resume.isdigit() or len(resume) > 15:
                 raise Problem("invalid-value", "Last-Event-ID must be a change number", name="Last-Event-ID")
             after = int(resume)
         stream = _Stream(ask.request)
-        with self._slots.take(stream.end, self._counts.streams):
+        lasts = self._access.lasts(ask.request, ask.caller, stream.end)
+        with self._slots.take(stream.end, self._counts.streams), lasts:
             # the headers are written when the feed begins, so that a refusal can still be a problem
             feed = await self._feeds.follow(
                 ask.account, ask.id, after, stream.hear, criteria=criteria, ready=lambda _: stream.begin()

@@ -22,6 +22,7 @@ from .access import Access
 from .answering import Answer
 from .asking import LARGEST, Field
 from .counting import Counts
+from .lasting import ended
 from .messages import FILTER, criteria
 from .refusals import RefusalLog
 from .routes import Ask, Gives, Resource, route
@@ -81,16 +82,17 @@ class Waits(Resource):
         if ask.request.method == b"HEAD":  # asks about the resource, not for mail
             mailbox = await self._database.read(lambda tx: store.find(tx, ask.account, ask.id), once=True)
             return Answer({"messages": [], "cursor": mailbox.cursor})
-        answered: Deferred[Outcome | None] = Deferred()
+        answered: Deferred[Outcome | Problem] = Deferred()
 
-        def answer(outcome: Outcome | None) -> None:
+        def answer(outcome: Outcome | Problem) -> None:
             if not answered.called:
                 answered.callback(outcome)
 
         wait = Wait(
             self._feeds, self._database, self._spawn, ask.account, ask.id, criteria(query), need, answer, query["after"]
         )
-        with self._slots.take(lambda: answer(None), self._counts.waits):
+        lasts = self._access.lasts(ask.request, ask.caller, lambda: answer(ended()))
+        with self._slots.take(lambda: answer(stopping()), self._counts.waits), lasts:
             end = self._reactor.seconds() + query["timeout"]
             timer = None
             try:
@@ -103,8 +105,8 @@ class Waits(Resource):
                 if timer is not None and timer.active():
                     timer.cancel()
                 wait.stop()
-        if outcome is None:
-            raise stopping()
+        if isinstance(outcome, Problem):
+            raise outcome
         return await self._tell(ask, need, outcome)
 
     async def _tell(self, ask: Ask, need: Need, outcome: Outcome) -> Answer:

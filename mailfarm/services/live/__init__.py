@@ -10,7 +10,8 @@ DESCRIPTION
 
     We begin:       {"type": "hello", "heartbeat": seconds, "auth": bool}
                     "auth": true asks for a token within 10 s. One in an Authorization header of the handshake
-                    does instead. Another token of the same account may follow on the same connection.
+                    does instead. Another token of the same account may follow on the same connection, if it has
+                    the scopes for what the connection follows by then.
 
     you say:        {"op": "auth", "token": T}
     we answer:      {"type": "authenticated"}

@@ -240,6 +240,10 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
                 raise Problem(
                     "invalid-value", "this connection is another account's; open one for this token", name="token"
                 )
+            # or what is followed here would go on, whatever becomes of the token that allowed it
+            for scope, used in (("messages:read", self._feeds), ("mailboxes:read", self._watching)):
+                if used and scope not in caller.scopes:
+                    raise Problem("scope-missing", f"for what is followed here a token needs {scope}", scope=scope)
             if self._places is not None and not await self._places.for_caller(caller):
                 self.drop(TOO_MUCH, "too many WebSockets are open with this token", "too-much")
                 return
