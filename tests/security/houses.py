@@ -1,8 +1,8 @@
 """A running mailfarm with two accounts in it, asked from outside.
 
 ``Place.alpha`` owns all that is there, and everything of it carries ``MARK``; ``Place.beta`` is a token of the other
-account. ``dev`` is one process on SQLite, ``cluster`` a process a service on Postgres and Redis, where beta's account
-has processes of its own.
+account, with every scope but the one that is not for one account alone. ``dev`` is one process on SQLite, ``cluster`` a
+process a service on Postgres and Redis, where beta's account has processes of its own.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from running import Cluster, Running, until
+from running import Cluster, Running, Service, until
 from servers import Postgres, Redis
 
 from mailfarm.accounts.token import SCOPES
 
+TENANT = tuple(scope for scope in SCOPES if scope != "queue:all")
+"""What an account may be allowed to do with what is its own."""
 MARK = "zq7marker7qz"
 """In every mailbox, message, refusal and token of alpha's."""
 NOBODY = f"{MARK}.nobody@mailfarm.test"
@@ -123,6 +125,8 @@ class Place:
     mailbox: str = ""
     message: str = ""
     token: str = ""
+    entry: str = "0" * 26
+    worker: Service | None = None
     ended: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -193,7 +197,7 @@ def dev(folder: Path) -> Iterator[Place]:
     database = sqlite3.connect(path)
     with database:
         database.execute("insert into account (id, name, created_at) values (?, 'beta', 1)", ("0" * 26,))
-        row = ("1" * 26, "0" * 26, " ".join(SCOPES), hashlib.sha256(BETA.encode()).digest())
+        row = ("1" * 26, "0" * 26, " ".join(TENANT), hashlib.sha256(BETA.encode()).digest())
         database.execute(
             "insert into token (id, account, name, scopes, created_at, secret_sha256) values (?, ?, 'b', ?, 1, ?)", row
         )
@@ -221,11 +225,14 @@ def cluster(folder: Path, postgres: Postgres, **settings: str) -> Iterator[Place
         services = [alpha.service(word) for word in words] + [beta.service(word) for word in ("api", "live")]
         for service in services:
             service.begin()
-        api, live, mx, submission, _, api2, live2 = [service.listens() for service in services]
+        api, live, mx, submission, inbound, api2, live2 = [service.listens() for service in services]
+        made = ask(api2.url, "POST", "/v1/tokens", {"name": "b", "scope": " ".join(TENANT)}, **bearer(BETA))
         yield Place(
             "cluster",
             [api.url, api2.url],
             [f"{each.where['live']}/v1/events" for each in (live, live2)],
             submission.port("smtp", "capture"),
             mx.port("mx"),
+            beta=made.json["token"],
+            worker=inbound,
         )
