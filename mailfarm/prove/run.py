@@ -225,7 +225,7 @@ class Run:
         wrong = proof.verdict.wrong
         verdict = judge(proof.attempts, self.farm, [inbox.address for inbox in inboxes], seconds=self._patience)
         verdict.wrong = wrong + verdict.wrong
-        last = {inbox.id: max(verdict.numbers.get(inbox.address, {0})) for inbox in inboxes}
+        last = {inbox.id: max(verdict.numbers.get(inbox.address, ()), default=0) for inbox in inboxes}
         counted = following.finish(last)
         addresses = {inbox.id: inbox.address for inbox in inboxes}
         for how, mailbox in following.plan.watched:

@@ -160,9 +160,10 @@ class Redis(_Server):
         """What redis-cli prints for a command."""
         return _asked(self.port, words)
 
-    def follow(self, master: Redis) -> None:
-        """Become a replica of ``master``, and return when it has everything and is told more."""
-        self.ask("replicaof", "127.0.0.1", str(master.port))
+    def follow(self, master: Redis, port: int = 0) -> None:
+        """Become a replica of ``master``, reached at its own or another port of this machine, and return when it has
+        everything and is told more."""
+        self.ask("replicaof", "127.0.0.1", str(port or master.port))
         self._until(lambda: master.ask("wait", "1", "100") != "0" and "master_link_status:up" in self.ask("info"))
 
 

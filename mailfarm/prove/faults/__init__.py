@@ -55,6 +55,7 @@ class Fault(ABC):
 
 def every() -> list[Fault]:
     """One of each fault."""
-    from . import kills, swarm
+    from . import fences, kills, partitions, stops, swarm
 
-    return [*kills.faults(), *swarm.faults()]
+    modules = (kills, stops, partitions, fences, swarm)
+    return [fault for module in modules for fault in module.faults()]
