@@ -25,6 +25,11 @@ class QueueUnavailable(Temporary):
     """The queue did not confirm; whether it holds the entry is unknown. SMTP 451 4.3.0."""
 
 
+class QueueRefuses(QueueUnavailable):
+    """The queue's server answers, and will not work with us, or may not be trusted with mail: somebody has to change a
+    setting."""
+
+
 class QueueFull(Temporary):
     """The queue has no room: disk, memory budget or backlog. SMTP 452 4.3.1."""
 

@@ -43,6 +43,9 @@ STARTING = 60.0
 class Process:
     """One ``mailfarm`` command that runs until it is told to stop. ``where`` is what it says when it listens."""
 
+    program: Sequence[str] = (sys.executable, "-m", "mailfarm")
+    """What is started; a test may name something that it has broken on purpose."""
+
     def __init__(self, words: Sequence[str], settings: Mapping[str, str], log: Path | None = None) -> None:
         self.words = words
         self.settings = dict(settings)
@@ -59,7 +62,7 @@ class Process:
         """Start, and do not wait for anything."""
         self._log = open(self._log_path, "ab") if self._log_path else None  # noqa: SIM115 - closed when it has ended
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mailfarm", *self.words],
+            [*self.program, *self.words],
             env=clean_environ() | self.settings,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -122,7 +122,7 @@ TLS = {"MAILFARM_CERTIFICATE": "/run/secrets/certificate", "MAILFARM_KEY": "/run
 OPEN = {"MAILFARM_API_AUTH": "token", "MAILFARM_API_FIRST_TOKEN": "x" * 32}
 
 
-@pytest.mark.parametrize("word", ["mx", "submission", "inbound", "sweep", "api", "live"])
+@pytest.mark.parametrize("word", ["mx", "submission", "inbound", "sweep", "api", "live", "spool"])
 def test_a_service_by_itself_takes_what_a_stack_would_set(word: str) -> None:
     listen = {
         "MAILFARM_MX_LISTEN": "[::]:1125",
@@ -132,10 +132,23 @@ def test_a_service_by_itself_takes_what_a_stack_would_set(word: str) -> None:
         "MAILFARM_API_LISTEN": "[::]:8025",
         "MAILFARM_LIVE_LISTEN": "[::]:8026",
         "MAILFARM_STATUS_LISTEN": "[::]:8080",
+        "MAILFARM_SPOOL": "/var/spool/mailfarm",
     }
     settings = load(CLUSTER | TLS | OPEN | listen, no_file, (word,))
     assert settings.farm.queue_url == ("redis://queue-1:6379", "redis://queue-2:6379")
     assert settings.farm.account == "main"
+
+
+def test_the_local_spool_is_for_a_queue_elsewhere_and_spool_needs_one() -> None:
+    spool = {"MAILFARM_SPOOL": "/var/spool/mailfarm"}
+    (mistake,) = mistakes(spool)
+    assert mistake.startswith("MAILFARM_SPOOL: without MAILFARM_QUEUE_URL the queue is in SQLite")
+    assert load(CLUSTER | spool, no_file).farm.spool == "/var/spool/mailfarm"  # dev on shared stores
+    assert mistakes(CLUSTER, ("spool",)) == [
+        "MAILFARM_SPOOL: spool by itself drains this folder and does nothing else; name it"
+    ]
+    queue = {"MAILFARM_QUEUE_URL": CLUSTER["MAILFARM_QUEUE_URL"]}  # it needs no database and no cache
+    assert load(queue | spool | {"MAILFARM_SPOOL_SIZE": "2G"}, no_file, ("spool",)).spool.size == 2 << 30
 
 
 def test_a_service_by_itself_says_all_it_lacks() -> None:

@@ -76,7 +76,10 @@ def test_each_service_can_end_in_time(stack: dict[str, Any]) -> None:
 
 def test_what_keeps_nothing_is_there_twice(stack: dict[str, Any]) -> None:
     for name, service in ours(stack).items():
-        assert service["deploy"]["replicas"] >= (1 if name == "sweep" else 2), name
+        if name == "spool":
+            assert service["deploy"]["mode"] == "global"  # one on each node
+        else:
+            assert service["deploy"]["replicas"] >= (1 if name == "sweep" else 2), name
         assert service["deploy"]["update_config"]["order"] == "start-first"
         assert service["deploy"]["update_config"]["failure_action"] == "rollback"
 
@@ -109,7 +112,7 @@ def test_postgres_has_connections_for_an_update(stack: dict[str, Any]) -> None:
     """A pool of eight for each process, also while each service has one more."""
     found = re.search(r"^max_connections = (\d+)", (STACK / "postgresql.conf").read_text("utf-8"), re.M)
     assert found
-    processes = sum(service["deploy"]["replicas"] + 1 for service in ours(stack).values())
+    processes = sum(service["deploy"]["replicas"] + 1 for name, service in ours(stack).items() if name != "spool")
     assert 1.15 * 8 * processes < int(found[1])
 
 
@@ -137,9 +140,21 @@ def test_a_third_shard_is_as_the_second(stack: dict[str, Any]) -> None:
         second["deploy"]["replicas"] = replicas
     urls = re.match(r"\$\{MAILFARM_QUEUE_URL:-(.+)\}$", stack["services"]["mx"]["environment"]["MAILFARM_QUEUE_URL"])
     assert urls
-    for name in ("mx", "submission", "inbound"):
+    for name in ("mx", "submission", "inbound", "spool"):
         url = more["services"][name]["environment"]["MAILFARM_QUEUE_URL"]
         assert url == f"{urls[1]},redis://mailfarm@redis-queue-3:6379/0"
+
+
+def test_who_accepts_mail_and_who_drains_share_the_spool_of_a_node(stack: dict[str, Any]) -> None:
+    """A volume that is made on each node, which the image's user may write to under a read-only root."""
+    mounts = {name: service for name, service in ours(stack).items() if "spool:" in str(service["volumes"])}
+    assert set(mounts) == {"mx", "submission", "spool"}
+    for service in mounts.values():
+        folder = service["environment"]["MAILFARM_SPOOL"]
+        assert f"spool:{folder}" in service["volumes"]
+        assert len(service["volumes"]) == 3  # and the two in memory
+    assert f"mkdir -p {folder}; chown 10001:10001 {folder}" in (STACK / "Dockerfile").read_text("utf-8")
+    assert stack["volumes"]["spool"] == {}  # the local driver
 
 
 def test_only_the_way_to_the_swarm_has_the_socket(stack: dict[str, Any]) -> None:

@@ -62,6 +62,7 @@ class Farm:
         self._grace = settings.farm.grace
         self._alone = len(self.services) == 1
         self._steps = Steps(reactor)
+        self._ends = 0.0
         self.ids = Ids(clock, os.urandom)
         self.registry = _registry()
         self.limits = _limits(settings.farm.limits)
@@ -150,7 +151,7 @@ class Farm:
             try:
                 return await work()
             except Temporary as error:
-                if not self.settings.farm.database_url:
+                if not self.settings.farm.database_url and not self.settings.farm.queue_url:
                     raise  # SQLite is here or nowhere
                 self.status.starting = f"waiting for {error}"
             now = self._reactor.seconds()
@@ -163,6 +164,9 @@ class Farm:
     def _make(self, rooms: Rooms) -> list[Step]:
         """The services' steps, in the order of their start."""
         steps: list[Step] = []
+        if self.stores.spool is not None:
+            draining = rooms.spool()
+            steps.append(Step("spool", draining.start, lambda: draining.stop(self._left())))
         inbound = rooms.inbound() if "inbound" in self.services else None
         if inbound is not None:
             steps.append(Step("inbound", inbound.start, inbound.stop))
@@ -225,11 +229,16 @@ class Farm:
         seen that and sends nobody any more when the ports close.
         """
         serving = self.status.state == "serving"
+        self._ends = self._reactor.seconds() + self.settings.farm.linger + self._grace
         self.status.stop()
         self._steps.go_down()
         if serving and (self._smtp or self.api or self.live):
             await self._steps.pause(self.settings.farm.linger)
         await self._steps.down_all()
+
+    def _left(self) -> float:
+        """Seconds of the grace that are left."""
+        return max(1.0, self._ends - self._reactor.seconds())
 
     def hurry(self) -> None:
         """Wait for nobody any more: sessions, requests and waits are cut."""

@@ -20,6 +20,7 @@ from mailfarm.config import Address, Settings
 from mailfarm.ids import Ids
 from mailfarm.inbound.accept import Intake
 from mailfarm.inbound.capture import DefaultMailbox
+from mailfarm.inbound.spooling import SpoolingIntake
 from mailfarm.mailboxes.addresses import Domains
 from mailfarm.mailboxes.feed import Feeds
 from mailfarm.net.fast_tcp import FastEndpoint
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from mailfarm.services.inbound import Inbound
     from mailfarm.services.live import Live
     from mailfarm.services.mx import Mx
+    from mailfarm.services.spool import Spool
     from mailfarm.services.submission import Submission
     from mailfarm.services.sweep import Sweep
 
@@ -56,10 +58,11 @@ class Rooms:
     grace: float
 
     def intake(self, inbound: Inbound | None) -> Intake:
-        """Where mail goes that is accepted: to be filed at once where this process has all for it, else the queue."""
+        """Where mail goes that is accepted: to be filed at once where this process has all for it, else the queue,
+        with the local spool in front of it if there is one."""
         if self.stores.gathering is None or inbound is None:
             queue: Intake = self.stores.queue
-            return queue
+            return queue if self.stores.spool is None else SpoolingIntake(queue, self.stores.spool)
         from mailfarm.inbound.embedded import FilingIntake
 
         return FilingIntake(
@@ -89,6 +92,13 @@ class Rooms:
         from mailfarm.services.inbound import Inbound
 
         return Inbound(settings=self.settings.inbound, queue=self.stores.queue, clock=clock, **self._common)
+
+    def spool(self) -> Spool:
+        """Only where ``stores`` has one."""
+        from mailfarm.services.spool import Spool
+
+        assert self.stores.spool is not None
+        return Spool(disk=self.stores.spool, queue=self.stores.queue, reactor=self.reactor)
 
     def sweep(self) -> Sweep:
         from mailfarm.services.sweep import Sweep

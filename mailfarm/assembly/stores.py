@@ -8,6 +8,8 @@ MAILFARM_QUEUE_URL        the same SQLite                 Redis, a shard for eac
 MAILFARM_CACHE_URL        memory, in this process         Redis: the bus and the limiter
 ========================  ==============================  =======================================
 
+MAILFARM_SPOOL, a folder, is where mail waits while no shard on Redis takes it.
+
 Where queue and database are the same SQLite and one process accepts and files, mail is filed in the transaction that
 accepts it (``inbound/embedded.py``); the queue takes only what cannot go that way.
 
@@ -28,10 +30,18 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
 
 from mailfarm.backends.memory import MemoryBus, MemoryLimiter
 from mailfarm.config import Settings
-from mailfarm.errors import ConfigurationError, DatabaseUnavailable, QueueFull, QueueUnavailable, Temporary
+from mailfarm.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    QueueFull,
+    QueueRefuses,
+    QueueUnavailable,
+    Temporary,
+)
 from mailfarm.ids import Ids
 from mailfarm.net.http import Check
 from mailfarm.ports import Bus, Database, Limiter, Tx
@@ -40,15 +50,18 @@ from .background import clock, nothing
 from .steps import Step
 
 if TYPE_CHECKING:
+    from mailfarm.backends.spool_disk import DiskSpool
     from mailfarm.inbound.embedded import Gathering
 
 DATABASE = "mailfarm.sqlite"
 QUEUE = "inbound"
 
+_log = Logger()
+
 
 class Stores:
-    """The stores a process ``uses``, some of database, queue and cache, and how they start and stop; and those that it
-    only ``shows``, which may be away without it being any less ready.
+    """The stores a process ``uses``, some of database, queue, spool and cache, and how they start and stop; and those
+    that it only ``shows``, which may be away without it being any less ready.
 
     ``name`` is the command's. ``folder`` keeps data; None keeps nothing. Making it opens SQLite, where that is used:
     raises DatabaseUnavailable (in use, locked), SchemaMismatch, ConfigurationError.
@@ -68,11 +81,13 @@ class Stores:
     ) -> None:
         farm = settings.farm
         self._farm = farm
+        self._spool_size = settings.spool.size
         self._name = name
         self._ids = ids
         self._reactor = reactor
         self._registry = registry
         self._postgres: Any = None
+        self._first_look = float("inf")
         self.folder: Path | None = folder
         self.steps: list[Step] = []
         """In the order of their start."""
@@ -80,8 +95,10 @@ class Stores:
         """Whether each answers."""
         self.hints: set[str] = set()
         """Those of ``checks`` without which everything goes on."""
-        self.database: Database
+        self.database: Database = None  # type: ignore[assignment]  # who does not use it never asks
         self.queue: Any = None
+        self.spool: DiskSpool | None = None
+        """Where mail waits while no shard of the queue takes it."""
         self.gathering: Gathering | None = None
         """The database, where the queue is in the same file: then mail can be filed without the queue."""
         self.bus: Bus = MemoryBus()
@@ -89,7 +106,7 @@ class Stores:
         here = {"database": not farm.database_url, "queue": not farm.queue_url, "cache": not farm.cache_url}
         try:
             if any(here[use] for use in ("database", "queue") if use in uses):
-                self._sqlite({use for use in uses if here[use]})
+                self._sqlite({use for use in uses if here.get(use)})
             elif name == "dev":
                 self._own_folder()
             if "database" in uses and farm.database_url:
@@ -100,11 +117,16 @@ class Stores:
                     self.hints.add("queue")
             if "cache" in uses and farm.cache_url:
                 self._shared_cache()
+            if "spool" in uses and farm.spool:
+                self._local_spool(Path(farm.spool))
         except ValueError as error:  # a URL or a file that only who uses it could find wrong
             raise ConfigurationError([str(error)]) from None
 
     async def look(self) -> None:
-        """Whether there is all without which nothing can be served. Raises Temporary: not yet; SchemaMismatch."""
+        """Whether there is all without which nothing can be served. Raises Temporary: not yet; SchemaMismatch.
+
+        With a spool that is not the queue, unless its server is there and refuses: that is for somebody to mend.
+        """
         if self._postgres is not None:
             try:
                 await self._postgres.check_schema()
@@ -116,7 +138,15 @@ class Stores:
             except QueueFull:
                 pass  # it is there
             except QueueUnavailable as error:
-                raise Temporary(f"the queue: {error}") from None
+                if self.spool is None or isinstance(error, QueueRefuses) or not self._waited():
+                    raise Temporary(f"the queue: {error}") from None
+                _log.warn("it begins without the queue: {error}", error=str(error))
+
+    def _waited(self) -> bool:
+        """Whether the queue had the time it has for an answer, since the first look."""
+        now: float = self._reactor.seconds()
+        self._first_look = min(self._first_look, now)
+        return now - self._first_look >= self._farm.store_timeout
 
     # ---- embedded
 
@@ -237,6 +267,24 @@ class Stores:
         self.checks["cache"] = cache_answers
         self.hints.add("cache")
         self.steps += [Step("limiter", limiter.start, limiter.stop), Step("bus", bus.start, bus.stop)]
+
+    def _local_spool(self, folder: Path) -> None:
+        from mailfarm.backends.spool_disk import DiskSpool
+
+        farm = self._farm
+        self.spool = spool = DiskSpool(
+            folder,
+            f"{self._name}-{self._ids.new()}",
+            self._reactor,
+            self._registry,
+            clock,
+            max_octets=self._spool_size,
+            max_entries=farm.backlog,
+            reserve=farm.reserve,
+        )
+        self.checks["spool"] = spool.is_empty
+        self.hints.add("spool")
+        self.steps.append(Step("spool", spool.start, spool.stop))
 
     async def _database_answers(self) -> None:
         reading = Deferred.fromCoroutine(self._read())

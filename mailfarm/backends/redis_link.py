@@ -30,6 +30,8 @@ _FIRST = 0.05  # seconds before the second try to connect, doubled up to
 _MOST = 0.5
 _NOT_THE_MASTER = ("READONLY", "LOADING")
 """Errors of a server that is the master no longer, or not yet: look for it again."""
+_SIGNING_IN = ("WRONGPASS", "NOAUTH", "NOPERM", "ERR")
+"""Errors with which a server refuses our name, our password or what its list allows us."""
 
 _log = Logger()
 
@@ -68,6 +70,7 @@ class Lane:
     ) -> None:
         self.connection: Connection | None = None
         self.why = "it was not connected yet"
+        self.refused = False
         self._reactor = reactor
         self._open = open
         self._opened = opened
@@ -103,10 +106,12 @@ class Lane:
                     connection.drop("stopped")
                     return
                 self.connection = connection
+                self.refused = False
                 self._told("")
                 self.why = await _shielded(connection.gone)
             except RedisAway as error:
                 self.why = str(error)
+                self.refused = isinstance(error, RedisRefused) and error.code in _SIGNING_IN
             except CancelledError:
                 if connection is not None:
                     connection.drop("stopped")
@@ -188,6 +193,11 @@ class RedisLink:
     def why(self) -> str:
         """Why it is not connected; empty when it is."""
         return "" if self.connected else (self._away or "it was not connected yet")
+
+    @property
+    def refused(self) -> bool:
+        """Whether the server is there and will not let us in."""
+        return any(lane.refused for lane in self._lanes)
 
     def greet(self, greeter: Callable[[Connection], Any]) -> None:
         """Have ``await greeter(connection)`` called on each new connection before it is used."""

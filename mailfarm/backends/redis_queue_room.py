@@ -15,7 +15,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from mailfarm.errors import QueueBehind, QueueFull, QueueUnavailable
+from mailfarm.errors import QueueBehind, QueueFull, QueueRefuses, QueueUnavailable
 
 from .queue_wait import Untouched, Wait
 from .redis_connection import Connection, RedisRefused
@@ -172,7 +172,7 @@ def _version(info: Any) -> tuple[int, ...]:
 def unavailable(link: RedisLink, check: ServerCheck) -> QueueUnavailable | None:
     """Why nothing may be put now, if so."""
     if not link.connected:
-        return QueueUnavailable(f"{link} is away: {link.why}")
+        return (QueueRefuses if link.refused else QueueUnavailable)(f"{link} is away: {link.why}")
     if check.complaint:
-        return QueueUnavailable(check.complaint)
+        return QueueRefuses(check.complaint)
     return None

@@ -8,18 +8,20 @@ from .settings import Settings
 from .spelling import Address
 from .store_urls import with_password, with_tls
 
-ALL = ("mx", "submission", "inbound", "sweep", "api", "live")
+ALL = ("mx", "submission", "inbound", "sweep", "api", "live", "spool")
 """The services of ``mailfarm dev``; fewer are the one of ``mailfarm <service>``."""
 
 STORES = {
-    "mx": "queue cache database",
-    "submission": "queue cache database",
+    "mx": "queue spool cache database",
+    "submission": "queue spool cache database",
     "inbound": "queue cache database",
     "sweep": "cache database",
     "api": "cache database",
     "live": "cache database",
+    "spool": "queue spool",
 }
-"""What a service by itself shares with the other processes: mail that waits, what is announced, and what is kept."""
+"""What a service by itself shares with the other processes: mail that waits, what is announced, and what is kept; and
+which have the local spool, where that is asked for."""
 
 
 def contradictions(settings: Settings, services: Collection[str]) -> list[str]:
@@ -74,6 +76,13 @@ def _stores(settings: Settings, services: Collection[str]) -> Iterator[str]:
             yield f"{setting}: it does nothing without MAILFARM_{name.upper()}_URL"
         elif password and any(with_password(url) for url in given[name]):
             yield f"{setting}: there is a password in MAILFARM_{name.upper()}_URL too; take that one away"
+    if farm.spool and len(services) > 1 and not farm.queue_url:
+        yield (
+            "MAILFARM_SPOOL: without MAILFARM_QUEUE_URL the queue is in SQLite, on this machine's disk already; leave "
+            "MAILFARM_SPOOL empty"
+        )
+    if not farm.spool and len(services) == 1 and "spool" in services:
+        yield "MAILFARM_SPOOL: spool by itself drains this folder and does nothing else; name it"
     if farm.redis_ca and not any(with_tls(url) for url in (*given["queue"], *given["cache"])):
         yield "MAILFARM_REDIS_CA: it does nothing unless a URL begins with rediss"
 

@@ -61,12 +61,19 @@ class FarmSettings:
     )
     max_size: int = setting("50M", "largest message, octets", positive(size))
     reserve: int = setting("64M", "free disk space below which mail is answered 452 before DATA, octets", size)
-    backlog: int = setting("100000", "entries a queue may hold; beyond it mail is answered 452", positive(count))
+    backlog: int = setting(
+        "100000", "entries a queue, or a spool, may hold; beyond it mail is answered 452", positive(count)
+    )
     backlog_age: float = setting(
         "60",
         "seconds mail may wait for its filing while workers are at work; beyond it each credential, or network, is let "
         "in with its share and the rest answered 451 4.3.2; 0: only the caps count",
         seconds,
+    )
+    spool: str = setting(
+        "",
+        "folder on this machine's disk in which mx and submission keep mail while no shard of the queue takes it, and "
+        "from which it goes into the queue later; empty: such mail is answered 451",
     )
     log: str = setting("json", "json (one object a line) or text", one_of("json", "text"))
     log_level: str = setting("info", "debug, info, warn or error", one_of("debug", "info", "warn", "error"))
@@ -181,6 +188,13 @@ class LiveSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SpoolSettings:
+    """``MAILFARM_SPOOL_…``."""
+
+    size: int = setting("1G", "octets a process may keep in the spool; beyond it mail is answered 452", positive(size))
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that can be set."""
 
@@ -191,6 +205,7 @@ class Settings:
     sweep: SweepSettings = field(default_factory=SweepSettings)
     api: ApiSettings = field(default_factory=ApiSettings)
     live: LiveSettings = field(default_factory=LiveSettings)
+    spool: SpoolSettings = field(default_factory=SpoolSettings)
 
 
 GROUPS: dict[str, type] = get_type_hints(Settings)

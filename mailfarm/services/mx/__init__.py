@@ -29,9 +29,10 @@ DESCRIPTION
 
     Before content is let in the queue and the folder for what comes in are asked for room, for the SIZE that was
     declared or else the largest allowed (452 4.3.1). Content is in memory up to 256 KiB, and 64 MiB for all sessions
-    together; the rest is in that folder. After its end 250 is said when the queue has confirmed, never earlier. What
-    is refused is told to the account whose address it is ("refusals"), sampled; what names no address of ours, to the
-    account of the transaction's other recipients, if there is one.
+    together; the rest is in that folder. After its end 250 is said when the queue has confirmed, never earlier; with
+    MAILFARM_SPOOL, while no shard of the queue takes mail, when it is synced to this machine's disk. What is refused is
+    told to the account whose address it is ("refusals"), sampled; what names no address of ours, to the account of the
+    transaction's other recipients, if there is one.
 
     A client that loses its connection before it hears our 250 sends again (RFC 1047). Both are kept, and the second
     says of which it is a copy (duplicate_of). With MAILFARM_MX_FOLD the second is answered as the first was, and not
@@ -58,7 +59,7 @@ SETTINGS
     MAILFARM_MX_MAX_RECIPIENTS   recipients a transaction; past it 452 4.5.3
     MAILFARM_MX_FOLD             take mail that is sent again, as its 250 was not heard, for the one there is
     MAILFARM_HOSTNAME, MAILFARM_DOMAINS, MAILFARM_MAX_SIZE, MAILFARM_CERTIFICATE, MAILFARM_KEY, MAILFARM_GRACE,
-    MAILFARM_LIMITS, MAILFARM_LINGER, MAILFARM_BACKLOG, MAILFARM_BACKLOG_AGE
+    MAILFARM_LIMITS, MAILFARM_LINGER, MAILFARM_BACKLOG, MAILFARM_BACKLOG_AGE, MAILFARM_SPOOL
 
     A client (an IPv4 address, an IPv6 /64) may begin 600 connections a minute and have 500 sessions at once; then
     421 4.7.0. Loopback is not counted. MAILFARM_LIMITS changes this, and limits messages: see mailfarm help limits.

@@ -35,7 +35,8 @@ DESCRIPTION
 
     Before content the queue and the folder for what comes in are asked for room, for the SIZE that was declared or else
     the largest allowed (452 4.3.1). Content is in memory up to 256 KiB, and 64 MiB for all sessions together; the rest
-    is in that folder. 250 is said when the queue has confirmed, never earlier.
+    is in that folder. 250 is said when the queue has confirmed, never earlier; with MAILFARM_SPOOL, while no shard of
+    the queue takes mail, when it is synced to this machine's disk.
 
     When filing is behind (MAILFARM_BACKLOG_AGE) each account has the same share of what can be filed, and each of its
     credentials an equal part of that; without a credential it is the client's network. The rest is answered 451 4.3.2
@@ -58,7 +59,7 @@ SETTINGS
     MAILFARM_SUBMISSION_MAX_CONNECTIONS   open sessions of each port; above it 421 4.3.2
     MAILFARM_SUBMISSION_MAX_RECIPIENTS    recipients a transaction; past it 452 4.5.3
     MAILFARM_HOSTNAME, MAILFARM_MAX_SIZE, MAILFARM_CERTIFICATE, MAILFARM_KEY, MAILFARM_GRACE, MAILFARM_LIMITS,
-    MAILFARM_LINGER, MAILFARM_BACKLOG, MAILFARM_BACKLOG_AGE
+    MAILFARM_LINGER, MAILFARM_BACKLOG, MAILFARM_BACKLOG_AGE, MAILFARM_SPOOL
 
     A client (an IPv4 address, an IPv6 /64) may begin 600 connections a minute and have 500 sessions at once; then
     421 4.7.0. Loopback is not counted. MAILFARM_LIMITS changes this, and limits messages, by client, credential,

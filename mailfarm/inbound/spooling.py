@@ -1,0 +1,63 @@
+"""Accepting while no shard of the queue is well: mail goes into the local spool, and from there into the queue later.
+
+The order is kept as far as one listener's mail has one: while mail of ours waits in the spool, what comes goes there
+too, behind it, also when the queue is back. When the spool has no more room and the queue does, it goes into the queue
+at once, ahead of what waits: better out of order than refused.
+
+Only a queue that is away is a reason to spool. One that is full, or behind, pushes back, and who sends is told.
+A put that failed may have been done all the same; what is spooled then has the same id, and is filed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from contextlib import suppress
+from typing import Protocol
+
+from mailfarm.errors import QueueFull, QueueUnavailable
+from mailfarm.ports import Spooled
+
+from .accept import Intake
+
+
+class LocalSpool(Protocol):
+    """What is needed of the spool (``backends/spool_disk.py``)."""
+
+    @property
+    def backlog(self) -> bool:
+        """Whether mail of ours waits in it."""
+
+    def check(self, size: int) -> None:
+        """As ``Queue.admit``, at once."""
+
+    def put(self, spooled: Spooled) -> Awaitable[None]:
+        """As ``Queue.put``."""
+
+
+class SpoolingIntake:
+    """The Intake of a listener that has a ``spool``."""
+
+    def __init__(self, queue: Intake, spool: LocalSpool) -> None:
+        self._queue = queue
+        self._spool = spool
+
+    async def admit(self, size: int) -> None:
+        """Whether content of ``size`` octets (0: unknown) would find room in either. Raises QueueFull,
+        QueueUnavailable."""
+        try:
+            await self._queue.admit(size)
+        except QueueUnavailable:
+            self._spool.check(size)
+
+    async def put(self, spooled: Spooled) -> None:
+        """Returns when the mail would survive a crash. Raises QueueFull, QueueUnavailable."""
+        if self._spool.backlog:
+            with suppress(QueueFull, QueueUnavailable):
+                await self._spool.put(spooled)
+                return
+            await self._queue.put(spooled)
+            return
+        try:
+            await self._queue.put(spooled)
+        except QueueUnavailable:
+            await self._spool.put(spooled)

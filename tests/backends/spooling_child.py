@@ -1,0 +1,50 @@
+"""Keeps mail in a local spool and says so, until it is killed: run by the tests of the spool.
+
+spooling_child.py FOLDER FLIGHT      says "K <id> <sha256>" for each mail that is kept, FLIGHT at a time
+spooling_child.py FOLDER adopt       says "A <number of mails>" when it has looked, then "H" each time it holds any
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from spooled_samples import IDS, clock, spooled
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from mailfarm.backends.spool_disk import DiskSpool
+
+folder, how = Path(sys.argv[1]), sys.argv[2]
+spool = DiskSpool(
+    folder, f"mx-{IDS.new()}", reactor, CollectorRegistry(), clock, max_octets=1 << 40, max_entries=1 << 40, reserve=0
+)
+
+
+def say(*words: object) -> None:
+    os.write(1, " ".join(map(str, words)).encode() + b"\n")
+
+
+async def keep() -> None:
+    dice = random.Random()
+    while True:
+        size = dice.choice([0, 100, 3000, 70_000, 400_000])
+        mail = spooled(dice.randbytes(size))
+        await spool.put(mail)
+        say("K", mail.id, mail.sha256.hex())
+
+
+async def main() -> None:
+    await spool.start()
+    if how == "adopt":
+        say("A", spool.depth[0])
+        return
+    for _ in range(int(how)):
+        Deferred.fromCoroutine(keep()).addErrback(lambda failure: (say("E", failure.value), os._exit(3)))
+
+
+Deferred.fromCoroutine(main()).addErrback(lambda failure: (say("E", failure.value), os._exit(3)))
+reactor.run()
