@@ -7,7 +7,8 @@
 
 A service alone of its kind is called by its kind (``api``); of several each has a number (``mx-1``). Stores are
 ``postgres``, ``redis-cache`` and the queue's shards, ``redis-queue-1`` and so on. With ``sentinel`` a shard has a
-replica, ``redis-queue-1-replica``, and a Sentinel, ``sentinel-1``.
+replica, ``redis-queue-1-replica``, and a Sentinel, ``sentinel-1``; with two ``replicas`` of ``redis-queue`` it has the
+replica alone.
 
 Each service reaches each store through a wire of its own, ``wire("mx-1", "postgres")``. Only where Sentinel says where
 the queue's master is, services go there directly. A wire between other parts is made when it is asked for, and nobody
@@ -243,11 +244,13 @@ class Processes(Target):
     def _queue(self, name: str) -> str:
         master = Redis(self._place(name), *self.options.redis_options)
         self._store(name, master, "redis-queue")
-        if not self.options.sentinel:
+        if not self.options.sentinel and self._count("redis-queue") == 1:
             return master.url
         replica = Redis(self._place(f"{name}-replica"), *self.options.redis_options)
         self._store(f"{name}-replica", replica, "redis-queue")
         replica.follow(master)
+        if not self.options.sentinel:
+            return master.url
         label = name.replace("redis-queue", "sentinel")
         sentinel = Sentinel(self._place(label), master)
         self._store(label, sentinel, "sentinel")

@@ -119,8 +119,7 @@ class Trace:
         try:
             self._attached(set(pids))
         except BaseException:
-            self._process.kill()
-            self._process.wait()
+            self._close()
             raise
 
     def _attached(self, missing: set[int]) -> None:
@@ -153,17 +152,22 @@ class Trace:
         return True
 
     def detach(self) -> list[Call]:
-        """Let go of what lives still, and return what was called."""
+        """Let go of what lives still, and return what was called. May be called again."""
         if self.running:
             self._process.send_signal(signal.SIGINT)
         try:
-            self._process.communicate(timeout=_ATTACHING)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
-            raise
+            self._process.wait(_ATTACHING)
+        finally:
+            self._close()
         with open(self.file, encoding="utf-8", errors="replace") as lines:
             return read(lines)
+
+    def _close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
 
     def __enter__(self) -> Self:
         return self
@@ -171,8 +175,7 @@ class Trace:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.running:
-            self.detach()
+        self.detach()
 
 
 def missing() -> str:

@@ -55,7 +55,7 @@ class Fault(ABC):
 
 def every() -> list[Fault]:
     """One of each fault."""
-    from . import fences, kills, partitions, stops, swarm
+    from . import failover, fences, kills, partitions, redis, stops, swarm
 
-    modules = (kills, stops, partitions, fences, swarm)
+    modules = (kills, stops, partitions, fences, redis, failover, swarm)
     return [fault for module in modules for fault in module.faults()]

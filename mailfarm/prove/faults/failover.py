@@ -1,0 +1,97 @@
+"""The queue's master is lost while its replica lags behind, and the replica is promoted.
+
+With Sentinel mailfarm says 250 when the replica has the entry too (WAIT), so nothing that it acknowledged is lost. It
+asks that only where sentinels told it of a replica. So the control is the same with a plain ``redis://``, where people
+have put another server at the address of the one that was lost: there mail must be lost.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+
+from mailfarm.prove.servers import Redis
+from mailfarm.prove.target import Options, Part, Target
+
+from . import Fault, Tell
+from .queued import queued, until
+from .redis import server
+
+LAG = 1.0
+"""Seconds for which the replica hears nothing before the master is killed, about."""
+
+
+class Failover(Fault):
+    """The replica hears nothing for a moment, the master is killed, and Sentinel promotes the replica."""
+
+    name = "redis-failover"
+    family = "redis"
+    says = "the queue's master is killed while its replica lags, and Sentinel promotes the replica"
+    options = Options(sentinel=True, redis_options=("--repl-diskless-sync-delay", "0"))
+    times = 2
+
+    def inject(self, target: Target, dice: random.Random, tell: Tell) -> None:
+        """As in Fault."""
+        master, replica = _roles(target)
+        promoted = server(replica)
+        with queued(target):
+            _lose(target, master, replica, dice)
+            until(lambda: _master(promoted), "Sentinel promotes the replica")
+            target.wire(replica.name, master.name).heal()
+            master.start()
+            until(lambda: not _master(server(master)), "the old master follows the new one", 60)
+
+
+class WithoutWait(Fault):
+    """The control: nobody waits for the replica, and it takes the lost master's address."""
+
+    name = "redis-failover-without-wait"
+    family = "redis"
+    says = "control: the same where nobody waits for the replica, which must lose mail"
+    control = True
+    options = Options(replicas={"redis-queue": 2})
+
+    def inject(self, target: Target, dice: random.Random, tell: Tell) -> None:
+        """As in Fault."""
+        master, replica = _roles(target)
+        promoted = server(replica)
+        with queued(target):
+            _lose(target, master, replica, dice)
+            promoted.ask("replicaof", "no", "one")
+            for service in [*target.of("mx"), *target.of("submission"), *target.of("inbound"), *target.of("api")]:
+                target.wire(service.name, master.name).point(("127.0.0.1", promoted.port))
+            master.start()
+
+
+def _lose(target: Target, master: Part, replica: Part, dice: random.Random) -> None:
+    """Nothing reaches the replica any more, and then the master is gone. Not for so long that Sentinel would see to it
+    that the replica asks its master by the direct way."""
+    wire, behind = target.wire(replica.name, master.name), server(replica)
+    behind.ask("replicaof", wire.host, str(wire.port))
+    until(lambda: "master_link_status:up" in behind.ask("info", "replication"), "the replica follows")
+    until(lambda: server(master).ask("wait", "1", "100") != "0", "the replica has everything")
+    wire.stall()
+    time.sleep(dice.uniform(0.8, 1.2) * LAG)
+    master.kill()
+    wire.cut()
+
+
+def _roles(target: Target) -> tuple[Part, Part]:
+    """The master and the replica."""
+    one, other = target.part("redis-queue-1"), target.part("redis-queue-1-replica")
+    return (one, other) if _master(server(one)) else (other, one)
+
+
+def _master(redis: Redis) -> bool:
+    try:
+        return redis.ask("role").startswith("master")
+    except subprocess.CalledProcessError:  # who changes its role closes its connections
+        return False
+
+
+def faults() -> Iterator[Fault]:
+    """One of each."""
+    yield Failover()
+    yield WithoutWait()
