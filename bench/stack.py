@@ -38,8 +38,8 @@ from engine import LabError
 from images import build
 from lab import LOCK, Lab, turn
 from swarm_deployment import HOST, MX, Deployment
-from watching import resolve
 
+from mailfarm.prove.follower import resolved
 from mailfarm.sdk import Farm, FarmError
 
 _LOAD = Path(__file__).resolve().parent / "load.py"
@@ -114,7 +114,7 @@ def deployed(kept: ExitStack, folder: Path) -> Deployment:
     limits.write_text(_LIMITS)
     stack.deploy(MAILFARM_LIMITS_FILE=str(limits))
     os.environ["SSL_CERT_FILE"] = str(stack.authority)
-    kept.enter_context(resolve(HOST, stack.addresses))
+    kept.enter_context(resolved(HOST, stack.addresses))
     kept.enter_context(lab.near.there())
     return stack
 

@@ -24,7 +24,7 @@ _SERVICE = "com.docker.swarm.service.name"
 _TASK = "com.docker.swarm.task.name"
 
 
-class DockerError(Exception):
+class DockerError(OSError):
     """Docker refused, or did not answer: what was asked, and what it said."""
 
 

@@ -38,6 +38,8 @@ from .websocket import WebSocket
 
 SILENCE = 15.0
 """Seconds without a word, though one is asked for or due, after which a connection counts as cut."""
+_MOST = 20
+"""Errors of each kind that a consumer keeps."""
 HOWS = ("sse", "websocket", "wait")
 
 
@@ -64,6 +66,7 @@ class Consumer:
         self.cursor = 0
         self.cuts = 0
         self.errors: list[str] = []
+        self.problems: list[str] = []
         self.last: int | None = None
         self.longest = 0.0
         self.there = asyncio.Event()
@@ -86,12 +89,19 @@ class Consumer:
                     self.cuts += 1
                     self._away_since = time.monotonic()
                 self._note(f"{type(error).__name__}: {error}")
+                if isinstance(error, FarmError):
+                    self._problem(str(error))
                 await asyncio.sleep(0.1)
         self._file.close()
 
     def _note(self, error: str) -> None:
-        if len(self.errors) < 20 and error[:300] not in self.errors:
+        if len(self.errors) < _MOST and error[:300] not in self.errors:
             self.errors.append(error[:300])
+
+    def _problem(self, what: str) -> None:
+        """Something that the server, or the client library, tells its user as an error; a cut is none."""
+        if len(self.problems) < _MOST:
+            self.problems.append(what[:300])
 
     def _connected(self) -> None:
         if self.there.is_set() and self._away_since:
@@ -104,6 +114,7 @@ class Consumer:
         if kind == "filed":
             self._write(int(form["seq"]), str((form.get("message") or {}).get("id", "")))
         elif kind in ("problem", "resync"):
+            self._problem(json.dumps(form))
             raise ConnectionResetError(json.dumps(form)[:300])
 
     def _write(self, seq: int, id: str) -> None:
@@ -131,6 +142,8 @@ class Consumer:
             while not self.done:
                 try:
                     piece = await asyncio.wait_for(asyncio.shield(going := asyncio.ensure_future(anext(pieces))), 0.5)
+                except StopAsyncIteration:
+                    raise EOFError("the stream has ended") from None
                 except TimeoutError:
                     piece = await self._or_done(going)
                 for data in parser.feed(piece):
@@ -287,6 +300,7 @@ async def _run(plan: Plan) -> dict[str, dict[str, Any]]:
             "longest": round(consumer.longest, 2),
             "done": consumer.done,
             "errors": consumer.errors,
+            "problems": consumer.problems,
         }
         for consumer in consumers
     }

@@ -18,6 +18,7 @@ from .target import Door
 
 TIMEOUT = 10.0
 How = Literal["data", "bdat", "cut"]
+Phase = Literal["connect", "greeting", "session"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +53,18 @@ def compose(id: str, to: Sequence[str], size: int, dice: Random) -> bytes:
 
 
 class Refused(Exception):
-    """Nothing of the content was sent."""
+    """Nothing of the content was sent. ``code`` is the reply's, 0 where there was none; ``phase`` says how far it came:
+    no connection, no greeting of 220, or no further than what a session begins with."""
 
-    def __init__(self, code: int, why: str) -> None:
+    def __init__(self, code: int, why: str, phase: Phase = "session") -> None:
         super().__init__(why)
         self.code = code
+        self.phase: Phase = phase
 
 
 class Session:
-    """An SMTP session. Each reply has ``timeout`` seconds."""
+    """An SMTP session. Each reply has ``timeout`` seconds. It is of no more use when ``broken``; ``why`` the last
+    transaction did not end with 250, if it did not: as in "MAIL: 421 4.3.2 …", or the name of an error."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, door: Door, timeout: float) -> None:
         self._reader, self._writer, self._timeout = reader, writer, timeout
@@ -76,10 +80,12 @@ class Session:
             async with asyncio.timeout(timeout):
                 reader, writer = await asyncio.open_connection(door.host, door.port, ssl=implicit, local_addr=local)
         except (OSError, TimeoutError) as error:
-            raise Refused(0, f"connect: {type(error).__name__} {error}") from error
+            raise Refused(0, f"connect: {type(error).__name__} {error}", "connect") from error
         session = cls(reader, writer, door, timeout)
+        phase: Phase = "greeting"
         try:
-            await session._expect(220)
+            await session._expect(220, "greeting", phase)
+            phase = "session"
             await session._ask("EHLO prove.example.net", 250)
             if door.security == "starttls":
                 await session._ask("STARTTLS", 220)
@@ -91,14 +97,14 @@ class Session:
                 await session._ask(f"AUTH PLAIN {told}", 235)
         except (OSError, EOFError, TimeoutError, ValueError) as error:
             session.close()
-            raise Refused(0, f"before the first transaction: {type(error).__name__}") from error
+            raise Refused(0, f"before the first transaction: {type(error).__name__}", phase) from error
         except Refused:
             session.close()
             raise
         return session
 
     async def send(self, letter: Letter) -> list[Attempt]:
-        """One transaction: an attempt for each recipient. The session is of no more use when ``broken``."""
+        """One transaction: an attempt for each recipient."""
         began = time.monotonic()
         codes: dict[str, int] = {}
 
@@ -111,12 +117,14 @@ class Session:
                 for to in letter.to
             ]
 
-        self.broken = True
+        self.broken, self.why = True, ""
         try:
             await self._ask("MAIL FROM:<prove@example.net> BODY=8BITMIME", 250)
             for to in letter.to:
                 self._line(f"RCPT TO:<{to}>")
-                codes[to], _ = await self._reply()
+                codes[to], text = await self._reply()
+                if codes[to] != 250:
+                    self.why = f"RCPT: {codes[to]} {text}"
             if all(code != 250 for code in codes.values()):
                 await self._ask("RSET", 250)
                 self.broken = False
@@ -124,9 +132,10 @@ class Session:
             if letter.how != "bdat":
                 await self._ask("DATA", 354)
         except Refused as refused:
-            self.broken = refused.code == 421
+            self.broken, self.why = refused.code == 421, str(refused)
             return outcome("refused", refused.code)
-        except (OSError, EOFError, TimeoutError, ValueError):
+        except (OSError, EOFError, TimeoutError, ValueError) as error:
+            self.why = type(error).__name__
             return outcome("refused", 0)
         if letter.how == "cut":
             self._writer.write(_stuffed(letter.content)[: len(letter.content) // 2].rstrip(b"\r\n."))
@@ -138,15 +147,18 @@ class Session:
                 self._writer.write(f"BDAT {len(letter.content)} LAST\r\n".encode() + letter.content)
             else:
                 self._writer.write(_stuffed(letter.content) + b".\r\n")
-            code, _ = await self._reply()
-        except (OSError, EOFError, TimeoutError, ValueError):
+            code, text = await self._reply()
+        except (OSError, EOFError, TimeoutError, ValueError) as error:
+            self.why = f"after the content: {type(error).__name__}"
             return outcome("unknown", 0)
         self.broken = code == 421
         if code // 100 == 2:
             return outcome("acked", code)
+        self.why = f"{code} {text}"
         return outcome("refused" if code // 100 == 5 else "unknown", code)
 
     broken = False
+    why = ""
 
     async def quit(self) -> None:
         """Say goodbye and hang up."""
@@ -163,12 +175,12 @@ class Session:
 
     async def _ask(self, line: str, wanted: int) -> None:
         self._line(line)
-        await self._expect(wanted)
+        await self._expect(wanted, line.split()[0])
 
-    async def _expect(self, wanted: int) -> None:
+    async def _expect(self, wanted: int, what: str, phase: Phase = "session") -> None:
         code, text = await self._reply()
         if code != wanted:
-            raise Refused(code, f"{code} {text}")
+            raise Refused(code, f"{what}: {code} {text}", phase)
 
     async def _reply(self) -> tuple[int, str]:
         async with asyncio.timeout(self._timeout):

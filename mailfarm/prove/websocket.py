@@ -22,12 +22,16 @@ class WebSocket:
         self._reader, self._writer = reader, writer
 
     @classmethod
-    async def open(cls, url: str, headers: dict[str, str], cafile: str = "") -> WebSocket:
-        """Connect and shake hands. Raises OSError (ConnectionError if it is refused), EOFError."""
+    async def open(
+        cls, url: str, headers: dict[str, str], cafile: str = "", server: tuple[str, int] | None = None
+    ) -> WebSocket:
+        """Connect and shake hands; with ``server`` there, whatever address the URL's host has. Raises OSError
+        (ConnectionError if it is refused), EOFError."""
         parts = urlsplit(url)
         context = trust.context(cafile or None) if parts.scheme == "https" else None
-        port = parts.port or (443 if context else 80)
-        reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=context, limit=LARGEST)
+        place = server or (parts.hostname or "", parts.port or (443 if context else 80))
+        name = parts.hostname if context else None
+        reader, writer = await asyncio.open_connection(*place, ssl=context, server_hostname=name, limit=LARGEST)
         key = base64.b64encode(os.urandom(16)).decode()
         lines = [f"GET {parts.path} HTTP/1.1", f"Host: {parts.netloc}", "Upgrade: websocket", "Connection: Upgrade"]
         lines += ["Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}", *(f"{k}: {v}" for k, v in headers.items())]

@@ -20,7 +20,8 @@ from lab import LOCK, ROOT, Lab, turn
 from leftovers import leftovers
 from swarm_deployment import HOST, Deployment
 from table import Table
-from watching import resolve
+
+from mailfarm.prove.follower import resolved
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "sdk"))  # relay
 
@@ -86,7 +87,7 @@ def deployed(images: Path, tell: Tell, table: Table, tmp_path_factory: pytest.Te
 def stack(deployed: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
     """The deployed stack, and the test outside it: in a client's namespace, with its name and its authority."""
     monkeypatch.setenv("SSL_CERT_FILE", str(deployed.authority))
-    with resolve(HOST, deployed.addresses), deployed.lab.near.there():
+    with resolved(HOST, deployed.addresses), deployed.lab.near.there():
         yield deployed
 
 

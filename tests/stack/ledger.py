@@ -1,24 +1,21 @@
-"""Steady traffic from a test, and its oracle: whatever was answered 250 is readable, byte for byte, once.
+"""Steady traffic from a test, and its oracle: whatever was answered 250 is readable, byte for byte.
 
 ::
 
     with Steady(client, folder, Plan(servers, recipients, ...)) as steady:
         ...                                       # update, break, scale
     steady.result["lost"]                         # what traffic.py counts
-    found = check(farm, steady.ledger)            # raises AssertionError for a message that is not there
+    verdict = judged(stack, steady)               # what became of it: the oracle of ``mailfarm prove``
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,22 +23,30 @@ from typing import Any
 from traffic import Plan
 from wires import Client
 
+from mailfarm.prove.ledger import Reading
+from mailfarm.prove.oracle import Verdict, judge
+from mailfarm.sdk import Farm
+
 _PROGRAM = Path(__file__).with_name("traffic.py")
 
 
 class Steady:
-    """Traffic from ``client`` (None: from here), from entering the ``with`` to its end."""
+    """Traffic from ``client`` (None: from here), from entering the ``with`` to its end. Its ledger is in a folder of
+    its own."""
 
     def __init__(self, client: Client | None, folder: Path, plan: Plan) -> None:
-        self.ledger = folder / f"{plan.label}.ledger"
+        self.ledger = folder / plan.label
         self.plan = plan
         self.result: dict[str, Any] = {}
         self._client = client
         self._process: subprocess.Popen[bytes] | None = None
+        self._reading = Reading(self.ledger)
+        self._acknowledged = 0
 
     def acknowledged(self) -> int:
         """How many messages were answered 250 until now."""
-        return self.ledger.read_bytes().count(b"\n") if self.ledger.exists() else 0
+        self._acknowledged += sum(attempt.outcome == "acked" for attempt in self._reading.more())
+        return self._acknowledged
 
     def flowing(self, more: int = 20, seconds: float = 60) -> float:
         """Wait until so many more messages are answered 250; how many seconds that took."""
@@ -80,62 +85,7 @@ class Steady:
             self.stop()
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What the oracle saw. ``lost`` are ids that were acknowledged and are not readable as they were sent."""
-
-    acknowledged: int
-    readable: int
-    lost: tuple[str, ...]
-    twice: int
-    unacknowledged: int
-
-
-def check(
-    list_ids: Callable[[str], list[str]],
-    read: Callable[[str], bytes],
-    ledger: Path,
-    *,
-    seconds: float = 60,
-    threads: int = 8,
-) -> Found:
-    """Read every message of the ledger's mailboxes and compare, until all are there or ``seconds`` have passed.
-
-    ``list_ids`` gives the ids of the messages in the mailbox of an address, ``read`` the bytes of one.
-    """
-    label = ledger.stem
-    entries = [json.loads(line) for line in ledger.read_text().splitlines()]
-    wanted = {(entry["to"], entry["id"]): entry["sha256"] for entry in entries}
-    seen: dict[str, tuple[str, str]] = {}
-    deadline = time.monotonic() + seconds
-    by_mailbox = defaultdict(set)
-    for to, name in wanted:
-        by_mailbox[to].add(name)
-
-    def fetch(message: str) -> tuple[str, tuple[str, str]]:
-        raw = read(message)
-        start = raw.find(b"X-Ledger: ")
-        if start < 0:
-            return message, ("", "")  # somebody else's mail
-        name = raw[start : raw.index(b"\r\n", start)].partition(b": ")[2].decode()
-        return message, (name, hashlib.sha256(raw[start:]).hexdigest())
-
-    with ThreadPoolExecutor(threads) as pool:
-        while True:
-            there: Counter[tuple[str, str, str]] = Counter()
-            for to in by_mailbox:
-                ids = list_ids(to)
-                for message, what in pool.map(fetch, [each for each in ids if each not in seen]):
-                    seen[message] = what
-                there.update((to, *seen[each]) for each in ids if seen[each][0].startswith(f"{label}-"))
-            lost = [name for (to, name), digest in wanted.items() if (to, name, digest) not in there]
-            if not lost or time.monotonic() > deadline:
-                break
-            time.sleep(0.2)
-    return Found(
-        len(wanted),
-        len(wanted) - len(lost),
-        tuple(lost),
-        sum(count - 1 for count in there.values()),
-        sum((to, name) not in wanted for to, name, _ in there),
-    )
+def judged(farm: Callable[[], Farm], steady: Steady, seconds: float = 60) -> Verdict:
+    """Read the mailboxes the traffic went to, through the API, until all it was promised is there or ``seconds`` have
+    passed."""
+    return judge(Reading(steady.ledger).more(), farm, steady.plan.recipients, seconds=seconds)

@@ -14,8 +14,8 @@ from itertools import count
 import pytest
 from swarm_deployment import MX, Deployment, send
 from table import Table
-from watching import WebSocket
 
+from mailfarm.prove.websocket import WebSocket
 from mailfarm.sdk import Inbox
 
 pytestmark = pytest.mark.stack
@@ -139,7 +139,7 @@ async def watch_on_all(stack: Deployment, inbox: Inbox) -> None:
     sockets = []
     for number in range(8):
         server = (stack.addresses[number % 3], 443)
-        each = await WebSocket.open(f"{stack.url}/v1/events", server, headers, str(stack.authority))
+        each = await WebSocket.open(f"{stack.url}/v1/events", headers, str(stack.authority), server)
         assert (await each.hear())["type"] == "hello"
         each.say({"op": "subscribe", "mailbox": inbox.id})
         assert (await each.hear())["type"] == "subscribed"
@@ -172,7 +172,7 @@ async def many_websockets(stack: Deployment, count: int) -> list[str]:
         headers = {"X-Forwarded-For": claimed, "X-Real-Ip": claimed, "Forwarded": f"for={claimed}"}
         headers["Authorization"] = f"Bearer {stack.token}"
         try:
-            each = await WebSocket.open(f"{stack.url}/v1/events", server, headers, str(stack.authority))
+            each = await WebSocket.open(f"{stack.url}/v1/events", headers, str(stack.authority), server)
             await each.hear()
         except ConnectionRefusedError as error:
             said.append("429" if " 429 " in str(error) else str(error))

@@ -11,13 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from ledger import Steady
-from oracle import judged
+from ledger import Steady, judged
 from swarm_deployment import ALTERNATIVE, HOST, MX, SUBMISSION, TLS, Deployment, send
 from table import Table
 from traffic import Plan
-from watching import WebSocket
 
+from mailfarm.prove.websocket import WebSocket
 from mailfarm.sdk import Inbox
 
 EXACT = b"Subject: %s\r\nX-Odd:\t tab \r\n\r\n..dots\r\n.\xff\xfe 8 bit\r\n \r\n\r\n"
@@ -94,7 +93,7 @@ def send_one(stack: Deployment, to: str, six: bool, number: int, subject: str) -
 async def a_websocket(stack: Deployment, inbox: Inbox) -> None:
     headers = {"Authorization": f"Bearer {stack.token}"}
     after = (await asyncio.to_thread(inbox.refresh)).cursor
-    socket = await WebSocket.open(f"{stack.url}/v1/events", (stack.addresses[2], 443), headers, str(stack.authority))
+    socket = await WebSocket.open(f"{stack.url}/v1/events", headers, str(stack.authority), (stack.addresses[2], 443))
     assert (await asyncio.wait_for(socket.hear(), 20))["type"] == "hello"
     socket.say({"op": "subscribe", "mailbox": inbox.id, "after": after})
     assert (await asyncio.wait_for(socket.hear(), 20))["type"] == "subscribed"
@@ -122,8 +121,10 @@ def an_update_loses_nothing(stack: Deployment, inbox: Inbox, table: Table, folde
         steady.flowing()
         updated = stack.update("mx", "--image", image)
         steady.flowing()
-    found = judged(stack, steady)
-    stack.tell(table.event("update of mx", updated.seconds, steady.result, len(found.lost)))
+    tally = judged(stack.farm, steady).tally
+    stack.tell(table.event("update of mx", updated.seconds, steady.result, len(tally.lost)))
     assert updated.state == "completed"
-    assert (steady.result["lost"], steady.result["unsent"], found.lost) == (0, 0, ()), steady.result
+    assert (steady.result["lost"], steady.result["unsent"]) == (0, 0), steady.result
+    assert tally.acknowledged
+    assert tally.clean, tally
     stack.until(stack.converged, 60, "the stack after the update")

@@ -15,19 +15,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ledger import Found, Steady
-from oracle import judged
+from ledger import Steady, judged
 from swarm_deployment import MX, Deployment
 from table import Table
 from traffic import Plan
-from watcher import Watcher
 
+from mailfarm.prove.follower import Following
+from mailfarm.prove.follower import Plan as FollowerPlan
+from mailfarm.prove.oracle import Verdict
 from mailfarm.sdk import Inbox
 
 _NUMBERS = count(1)
@@ -37,21 +38,25 @@ FLOWING = 30
 
 @dataclass
 class Trial:
-    """What runs, and what came of it. ``took`` and ``remarks`` are the test's to set."""
+    """What runs, and what came of it. ``took`` and ``remarks`` are the test's to set; ``saw`` is what each follower
+    counted, and the change numbers it was told."""
 
     inbox: Inbox
     steady: Steady
     took: float = 0.0
     remarks: str = ""
     result: dict[str, Any] = field(default_factory=dict)
-    found: Found = field(default_factory=lambda: Found(0, 0, (), 0, 0))
+    found: Verdict = field(default_factory=Verdict)
     saw: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def assert_nothing_lost(self) -> None:
-        """No message that was answered 250, and nobody missed one."""
-        assert self.found.lost == (), self.found
+        """No message that was answered 250; nothing is there that was refused, and nobody missed one, saw one twice or
+        in another order."""
+        tally = self.found.tally
+        assert tally.acknowledged, tally
+        assert self.found.clean, (tally, self.found.strays, self.found.gaps, self.found.missed, self.found.wrong)
         for how, saw in self.saw.items():
-            assert (saw["missing"], saw["twice"], saw["in_order"]) == (0, 0, True), (how, saw)
+            assert saw["numbers"] == sorted(set(saw["numbers"])), (how, saw)
 
     def assert_nothing_noticed(self) -> None:
         """No connect was lost either, no message went unsent, no wait failed."""
@@ -59,7 +64,7 @@ class Trial:
         noticed = {name: self.result[name] for name in ("lost", "busy", "cut", "unknown", "unsent")}
         assert not any(noticed.values()), (noticed, self.result["notes"])
         for how, saw in self.saw.items():
-            assert saw["errors"] == [], (how, saw)
+            assert saw["problems"] == [], (how, saw)
 
 
 def a_plan(stack: Deployment, recipients: Sequence[str], port: int = MX, **more: Any) -> Plan:
@@ -83,7 +88,7 @@ def trial(
 ) -> Iterator[Trial]:
     """Let mail flow around what happens in the ``with``. ``submission`` is the port for mail with a password and
     STARTTLS instead of 25; ``seconds`` is how long mail may take to be there afterwards."""
-    with stack.farm() as farm, ExitStack() as kept:
+    with stack.farm() as farm:
         inbox = farm.create_mailbox()
         label = f"trial{next(_NUMBERS)}"
         if submission:
@@ -91,30 +96,41 @@ def trial(
             plan = a_plan(stack, [inbox.address], submission, label=label, **user, **more)
         else:
             plan = a_plan(stack, [inbox.address], label=label, **more)
-        watchers = [
-            kept.enter_context(
-                Watcher(
-                    *(None, how, stack.url, inbox.id),
-                    token=stack.token,
-                    addresses=stack.addresses,
-                    cafile=str(stack.authority),
-                    patience=seconds,
-                )
-            )
-            for how in watch
-        ]
-        with Steady(None, folder, plan) as steady:
+        with following(stack, inbox, watch, folder / label, seconds) as followers, Steady(None, folder, plan) as steady:
             steady.flowing(FLOWING)
             run = Trial(inbox, steady)
             began = time.monotonic()
             yield run
             run.took = run.took or time.monotonic() - began
             steady.flowing(FLOWING, seconds)
-        run.result = steady.result
-        run.found = judged(stack, steady, seconds)
-        messages = run.found.acknowledged + run.found.unacknowledged
-        for watcher in watchers:
-            run.saw[watcher.how] = watcher.finish(messages)
+            run.result = steady.stop()
+            run.found = judged(lambda: stack.farm(timeout=60), steady, seconds)
+            if followers is not None:
+                counted = followers.finish({inbox.id: max(run.found.numbers[inbox.address], default=0)})
+                for how in watch:
+                    numbers = followers.saw(how, inbox.id)
+                    run.found.heard(how, inbox.address, numbers)
+                    run.saw[how] = {**counted[f"{how} {inbox.id}"], "numbers": numbers}
         cuts = ", ".join(f"{how} cut {saw['cuts']}×" for how, saw in run.saw.items() if saw["cuts"])
         remarks = "; ".join(each for each in (run.remarks, cuts) if each)
-        stack.tell(table.event(what, run.took, run.result, len(run.found.lost), remarks))
+        stack.tell(table.event(what, run.took, run.result, len(run.found.tally.lost), remarks))
+
+
+@contextmanager
+def following(
+    stack: Deployment, inbox: Inbox, watch: Sequence[str], folder: Path, seconds: float
+) -> Iterator[Following | None]:
+    """Followers of a mailbox's events, one of each kind in ``watch``; each has ``seconds`` to see the last of them."""
+    if not watch:
+        yield None
+        return
+    watched, cafile = [(how, inbox.id) for how in watch], str(stack.authority)
+    plan = FollowerPlan(
+        stack.url, stack.url, watched, str(folder), stack.token, cafile, tuple(stack.addresses), seconds
+    )
+    followers = Following(plan)
+    try:
+        followers.start()
+        yield followers
+    finally:
+        followers.kill()
