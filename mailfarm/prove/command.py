@@ -95,7 +95,7 @@ def _prove(wanted: Sequence[Fault], args: argparse.Namespace) -> int:
     _spread_kills(wanted, args)
     folder = Path(tempfile.mkdtemp(prefix="mailfarm-prove-"))
     progress = Progress()
-    opener = _opener(args, folder, progress)
+    opener = _opener(args, folder)
     campaign = Campaign(args.target, opener, folder, seed=args.seed, patience=PATIENCE, tell=progress.tell)
     report = campaign.report
     report.require_all = args.require_all
@@ -123,11 +123,11 @@ def _prove(wanted: Sequence[Fault], args: argparse.Namespace) -> int:
     return 130 if report.interrupted else 0 if report.proved else 1
 
 
-def _opener(args: argparse.Namespace, folder: Path, progress: Progress) -> Open:
+def _opener(args: argparse.Namespace, folder: Path) -> Open:
     """How targets are made; a stack is there already, and it is asked whether it may be broken."""
     if args.target != "stack":
         return lambda place, options: set_up(args.target, place, options)
-    stack_options.consent(stack_options.open_stack(args, folder), args, progress.tell)
+    stack_options.consent(stack_options.open_stack(args, folder), args, lambda line: print(line, file=sys.stderr))
     return lambda place, _: stack_options.open_stack(args, place)
 
 
@@ -145,7 +145,7 @@ def _spread_kills(wanted: Sequence[Fault], args: argparse.Namespace) -> None:
         args.kills if args.kills is not None else KILLS["full" if args.full else "short" if args.short else "usual"]
     )
     for fault in kills:
-        fault.times = max(-(-number // len(kills)), 1)
+        fault.times = max(-(-number // (len(kills) * fault.at_once)), 1)
 
 
 def _list(wanted: Sequence[Fault], target: str) -> int:

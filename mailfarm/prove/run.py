@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from .traffic import Plan, Steady
 
 TARGETS: dict[str, type[Dev] | type[Processes]] = {"dev": Dev, "processes": Processes}
 MAILBOXES = 6
+DAY = 86_400
+"""Seconds that our mailboxes live, for who looks into what is wrong; when nothing is they are deleted at once."""
 FLOWING = 10
 """So many messages are acknowledged before the first fault."""
 HEALING = 120.0
@@ -84,8 +87,8 @@ class Run:
         faults = list(dict.fromkeys(schedule))
         proof = Proof(self.target.name, faults)
         with self.target as target, self.farm() as farm:
-            inboxes = [farm.create_mailbox() for _ in range(MAILBOXES)]
-            probed = farm.create_mailbox()
+            inboxes = [farm.create_mailbox(lifetime=DAY) for _ in range(MAILBOXES)]
+            probed = farm.create_mailbox(lifetime=DAY)
             target.mail = Sender(self._ledgers, [probed.address], target.smtp)
             steady = Steady(self._plan(inboxes))
             following = Following(self._following_plan([inboxes[0], inboxes[1]]))
@@ -99,6 +102,10 @@ class Run:
                 proof.traffic = steady.stop()
                 target.mail.close()
                 self._judge(proof, [*inboxes, probed], following)
+                if proof.verdict.clean:
+                    with suppress(FarmError):
+                        for inbox in [*inboxes, probed]:
+                            inbox.delete()
             finally:
                 steady.kill()
                 following.kill()

@@ -162,9 +162,6 @@ class Stack(Target):
     def up(self) -> None:
         """Nothing is set up; it must be well already. Raises DockerError, TimeoutError."""
         self._named.enter_context(resolved(urlsplit(self.url).hostname or "", self.addresses))
-        if not self.services():
-            there = self.swarm.ask("stack", "ls", "--format", "{{.Name}}").split()
-            raise DockerError(f"there is no stack {self.stack} on this Swarm; there are: {', '.join(there) or 'none'}")
         self.healthy()
 
     def down(self) -> None:

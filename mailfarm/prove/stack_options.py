@@ -12,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from mailfarm.sdk import FarmError, asking
 from mailfarm.sdk.sending import Unusable
 
 from .docker import DockerError, Engine, Swarm
 from .faults import Tell
+from .follower import resolved
 from .stack import Stack
 
 LISTENING = 10.0
@@ -60,17 +62,19 @@ def open_stack(args: argparse.Namespace, folder: Path) -> Stack:
         raise Unusable("--power-off and --power-on belong together")
     try:
         swarm = Swarm(Engine(), {name: Engine(("-H", where)) for name, where in map(_engine, args.engine)})
+        there = swarm.ask("stack", "ls", "--format", "{{.Name}}").split()
     except DockerError as error:
         hint = "the docker command must lead to a manager of the Swarm: DOCKER_HOST, DOCKER_CONTEXT"
         raise Unusable(f"{error}\n{hint}") from None
-    addresses = args.address or _addresses(host)
+    if args.stack not in there:
+        raise Unusable(f"no stack {args.stack} is on this Swarm, but {', '.join(there) or 'none'}; see --stack")
     return Stack(
         folder,
         swarm,
         url=url,
         token=token,
         cafile=cafile,
-        addresses=addresses,
+        addresses=args.address or _addresses(host),
         sources=args.source,
         stack=args.stack,
         power_off=power[0],
@@ -91,7 +95,8 @@ def _farm() -> tuple[str, str, str]:
             raise Unusable(f"MAILFARM_TOKEN_FILE: {error}") from None
     if not token:
         raise Unusable("set MAILFARM_TOKEN_FILE to a file with a token of the stack, as in stack/private/first_token")
-    return url, token, os.environ.get("MAILFARM_CA", "")
+    asking.open_farm().close()  # says what is wrong with any of them
+    return url, token, asking.authorities() or ""
 
 
 def _engine(text: str) -> tuple[str, str]:
@@ -112,30 +117,38 @@ def _addresses(host: str) -> list[str]:
 def consent(stack: Stack, args: argparse.Namespace, tell: Tell, ask: Callable[[str], str] = input) -> None:
     """Say what will be done, and return if it may be. Raises Unusable."""
     swarm = stack.swarm
-    tell(f"This breaks things in the stack {stack.stack} at {stack.url}: containers of every service are killed and")
-    tell(
-        f"stalled, services updated and scaled, networks cut, nodes drained{_powered(stack)}. Clients will be cut off,"
-    )
-    tell("told to try again, and kept waiting. The mailboxes it makes for itself are deleted at the end.")
+    tell(f"This breaks things in the stack {stack.stack} at {stack.url}: it kills and stalls containers of every")
+    tell(f"service, updates and scales services, cuts networks, drains nodes{_powered(stack)}. Clients are cut off,")
+    tell("told to try again, and kept waiting. It makes mailboxes and deletes them; if mail is lost they stay a day.")
     tell(f"Nodes whose containers are reached: {', '.join(sorted(swarm.engines))}.")
     for node in swarm.unreached:
         tell(f"{node}: not reached, nothing is done there (--engine {node}=ssh://…, or a docker context {node})")
-    if not args.although_mail_flows:
-        before = stack.accepted()
-        time.sleep(LISTENING)
-        if (came := stack.accepted() - before) > 0:
-            raise Unusable(
-                f"{came:.0f} messages came in within {LISTENING:.0f} s: somebody uses this stack. "
-                "With --although-mail-flows it is broken all the same"
-            )
-    if args.yes:
-        return
-    if not sys.stdin.isatty():
+    if not args.yes and not sys.stdin.isatty():
         raise Unusable("nobody is here to be asked: --yes answers for you")
+    if not args.although_mail_flows and (came := _came(stack)) > 0:
+        raise Unusable(
+            f"{came:.0f} messages came in within {LISTENING:.0f} s: somebody uses this stack. "
+            "With --although-mail-flows it is broken all the same"
+        )
     name = urlsplit(stack.url).hostname or ""
-    if ask(f"Type {name} to go on: ").strip() != name:
+    try:
+        with resolved(name, stack.addresses), asking.open_farm(30) as farm:
+            farm.mailboxes()
+    except FarmError as error:
+        raise Unusable(f"the API of the stack cannot be used: {error}") from None
+    if not args.yes and ask(f"Type {name} to go on: ").strip() != name:
         raise Unusable("nothing was done")
 
 
+def _came(stack: Stack) -> float:
+    """How many messages others send while we look. Raises Unusable."""
+    try:
+        before = stack.accepted()
+        time.sleep(LISTENING)
+        return stack.accepted() - before
+    except DockerError as error:
+        raise Unusable(f"cannot see whether mail of others comes in: {error}") from None
+
+
 def _powered(stack: Stack) -> str:
-    return " and turned off" if stack.has_power_switch() else ""
+    return " and turns them off" if stack.has_power_switch() else ""

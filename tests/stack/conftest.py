@@ -91,7 +91,7 @@ def stack(deployed: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dep
         yield deployed
 
 
-ORDER = ("readme", "lab", "journey", "clients", "programs", "backup", "updates", "failures", "bad_start")
+ORDER = ("readme", "lab", "journey", "clients", "programs", "backup", "updates", "failures", "prove", "bad_start")
 """The README's commands want a fresh lab, and there is only one at a time; the rest goes from quiet to loud."""
 
 

@@ -34,6 +34,8 @@ class Fault(ABC):
     options: Options | None = None
     """The target it needs. A fault with options of its own has a target of its own; None: any will do."""
     times = 1
+    at_once = 1
+    """How many processes one injection kills, in the family of kills."""
     short = False
     """Whether the short run has it."""
     traffic = True

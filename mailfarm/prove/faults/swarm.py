@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mailfarm.prove.stack import Stack, Task
 
 LEASES = 75.0
-"""Seconds: longer than every lease, which is a minute."""
+"""Seconds: longer than every lease; the longest is a worker's, a minute."""
 STORES = ("redis-queue", "redis-cache", "postgres")
 
 
@@ -29,6 +29,7 @@ class Swarm(Fault):
 
     family = "swarm"
     targets = ("stack",)
+    short = True
 
     def inject(self, target: Target, dice: random.Random, tell: Tell) -> None:
         """As in Fault."""
@@ -43,7 +44,11 @@ class Swarm(Fault):
 
 
 class Kill(Swarm):
+    """See ``says``."""
+
     name = "swarm-kill"
+    family = "kills"
+    at_once = 12
     says = "SIGKILL of one container of every service, in any order, a moment apart"
 
     def strike(self, stack: Stack, dice: random.Random, tell: Tell) -> None:
@@ -60,7 +65,10 @@ class Kill(Swarm):
 
 
 class Pause(Swarm):
+    """See ``says``."""
+
     name = "swarm-pause"
+    short = False
     says = "all workers stall for longer than every lease, or until the Swarm has replaced them"
 
     def strike(self, stack: Stack, dice: random.Random, tell: Tell) -> None:
@@ -80,6 +88,8 @@ class Pause(Swarm):
 
 
 class Update(Swarm):
+    """See ``says``."""
+
     name = "swarm-update"
     says = "a rolling update of all of mailfarm's services at the same time"
 
@@ -91,6 +101,8 @@ class Update(Swarm):
 
 
 class Scale(Swarm):
+    """See ``says``."""
+
     name = "swarm-scale"
     says = "two more replicas of mx and inbound, and back again"
 
@@ -105,10 +117,11 @@ class Scale(Swarm):
 
 
 class Part(Swarm):
+    """See ``says``."""
+
     name = "swarm-part"
     says = "the network between a service and a store is cut, without a word to either"
-    times = 2
-    seconds: Sequence[float] = (1.0, 20.0)
+    seconds: Sequence[float] = (5.0, 20.0)
 
     def strike(self, stack: Stack, dice: random.Random, tell: Tell) -> None:
         """As in Fault."""
@@ -120,13 +133,17 @@ class Part(Swarm):
 
 
 class PartLong(Part):
+    """See ``says``."""
+
     name = "swarm-part-long"
     says = "the same, for longer than every lease"
-    times = 1
+    short = False
     seconds = (LEASES,)
 
 
 class Drain(Swarm):
+    """See ``says``."""
+
     name = "swarm-drain"
     says = "a node is drained, as for work on it, and active again"
 
@@ -144,8 +161,10 @@ class Drain(Swarm):
 
 
 class Power(Swarm):
+    """See ``says``."""
+
     name = "swarm-power"
-    says = "a whole node loses power, and is back"
+    says = "a whole node loses power, and is back (by --power-off and --power-on)"
 
     def strike(self, stack: Stack, dice: random.Random, tell: Tell) -> None:
         """As in Fault."""
