@@ -267,7 +267,8 @@ class Farm:
         if listen is not None:
 
             async def start() -> None:
-                self._status_port = await endpoint(self._reactor, listen).listen(status_site(self.status))
+                site = status_site(self.status, here_alone=listen.loopback)
+                self._status_port = await endpoint(self._reactor, listen).listen(site)
 
             await self._listening("MAILFARM_STATUS_LISTEN", start)()
             here = self._status_port.getHost()

@@ -52,7 +52,7 @@ def load(environ: Mapping[str, str], read_file: Callable[[str], str], services: 
         for f in fields(cls):
             name = variable_name(group, f.name)
             known |= {name, f"{name}_FILE"}
-            text = _text(environ, name, read_file, mistakes)
+            text = _text(environ, name, f.metadata["secret"], read_file, mistakes)
             if text is None:
                 continue
             try:
@@ -74,7 +74,9 @@ def load(environ: Mapping[str, str], read_file: Callable[[str], str], services: 
     return settings
 
 
-def _text(environ: Mapping[str, str], name: str, read_file: Callable[[str], str], mistakes: list[str]) -> str | None:
+def _text(
+    environ: Mapping[str, str], name: str, secret: bool, read_file: Callable[[str], str], mistakes: list[str]
+) -> str | None:
     path = environ.get(f"{name}_FILE")
     if path is None:
         return environ.get(name)
@@ -84,5 +86,7 @@ def _text(environ: Mapping[str, str], name: str, read_file: Callable[[str], str]
     try:
         return read_file(path).removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
-        mistakes.append(f"{name}_FILE: cannot read {path}: {getattr(error, 'strerror', None) or error}")
+        # who confuses the two has put the secret itself here
+        shown = "the file it names (not shown; it takes a path)" if secret and not path.startswith("/") else path
+        mistakes.append(f"{name}_FILE: cannot read {shown}: {getattr(error, 'strerror', None) or error}")
         return None

@@ -23,9 +23,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.pages import notFound
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
+from twisted.web.server import NOT_DONE_YET, Request
 
 from mailfarm.errors import MailfarmError
+
+from .hosts import Hosts
+from .plain_site import PlainSite
 
 Check = Callable[[], Awaitable[object]]
 
@@ -144,14 +147,10 @@ class Status(Resource):
             each.callback(results)
 
 
-def status_site(status: Status) -> Site:
-    """A site of its own for a service that serves nothing else over HTTP. It writes no access log."""
-    site = Site(status, timeout=30)
-    site.noisy = False
-    site.displayTracebacks = False
-    # the documented way to have no access log is to replace the method
-    site.log = lambda request: None  # type: ignore[method-assign, assignment]  # the method is replaced on purpose
-    return site
+def status_site(status: Status, *, here_alone: bool) -> PlainSite:
+    """A site of its own for a service that serves nothing else over HTTP. ``here_alone``: it listens on loopback, where
+    a web page that is visited on this machine must not get at it."""
+    return PlainSite(status, Hosts() if here_alone else None)
 
 
 class _Page(Resource):

@@ -18,7 +18,6 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.web.resource import IResource, Resource
-from twisted.web.server import Site
 from zope.interface import implementer
 
 from mailfarm.accounts.allowance import SetOf, again
@@ -33,6 +32,7 @@ from mailfarm.net.clients import limited_as
 from mailfarm.net.forwarded import Forwarded
 from mailfarm.net.hosts import Hosts
 from mailfarm.net.lookups import Lookups, lookup_counter
+from mailfarm.net.plain_site import PlainSite
 from mailfarm.net.problems import MEDIA_TYPE, Problem
 from mailfarm.ports import Bus, Database, Limiter, Subscription
 
@@ -137,7 +137,8 @@ class Live:
         self._beats.clock = reactor
         self.factory = _factory(self, max_connections)
         self.resource = WebSocketResource(self.factory)
-        self.site = _site(self.resource, status, reactor)
+        root: Any = _Root(self.resource, status)
+        self.site = PlainSite(root, self.hosts, reactor=reactor, timeout=60)
 
     async def start(self) -> None:
         """Listen. Raises twisted's CannotListenError."""
@@ -325,12 +326,3 @@ class _Root(Resource):
         request.setHeader("Content-Type", MEDIA_TYPE)
         request.setHeader("X-Content-Type-Options", "nosniff")
         return orjson.dumps(problem.document())
-
-
-def _site(resource: Any, status: Resource | None, reactor: Any) -> Site:
-    root: Any = _Root(resource, status)
-    site = Site(root, timeout=60, reactor=reactor, parsePOSTFormSubmission=False)
-    site.displayTracebacks = False
-    site.noisy = False
-    site.log = lambda request: None  # type: ignore[method-assign, assignment]
-    return site
