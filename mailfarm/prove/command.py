@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _prove(wanted: Sequence[Fault], args: argparse.Namespace) -> int:
-    _spread_kills(wanted, args)
+    _measure_out(wanted, args)
     folder = Path(tempfile.mkdtemp(prefix="mailfarm-prove-"))
     progress = Progress()
     opener = _opener(args, folder)
@@ -138,12 +138,14 @@ def write(report: Report, folder: Path) -> None:
     (folder / "report.html").write_text(page(report), "utf-8")
 
 
-def _spread_kills(wanted: Sequence[Fault], args: argparse.Namespace) -> None:
-    """Let the faults that kill a process share the number of kills."""
+def _measure_out(wanted: Sequence[Fault], args: argparse.Namespace) -> None:
+    """Let the faults that kill a process share the number of kills, and say how thorough all are to be."""
     kills = [fault for fault in wanted if fault.family == "kills" and not fault.missing(args.target)]
     number = (
         args.kills if args.kills is not None else KILLS["full" if args.full else "short" if args.short else "usual"]
     )
+    for fault in wanted:
+        fault.thorough = args.full
     for fault in kills:
         fault.times = max(-(-number // (len(kills) * fault.at_once)), 1)
 

@@ -25,7 +25,7 @@ KINDS: Final = {
     "stray": "there, and nobody sent it",
     "gap": "a change number is missing",
     "missed": "a consumer of events was not told",
-    "control": "a control did not lose: the proof would not notice a loss",
+    "control": "a control was not found out: the proof would not notice a loss",
     "wrong": "a claim of the fault itself does not hold",
     "broke": "could not be judged",
 }
@@ -166,10 +166,11 @@ class Report:
         verdict, control = proof.verdict, any(fault.control for fault in proof.faults)
         for name, counted in tallies.items():
             if control:
-                lost = len(counted.lost)
-                self.rows[name].remarks.append(f"control: lost {lost}, as it must" if lost else "control: lost nothing")
-                if not lost and not proof.broke and not self.rows[name].not_run and not proof.interrupted:
-                    self._note("control", name, ["nothing was lost"])
+                seen = all(fault.seen(verdict) for fault in proof.faults)
+                found = "found out, as it must be" if seen else "not found out"
+                self.rows[name].remarks.append(f"control: lost {len(counted.lost)}, {found}")
+                if not (seen or proof.broke or proof.interrupted or self.rows[name].not_run):
+                    self._note("control", name, ["it lost nothing that was noticed"])
                 continue
             self._note("lost", name, counted.lost)
             self._note("altered", name, counted.altered)

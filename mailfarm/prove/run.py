@@ -31,6 +31,9 @@ FLOWING = 10
 """So many messages are acknowledged before the first fault."""
 HEALING = 120.0
 """Seconds within which mail must flow again and be readable."""
+READABLE = 8.0
+CONTROL = 10.0
+"""Seconds within which what a control has not lost must be readable."""
 _TOLD = 20
 
 
@@ -202,25 +205,31 @@ class Run:
 
     def _probe(self, inbox: Inbox, since: float) -> None:
         """Send until a message is acknowledged and readable. Raises TimeoutError."""
+        acked = 0
         while time.monotonic() - since < HEALING:
             letter = self.target.mail.letter(inbox.address)
             attempts = self.target.mail.send(letter, timeout=5)
             if all(attempt.outcome == "acked" for attempt in attempts):
-                self._until_readable(inbox, letter.id, since)
-                return
+                acked += 1
+                if self._readable(inbox, letter.id):
+                    return
             time.sleep(0.1)
-        raise TimeoutError(f"no message was acknowledged for {HEALING:g} s after it was healed")
+        what = f"none of {acked} messages that were acknowledged was readable" if acked else "nothing was acknowledged"
+        raise TimeoutError(f"{what} for {HEALING:g} s after it was healed")
 
-    def _until_readable(self, inbox: Inbox, subject: str, since: float) -> None:
-        while time.monotonic() - since < HEALING:
+    def _readable(self, inbox: Inbox, subject: str) -> bool:
+        """Whether it is within READABLE seconds; if not it may be lost, which the oracle will see, and the next one
+        may not."""
+        deadline = time.monotonic() + READABLE
+        while time.monotonic() < deadline:
             try:
                 inbox.wait_for(subject=subject, timeout=2)
-                return
+                return True
             except WaitTimeout:
                 continue
             except FarmError:
                 time.sleep(0.1)
-        raise TimeoutError(f"{subject} was acknowledged and not readable within {HEALING:g} s")
+        return False
 
     def _judge(self, proof: Proof, inboxes: Sequence[Inbox], following: Following) -> None:
         self.tell("judging")
@@ -230,7 +239,9 @@ class Run:
             proof.broke = proof.broke or str(error)
         proof.attempts = list(Reading(self._ledgers).more())
         wrong = proof.verdict.wrong
-        verdict = judge(proof.attempts, self.farm, [inbox.address for inbox in inboxes], seconds=self._patience)
+        # what a control loses is not waited for in vain
+        patience = min(self._patience, CONTROL) if any(fault.control for fault in proof.faults) else self._patience
+        verdict = judge(proof.attempts, self.farm, [inbox.address for inbox in inboxes], seconds=patience)
         verdict.wrong = wrong + verdict.wrong
         last = {inbox.id: max(verdict.numbers.get(inbox.address, ()), default=0) for inbox in inboxes}
         counted = following.finish(last)

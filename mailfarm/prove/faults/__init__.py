@@ -38,6 +38,8 @@ class Fault(ABC):
     """How many processes one injection kills, in the family of kills."""
     short = False
     """Whether the short run has it."""
+    thorough = False
+    """Set for a full run: leave nothing to the dice that can be gone through."""
     traffic = True
     """Whether it wants steady mail around it; without, it sends its own by ``target.mail``."""
 
@@ -49,6 +51,10 @@ class Fault(ABC):
     def inject(self, target: Target, dice: random.Random, tell: Tell) -> None:
         """Break it, hold it, and heal it: what was stopped has been started again when this returns, yet need not be
         healthy. All chance is ``dice``, so that a seed gives the same faults again. Raises NotHere."""
+
+    def seen(self, verdict: Verdict) -> bool:
+        """Of a control: whether the proof noticed what it does."""
+        return bool(verdict.tally.lost)
 
     def judge_more(self, target: Target, verdict: Verdict) -> list[str]:
         """What this fault's own claims find wrong at the end, a sentence each."""
