@@ -1,4 +1,4 @@
-"""mailfarm with a defect: 250 is said before the queue has confirmed. ``python early_250.py COMMAND…`` is ``mailfarm``."""
+"""mailfarm with a defect: 250 is said before the queue has confirmed. ``python early_250.py COMMAND…``."""
 
 import sys
 from collections.abc import AsyncIterator
