@@ -32,7 +32,6 @@ dev:   one mailfarm dev, started for this and gone after it.
 processes: each service a process of its own, with Redis and PostgreSQL, on this machine and for this only.
 {stack_options.MANUAL}"""
 PATIENCE = 60.0
-"""Seconds after the traffic within which all that was acknowledged must be readable, and told."""
 
 
 class Progress:
@@ -65,6 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same sequence of faults (1)")
     parser.add_argument("--faults", nargs="+", metavar="NAME", default=[], help="only these faults or families")
     parser.add_argument("--kills", type=int, metavar="N", help=f"how many processes are killed ({KILLS['usual']})")
+    parser.add_argument(
+        "--patience", type=float, default=PATIENCE, metavar="S",
+        help=f"seconds at the end in which all that was acknowledged must be readable and told ({PATIENCE:g})",
+    )  # fmt: skip
     parser.add_argument("--minutes", type=float, metavar="M", help="begin no fault after so many minutes")
     how_long = parser.add_mutually_exclusive_group()
     how_long.add_argument("--short", action="store_true", help="about three minutes")
@@ -96,7 +99,7 @@ def _prove(wanted: Sequence[Fault], args: argparse.Namespace) -> int:
     folder = Path(tempfile.mkdtemp(prefix="mailfarm-prove-"))
     progress = Progress()
     opener = _opener(args, folder)
-    campaign = Campaign(args.target, opener, folder, seed=args.seed, patience=PATIENCE, tell=progress.tell)
+    campaign = Campaign(args.target, opener, folder, seed=args.seed, patience=args.patience, tell=progress.tell)
     report = campaign.report
     report.require_all = args.require_all
     can = []

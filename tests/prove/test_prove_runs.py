@@ -1,0 +1,179 @@
+"""``mailfarm prove``: the short run, the same with planted defects, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import clean_environ, until
+from servers import server_folder
+
+from mailfarm.prove.child import runs
+
+PLANTED = Path(__file__).with_name("planted")
+SECONDS = 400
+KILLED = "kill-mx", "kill-inbound"
+FENCE = "lease-lost-old-files-first"
+HASTE = ("--patience", "10", "--kills", "2", "--faults")
+"""Where mail is lost it is not waited for long."""
+
+
+@pytest.fixture(autouse=True)
+def needs(component: Callable[[str], Path]) -> None:
+    for name in ("redis-server", "postgres"):
+        component(name)
+
+
+def prove(*words: str, folder: Path, planted: str = "") -> tuple[int, dict[str, Any], str]:
+    """Run the command: its exit code, its report as JSON, and what it printed."""
+    program = ["--program", f"{sys.executable} {PLANTED / planted}"] if planted else []
+    command = [sys.executable, "-m", "mailfarm", "prove", *words, "--report", str(folder), *program]
+    done = subprocess.run(
+        command, env=clean_environ(), capture_output=True, text=True, timeout=SECONDS, check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert (folder / "report.json").exists(), done.stdout + done.stderr
+    return done.returncode, json.loads((folder / "report.json").read_text("utf-8")), done.stdout + done.stderr
+
+
+def kinds(report: dict[str, Any]) -> set[str]:
+    return {finding["kind"] for finding in report["findings"]}
+
+
+def test_the_short_run_proves_it(tmp_path: Path) -> None:
+    """What ``make test`` has of it: each kind of process is killed, and nothing is lost."""
+    code, report, said = prove("processes", "--short", folder=tmp_path)
+    assert code == 0, said
+    assert report["proved"]
+    assert report["findings"] == []
+    total = report["total"]
+    assert (total["lost"], total["ghosts"], total["altered"]) == (0, 0, 0)
+    assert total["acknowledged"] > 100
+    ran = {row["name"] for row in report["faults"] if row["injected"] and row["family"] == "kills"}
+    assert len(ran) == 9, said
+    assert all(len(row["recovery"]) == row["injected"] for row in report["faults"] if row["family"] == "kills")
+    assert set(report["consumers"]) == {"sse", "websocket", "wait"}
+    assert all(counted["told"] > 0 and counted["missed"] == 0 for counted in report["consumers"].values())
+    assert f"0 lost of {total['acknowledged']}: at most" in said
+
+
+def test_dev_is_proved_and_the_same_seed_gives_the_same_faults(tmp_path: Path) -> None:
+    told = []
+    for name, seed in (("a", "7"), ("b", "7"), ("c", "8")):
+        code, report, said = prove("dev", "--kills", "2", "--faults", "kills", "--seed", seed, folder=tmp_path / name)
+        assert code == 0, said
+        told.append([(each["fault"], each["told"]) for each in report["sequence"]])
+    assert told[0] == told[1]
+    assert told[0] != told[2]
+    assert len(told[0]) == 2
+
+
+def test_250_before_the_queue_has_confirmed_is_found(tmp_path: Path) -> None:
+    code, report, said = prove(*HASTE, "kill-mx", folder=tmp_path, planted="early_250.py")
+    assert code == 1, said
+    assert "lost" in kinds(report)
+
+
+def test_250_before_the_commit_of_dev_is_found(tmp_path: Path) -> None:
+    code, report, said = prove("dev", *HASTE, "kills", folder=tmp_path, planted="early_250.py")
+    assert code == 1, said
+    assert "lost" in kinds(report)
+
+
+def test_an_entry_that_is_ended_before_its_commit_is_found(tmp_path: Path) -> None:
+    code, report, said = prove(*HASTE, "kill-inbound", folder=tmp_path, planted="early_end.py")
+    assert code == 1, said
+    assert "lost" in kinds(report)
+
+
+def test_a_fence_that_nobody_looks_at_is_found(tmp_path: Path) -> None:
+    code, report, said = prove("--faults", FENCE, folder=tmp_path, planted="no_fence.py")
+    assert code == 1, said
+    assert "wrong" in kinds(report)
+
+
+def test_without_a_defect_the_same_is_proved(tmp_path: Path) -> None:
+    words = ["--kills", "4", "--faults", *KILLED, FENCE]
+    code, report, said = prove(*words, folder=tmp_path)
+    assert code == 0, said
+    assert report["findings"] == []
+    assert all(row["injected"] for row in report["faults"])
+
+
+def test_a_name_that_no_fault_has_is_wrong_usage(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mailfarm", "prove", "--faults", "kill-nothing"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("mailfarm prove: no fault and no family is called kill-nothing; families: kills")
+    assert done.stderr.count("\n") == 1
+
+
+def test_every_fault_is_listed_with_what_it_does() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mailfarm", "prove", "--list"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0
+    assert "  kill-postgres " in done.stdout
+    assert "  kill-dev " not in done.stdout
+
+
+class Underway:
+    """A run that has begun to send. ``children`` are the processes that it started, and theirs."""
+
+    def __init__(self, folder: Path, words: Sequence[str]) -> None:
+        command = [sys.executable, "-m", "mailfarm", "prove", *words, "--report", str(folder)]
+        self.folder = folder
+        self.process = subprocess.Popen(
+            command, env=clean_environ() | {"TMPDIR": str(folder)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True,
+        )  # fmt: skip
+        until(self._acknowledged, 60)
+        self.children = descendants(self.process.pid)
+
+    def _acknowledged(self) -> bool:
+        """Whether the first fault is over: then the run sends a message of its own."""
+        return any(b'"acked"' in path.read_bytes() for path in self.folder.rglob("own.ledger"))
+
+    def gone(self) -> bool:
+        return not any(runs(child) for child in self.children)
+
+
+def descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+def test_what_it_started_ends_with_it_also_when_it_is_killed() -> None:
+    folder = server_folder()
+    run = Underway(folder, ["processes", "--kills", "30", "--faults", "kill-mx"])
+    assert len(run.children) > 10
+    run.process.kill()
+    run.process.communicate()
+    until(run.gone, 20)
+    shutil.rmtree(folder)
+
+
+def test_who_interrupts_it_gets_the_report_so_far(tmp_path: Path) -> None:
+    run = Underway(tmp_path, ["dev", "--kills", "100", "--faults", "kills"])
+    os.kill(run.process.pid, signal.SIGINT)
+    said, _ = run.process.communicate(timeout=120)
+    assert run.process.returncode == 130, said
+    until(run.gone, 20)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["interrupted"]
+    assert not report["proved"]
+    assert report["findings"] == [], said
+    assert "interrupted: what was to come is not proved" in said
