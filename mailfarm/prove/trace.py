@@ -34,7 +34,8 @@ _ATTACHING = 30.0
 class Call:
     """A system call of a thread. ``fd`` (-1: none) is its first argument, ``file`` the path of that or its connection
     (``TCP:[here->there]``), and ``text`` what stands behind it, as strace writes it. ``entered`` and ``left`` are
-    places in the one order of all calls; ``left`` None: it never returned. ``result`` None: unknown."""
+    places in the one order of all calls; ``left`` None: it never returned. ``result`` None: unknown, or
+    strace said that it succeeded and it never happened."""
 
     thread: int
     name: str
@@ -52,6 +53,7 @@ _RESUMED = re.compile(r"<\.\.\. (\w+) resumed>(.*)", re.DOTALL)
 _FILE = re.compile(r"(\d+)<((?:->|[^<>])*)>(.*)", re.DOTALL)
 _RESULT = re.compile(r" += (-?\d+|0x[0-9a-f]+|\?)[^\"]*$")
 _UNFINISHED = "<unfinished ...>"
+_INJECTED = "(INJECTED)"  # strace has answered it, and the system never heard of it
 
 
 def read(lines: Iterable[str]) -> list[Call]:
@@ -85,7 +87,8 @@ def _ended(rest: str) -> tuple[str, int | None]:
     match = _RESULT.search(rest)
     if match is None:
         return rest, None
-    return rest[: match.start()], None if match[1] == "?" else int(match[1], 0)
+    never = match[1] == "?" or (rest.endswith(_INJECTED) and not match[1].startswith("-"))
+    return rest[: match.start()], None if never else int(match[1], 0)
 
 
 class Trace:
