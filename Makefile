@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help dev setup-dev setup-test setup-bench test stack-test stack-images image check format bench bench-quick \
-	bench-cluster bench-targets bench-stack screenshot lock clean
+	bench-cluster bench-targets bench-stack prove screenshot lock clean
 
 PY := .venv/bin/python
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2); echo $$((n < 2 ? 2 : n > 8 ? 8 : n)))
@@ -31,6 +31,9 @@ test: setup-test check stack-images ## set up, check and run every test, and a s
 stack-test: setup-test stack-images ## deploy the stack on a Swarm of its own, update it and break it (25 minutes; root)
 	@$(call within,1500,make stack-test,$(PY) -m pytest tests/stack -m stack \
 		-o faulthandler_timeout=900 --durations=25 -ra $(ARGS))
+
+prove: setup-test ## break a cluster of processes in every way there is, and prove that no mail is lost (long; root)
+	.venv/bin/mailfarm prove --full --report .make/prove $(ARGS)
 
 stack-images: setup-test
 	@$(PY) tests/stack/images.py
