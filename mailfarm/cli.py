@@ -219,6 +219,10 @@ def _help(args: argparse.Namespace) -> int:
         print(_settings_text())
     elif args.topic in SERVICES:
         print(_docstring(args.topic))
+    elif args.topic == "prove":
+        from .prove.command import manual
+
+        print(manual())
     elif (document := resources.files("mailfarm") / "docs" / f"{args.topic}.md").is_file():
         print(document.read_text("utf-8"))
     else:
@@ -229,7 +233,12 @@ def _help(args: argparse.Namespace) -> int:
 
 def _topics() -> list[str]:
     documents = (resources.files("mailfarm") / "docs").iterdir()
-    return ["settings", *SERVICES, *sorted(d.name.removesuffix(".md") for d in documents if d.name.endswith(".md"))]
+    return [
+        "settings",
+        *SERVICES,
+        "prove",
+        *sorted(d.name.removesuffix(".md") for d in documents if d.name.endswith(".md")),
+    ]
 
 
 def _settings_text() -> str:

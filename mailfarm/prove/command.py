@@ -81,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def manual() -> str:
+    """What ``mailfarm help prove`` shows."""
+    return _parser().format_help()
+
+
 def main(argv: Sequence[str]) -> int:
     """Prove. Exit code 0 proved, 1 not, 2 wrong usage, 130 interrupted."""
     args = _parser().parse_args(argv)

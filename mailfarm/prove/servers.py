@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import random
@@ -18,6 +19,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,9 +32,15 @@ from .child import guarded, innermost, runs
 _STARTING = 30.0
 
 
+_HELD: deque[int] = deque()
+_MOST_HELD = 500
+"""Ports that are kept for us, the latest ones: an open file each."""
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on now. It is below those that the kernel gives to outgoing connections
-    (ip(7), ip_local_port_range), so that none of them takes it before its server is up, or while it is down."""
+    """A port of 127.0.0.1 that nothing listens on now, and that no other process is given by this function while ours
+    runs. It is below those that the kernel gives to outgoing connections (ip(7), ip_local_port_range), so that none of
+    them takes it before its server is up, or while it is down."""
     while True:
         port = random.SystemRandom().randrange(10240, 32768)
         with socket.socket() as probe:
@@ -40,7 +48,23 @@ def free_port() -> int:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return port
+            if _hold(port):
+                return port
+
+
+def _hold(port: int) -> bool:
+    """Take the name of the port, which one process can have: that of a socket in the abstract namespace (unix(7)), gone
+    with its process. Where there is none, whoever comes first has the port."""
+    name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        name.bind(f"\0mailfarm-port-{port}")
+    except OSError as error:
+        name.close()
+        return error.errno != errno.EADDRINUSE
+    _HELD.append(name.detach())
+    if len(_HELD) > _MOST_HELD:
+        os.close(_HELD.popleft())
+    return True
 
 
 def postgres_program(name: str) -> Path | None:

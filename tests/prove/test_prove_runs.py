@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -16,7 +17,9 @@ import pytest
 from running import clean_environ, until
 from servers import server_folder
 
+from mailfarm import cli
 from mailfarm.prove.child import runs
+from mailfarm.prove.command import Progress
 
 PLANTED = Path(__file__).with_name("planted")
 SECONDS = 400
@@ -125,6 +128,30 @@ def test_every_fault_is_listed_with_what_it_does() -> None:
     assert done.returncode == 0
     assert "  kill-postgres " in done.stdout
     assert "  kill-dev " not in done.stdout
+
+
+def test_it_has_a_page_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["help", "prove"]) == 0
+    assert "--seed" in capsys.readouterr().out
+    assert cli.main(["help", "proving"]) == 0
+    assert "3/n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_one_line_on_a_terminal_and_lines_elsewhere(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = io.StringIO()
+    monkeypatch.setattr(said, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(sys, "stderr", said)
+    progress = Progress()
+    for line in ("one", "two" * 100):
+        progress.tell(line)
+    progress.end()
+    assert said.getvalue().count("\n") == (0 if terminal else 2)
+    assert said.getvalue().endswith("\r\x1b[K" if terminal else "\n")
+    if terminal:
+        assert max(map(len, said.getvalue().split("\r"))) < 200
 
 
 class Underway:
