@@ -47,7 +47,7 @@ class Client(Protocol, Watched):
 
     def __init__(self) -> None:
         Watched.__init__(self)
-        self.received = b""
+        self.received: bytes | bytearray = bytearray()
         self.pieces: list[bytes] = []
         self.lost: Any = None
         self.taken = 0

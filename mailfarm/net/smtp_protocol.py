@@ -9,13 +9,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailfarm.mail.reply import Reply
-from mailfarm.smtp.replies import SHUTTING_DOWN
+from mailfarm.smtp.replies import FULL, NO_TLS, SHUTTING_DOWN, TLS_READY
 from mailfarm.smtp.requests import DECISIONS, Chunk, Discarded, End, Question, Refused, Request, StartTls
 from mailfarm.smtp.server import Server
 
 from .ahead import MOST
 from .content import SpillContent
 from .incoming import Incoming
+from .portions import AT_ONCE
 from .smtp_decisions import TOO_SLOW, Decision, brief, closing, refusal_for
 from .smtp_session import Session
 from .tls import describe
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
 READ_AHEAD: Final = 64 * 1024
 """Octets that may wait behind a decision before nothing more is read."""
-
-FULL: Final = Reply(421, "4.3.2", "Too many connections; try again later", close=True)
-TLS_READY: Final = Reply(220, "2.0.0", "Ready to start TLS")
-NO_TLS: Final = Reply(454, "4.7.0", "TLS is not available now; try again later")  # RFC 3207 §4
 
 
 @implementer(IProtocol, IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
@@ -162,7 +159,10 @@ class SMTPProtocol:
         if core is None or self._leaving_since is not None:
             return
         core.receive(data, self.factory.seconds())
-        self._pump()
+        if self._pump in self.factory.portions:
+            self._read_or_not(core)
+        else:
+            self._pump()
 
     def readConnectionLost(self) -> None:
         """The client will send no more, but may still read: what it sent is worked off and answered."""
@@ -208,14 +208,17 @@ class SMTPProtocol:
             out = core.output()
             if out:
                 self.transport.write(out)
-            if core.closing or (self._ended and self._unread_since is None):
+            if core.closing or (self._ended and self._unread_since is None and core.turns > 0):
                 self._leave()
                 return
-            if self._reading and self._unread_since is None:
+            if core.turns <= 0:
+                self.factory.portions.add(self._pump)
+            elif self._reading and self._unread_since is None:
                 return  # and goes on reading: nearly always
         self._read_or_not(core)
 
     def _work(self, core: Server) -> None:
+        core.turns = AT_ONCE
         while self._decision is None and self._unread_since is None and not self._lost:
             request = core.next_request()
             if request is None:
@@ -235,20 +238,18 @@ class SMTPProtocol:
             if self._incoming is None:
                 self._incoming = Incoming(self.factory.room, self.client, self.factory.log)
             self._incoming.add(request.data)
-            return
-        if isinstance(request, StartTls):
+        elif isinstance(request, StartTls):
             self._start_tls(core)
-            return
-        assert self._session is not None
-        if isinstance(request, Discarded):
+        elif isinstance(request, Discarded) and self._session is not None:
             self._drop_content()
             self.factory.asking.tell(self._session, request)
-        elif isinstance(request, Refused):
+        elif isinstance(request, Refused) and self._session is not None:
             self.factory.asking.tell_refused(self._session, request)
 
     def _read_or_not(self, core: Server) -> None:
-        """Stop reading when too much waits: input behind a decision, or replies the client does not take."""
-        want = self._unread_since is None and (self._decision is None or core.buffered <= READ_AHEAD)
+        """Stop reading when too much waits: input for its turn or a decision, or replies the client does not take."""
+        waits = self._decision is not None or core.turns <= 0
+        want = self._unread_since is None and not (waits and core.buffered > READ_AHEAD)
         if want != self._reading:
             self._reading = want
             if want:

@@ -8,6 +8,7 @@ Nothing waits without bound, and nothing grows without bound:
 a client says nothing, or dribbles           the core's deadlines, per phase and in total: 421 4.4.2
 a TLS handshake does not end                 ``handshake`` seconds, then the connection is cut
 a client sends while a decision is pending   above ``READ_AHEAD`` octets nothing more is read from it
+a client sends commands without end          a few hundred lines, then it is others' turn (``portions``)
 a client does not read its replies           above 64 KiB of them nothing more is read; after ``unread`` seconds: cut
 a decision takes for ever                    after ``decision`` seconds 451 4.3.0; it may still come true
 a client does not go when told to            after ``leave`` seconds: cut
@@ -37,6 +38,7 @@ from twisted.python.failure import Failure
 from mailfarm.smtp.server import ServerConfig
 
 from .incoming_room import IncomingRoom
+from .portions import Portions
 from .smtp_decisions import Asking
 from .smtp_metrics import SMTPMetrics
 from .smtp_protocol import READ_AHEAD, SMTPProtocol
@@ -96,6 +98,7 @@ class SMTPFactory(ServerFactory):
         self.log = log
         self.seconds: Callable[[], float] = reactor.seconds
         self.asking = Asking(metrics, log, self.seconds)
+        self.portions = Portions(reactor)
         self.caps = caps
         self.tls = tls
         self.implicit_tls = implicit_tls

@@ -37,6 +37,7 @@ TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients; send the others 
 TOO_MANY_TRANSACTIONS = Reply(421, "4.7.0", "Too many transactions in this session; connect again", close=True)
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors", close=True)
 TIMED_OUT = Reply(421, "4.4.2", "Time-out; closing the connection", close=True)
+FULL = Reply(421, "4.3.2", "Too many connections; try again later", close=True)
 SHUTTING_DOWN = Reply(421, "4.3.2", "Shutting down; try again soon", close=True)
 
 # content
@@ -57,3 +58,5 @@ AUTH_CANCELLED = Reply(501, "5.7.0", "Authentication cancelled")
 AUTH_MALFORMED = Reply(501, "5.5.2", "Not base64, or not what the mechanism wants")
 AUTH_OTHER_IDENTITY = Reply(535, "5.7.8", "Authentication credentials invalid")
 TOO_MANY_FAILURES = Reply(421, "4.7.0", "Too many failed authentications", close=True)
+TLS_READY = Reply(220, "2.0.0", "Ready to start TLS")
+NO_TLS = Reply(454, "4.7.0", "TLS is not available now; try again later")  # RFC 3207 §4

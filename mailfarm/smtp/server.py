@@ -20,6 +20,7 @@ Nothing looks at a clock: ``now`` is in seconds, on any clock that does not run 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 from mailfarm.mail.reply import Reply
@@ -49,7 +50,7 @@ class Server(State):
     complete last, and that was not refused. These are to be read; the rest of the state is the core's own.
     """
 
-    __slots__ = ("_buf", "_more", "_pos", "_skipped")
+    __slots__ = ("_buf", "_more", "_pos", "_skipped", "turns")
 
     def __init__(self, config: ServerConfig, now: float, *, tls: bool = False) -> None:
         """``tls``: TLS is there already (implicit TLS, RFC 8314)."""
@@ -59,6 +60,7 @@ class Server(State):
         self._pos = 0
         self._more: bytes | bytearray = b""
         self._skipped = 0  # octets dropped of a line that is too long
+        self.turns = inf  # how many lines, or blocks of content, are worked on until there are more turns
 
     def greet(self, reply: Reply) -> None:
         """Open the session with 220, or refuse it with 4yz or 5yz: then it is over."""
@@ -90,13 +92,14 @@ class Server(State):
             self._more = bytearray(data)
 
     def next_request(self) -> Request | None:
-        """The next question or news, or None until there is more input or an answer."""
+        """The next question or news, or None until there is more input, an answer, or ``turns`` above 0."""
         if self.question is not None:
             return None
         ready = self.ready
         while not ready:
-            if not _READERS[self.phase](self):
+            if self.turns <= 0 or not _READERS[self.phase](self):
                 return None
+            self.turns -= 1
             if self.question is not None:
                 return self.question  # type: ignore[unreachable]  # to mypy it is None still; the reader has asked
         request = ready.pop(0)

@@ -34,7 +34,7 @@ async def work(url: str, pace: float) -> None:
     while True:
         await deferLater(loop, STEP)
         now = loop.seconds()
-        owed, last = min(owed + pace * (now - last), pace), now
+        owed, last = min(owed + pace * (now - last), 2 * STEP * pace), now
         if owed >= 1:
             attempts = await queue.take(int(owed), 60.0)
             owed -= len(attempts)

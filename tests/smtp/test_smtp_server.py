@@ -441,3 +441,20 @@ def test_a_cut_says_so_and_discards_unless_the_host_has_all_of_it() -> None:
     server.cut()
     assert server.output() == replies.SHUTTING_DOWN.encode()
     assert server.next_request() is None
+
+
+def test_with_so_many_turns_it_works_on_so_many_lines_and_the_rest_waits() -> None:
+    server = Server(ServerConfig("mx.test"), 0.0)
+    server.greet(Reply(220, "", "mx.test"))
+    server.output()
+    server.receive(b"NOOP\r\n" * 10, 0.0)
+    server.turns = 3
+    assert server.next_request() is None
+    assert server.output() == b"250 2.0.0 Ok\r\n" * 3
+    assert server.buffered == 7 * 6
+    assert server.next_request() is None
+    assert server.output() == b""
+    server.turns = 100
+    assert server.next_request() is None
+    assert server.output() == b"250 2.0.0 Ok\r\n" * 7
+    assert server.turns == 93
