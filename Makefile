@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help dev setup-dev setup-test setup-bench test stack-test stack-images image check format bench bench-quick \
-	bench-cluster bench-targets bench-stack prove screenshot lock clean
+	bench-cluster bench-targets bench-stack prove screenshot audit lock clean
 
 PY := .venv/bin/python
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2); echo $$((n < 2 ? 2 : n > 8 ? 8 : n)))
@@ -64,6 +64,9 @@ bench-stack: setup-bench stack-images ## mail through the load balancer of a dep
 
 screenshot: setup-test ## take the README's pictures of the web inbox
 	$(PY) bench/screenshot.py $(ARGS)
+
+audit: setup-test ## ask whether a package has a known weakness; write an SBOM (.make/sbom.json)
+	@.ci/audit
 
 lock: ## write requirements.lock anew, from the newest versions setup.cfg allows
 	mkdir -p .make && rm -rf .make/lock-venv
