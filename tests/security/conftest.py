@@ -11,6 +11,12 @@ import pytest
 from servers import Postgres, server_folder
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
+    """Keep the names of all tests, before ``-k`` leaves some out."""
+    session.stash[houses.COLLECTED] = [item.nodeid for item in items]
+
+
 @pytest.fixture(scope="module", params=["dev", "cluster"])
 def place(
     request: pytest.FixtureRequest, component: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory

@@ -20,11 +20,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 from running import Cluster, Running, Service, until
 from servers import Postgres, Redis
 
 from mailfarm.accounts.token import SCOPES
 
+COLLECTED = pytest.StashKey[list[str]]()
+"""The names of all tests of this session."""
 TENANT = tuple(scope for scope in SCOPES if scope != "queue:all")
 """What an account may be allowed to do with what is its own."""
 MARK = "zq7marker7qz"
