@@ -92,7 +92,7 @@ class Campaign:
                     self.report.not_run(fault, "the time was over")
                 continue
             self._tell(f"target {number + 1} of {len(groups)}: {', '.join(_names(group.schedule))}")
-            proof = self._prove(group, self._folder / f"target-{number + 1}", deadline)
+            proof = self._prove(group, number, deadline)
             self.report.add(proof)
             if proof.interrupted:
                 self.report.interrupted = True
@@ -102,12 +102,14 @@ class Campaign:
     def _late(self, deadline: float) -> bool:
         return bool(deadline) and time.monotonic() > deadline
 
-    def _prove(self, group: Group, folder: Path, deadline: float) -> Proof:
+    def _prove(self, group: Group, number: int, deadline: float) -> Proof:
+        folder = self._folder / f"target-{number + 1}"
         folder.mkdir()
         proof = Proof(self.report.target, list(dict.fromkeys(group.schedule)))
         try:
             target = self._open(folder, group.options)
-            run = Run(target, folder, seed=self._seed, patience=self._patience, tell=self._tell)
+            seed = self._seed + 1_000_003 * number  # other dice for each target
+            run = Run(target, folder, seed=seed, patience=self._patience, tell=self._tell)
             proof = run.prove(group.schedule, lambda: self._late(deadline))
         except KeyboardInterrupt:
             proof.interrupted, proof.broke = True, "interrupted before it was judged"

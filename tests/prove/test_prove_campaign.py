@@ -1,0 +1,119 @@
+"""Which faults share a target, in what order they are injected, and what ends them."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+from running import free_port
+
+from mailfarm.prove.campaign import MOST, Campaign, NoSuchFault, chosen, groups, schedule
+from mailfarm.prove.dev import Dev
+from mailfarm.prove.faults import Fault, NotHere, Tell, every
+from mailfarm.prove.target import Options, Target
+
+
+class Named(Fault):
+    family = "named"
+    says = "nothing"
+    targets = ("dev",)
+
+    def __init__(self, name: str, times: int = 1, options: Options | None = None, control: bool = False) -> None:
+        self.name, self.times, self.options, self.control = name, times, options, control
+        self.dice: list[float] = []
+
+    def inject(self, target: Target, dice: random.Random, tell: Tell) -> None:
+        self.dice.append(dice.random())
+        if self.name == "not-here":
+            raise NotHere("there is no such thing here")
+        if self.name == "breaks":
+            target.parts[0].kill()
+            raise TimeoutError("it broke")
+
+
+def names(faults: list[Fault]) -> list[str]:
+    return [fault.name for fault in faults]
+
+
+def test_a_seed_gives_one_order_and_each_round_has_each_fault() -> None:
+    faults: list[Fault] = [Named("a", 3), Named("b", 3), Named("c", 2), Named("d")]
+    once, again, other = (names(schedule(faults, seed)) for seed in (1, 1, 2))
+    assert once == again != other
+    assert sorted(once) == ["a", "a", "a", "b", "b", "b", "c", "c", "d"]
+    assert set(once[:4]) == {"a", "b", "c", "d"}
+
+
+def test_who_needs_the_same_shares_a_target_and_a_control_shares_none() -> None:
+    special = Options(shards=1)
+    faults = [Named("a"), Named("b", options=special), Named("c"), Named("d", options=Options(shards=1)),
+              Named("e", options=special, control=True), Named("f", options=special)]  # fmt: skip
+    made = groups(faults, 1, ("python", "planted.py"))
+    assert [names(group.schedule) for group in made] == [["a", "c"], ["b", "d", "f"], ["e"]]
+    assert all(group.options.program == ("python", "planted.py") for group in made)
+    assert made[1].options.shards == 1
+
+
+def test_a_target_is_judged_after_so_many_faults() -> None:
+    made = groups([Named("a", MOST), Named("b", MOST // 2)], 1)
+    assert [len(group.schedule) for group in made] == [MOST, MOST // 2]
+
+
+def test_faults_are_chosen_by_name_or_family() -> None:
+    faults = every()
+    assert len({fault.name for fault in faults}) == len(faults)
+    kills = chosen(faults, ["kills", "kill-mx"])
+    assert {fault.family for fault in kills} == {"kills"}
+    assert names(chosen(faults, ["kill-mx"])) == ["kill-mx"]
+    assert chosen(faults, []) == faults
+    with pytest.raises(NoSuchFault, match="no fault and no family is called nonsense"):
+        chosen(faults, ["kill-mx", "nonsense"])
+
+
+def test_every_fault_says_what_it_does_and_where() -> None:
+    for fault in every():
+        assert fault.says, fault.name
+        assert set(fault.targets) <= {"dev", "processes", "stack"}
+        assert fault.targets
+        for target in ("dev", "processes", "stack"):
+            if target not in fault.targets:
+                assert fault.missing(target), fault.name
+
+
+def campaign(folder: Path) -> Campaign:
+    return Campaign("dev", lambda place, options: Dev(place, options), folder, seed=1, patience=5, tell=lambda _: None)
+
+
+def test_a_fault_that_breaks_the_run_is_reported_and_what_was_sent_is_judged(tmp_path: Path) -> None:
+    breaks, after = Named("breaks"), Named("after")
+    report = campaign(tmp_path).run(groups([breaks, after], 1))
+    assert [(finding.kind, finding.what) for finding in report.findings] == [("broke", "TimeoutError: it broke")]
+    assert after.dice == []
+    assert report.total.acknowledged >= 10
+    assert report.total.lost == 0
+
+
+def test_what_cannot_be_injected_here_is_not_run_and_dice_differ_by_target(tmp_path: Path) -> None:
+    first, second = Named("first"), Named("second", options=Options(settings={"MAILFARM_GRACE": "3"}))
+    again = Named("first", options=Options(settings={"MAILFARM_GRACE": "4"}))
+    report = campaign(tmp_path).run(groups([first, Named("not-here"), second, again], 1))
+    assert report.proved, report.text()
+    assert report.rows["not-here"].not_run == "there is no such thing here"
+    assert report.rows["first"].injected == 2
+    assert first.dice != again.dice
+
+
+def test_when_the_time_is_over_the_rest_is_not_run(tmp_path: Path) -> None:
+    fault = Named("late")
+    report = campaign(tmp_path).run(groups([fault], 1), deadline=time.monotonic() - 1)
+    assert fault.dice == []
+    assert report.rows["late"].not_run == "the time was over"
+    assert not report.proved
+
+
+def test_a_target_that_does_not_start_is_reported(tmp_path: Path) -> None:
+    wrong = Named("a", options=Options(settings={"MAILFARM_API_LISTEN": f"192.0.2.1:{free_port()}"}))
+    report = campaign(tmp_path).run(groups([wrong], 1))
+    assert [finding.kind for finding in report.findings] == ["broke"]
+    assert "dev has ended with exit code 1" in report.findings[0].what
