@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help dev setup-dev setup-test setup-bench test stack-test stack-images image check format bench bench-quick \
+.PHONY: help dev setup-dev setup-test setup-bench test fuzz stack-test stack-images image check format bench bench-quick \
 	bench-cluster bench-targets bench-stack prove screenshot audit lock clean
 
 PY := .venv/bin/python
@@ -46,6 +46,9 @@ check: setup-test ## ruff and mypy
 format: setup-test ## let ruff lay out the code
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+fuzz: setup-test ## look for input that breaks a parser, the SMTP core or a queue, for longer (20 minutes)
+	$(PY) -m pytest tests/fuzz -n $(JOBS) --hypothesis-profile=long -o faulthandler_timeout=3000 -ra $(ARGS)
 
 bench: setup-bench ## measure mailfarm beside its peers on two cores, and the targets (20 minutes; root for Postfix)
 	$(PY) bench/compare.py $(ARGS)

@@ -25,6 +25,7 @@ IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
 
 # Machines differ and are shared: no test may fail because it was slow.
 settings.register_profile("mailfarm", deadline=None, print_blob=True)
+settings.register_profile("long", parent=settings.get_profile("mailfarm"), max_examples=5000)  # make fuzz
 settings.load_profile("mailfarm")
 
 

@@ -156,7 +156,7 @@ class Connection(txredisapi.RedisProtocol):
             self.drop(f"what it says is not RESP: {error}")
 
     def replyReceived(self, reply: Any) -> None:
-        if self.pushed is not None and isinstance(reply, list) and reply[0] != b"pong":
+        if self.pushed is not None and isinstance(reply, list) and len(reply) > 2:  # a pong has two values
             self.pushed(reply)
             return
         if not self._in_flight:
