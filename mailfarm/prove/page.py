@@ -22,8 +22,9 @@ p.soft, .soft { color: var(--soft) } .good { color: var(--acked) } .bad { color:
 .wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100% }
 th, td { text-align: right; padding: .25rem .5rem; border-bottom: 1px solid var(--line); white-space: nowrap }
 th:first-child, td:first-child, td.text, th.text { text-align: left } td.text { white-space: normal }
-tr.total { font-weight: 600 } svg { width: 100%; height: auto; display: block } svg text { fill: var(--soft);
-  font: 12px system-ui, sans-serif } svg .name { fill: var(--ink) }
+td { vertical-align: top } td small { display: block; font-weight: normal; line-height: 1.3; min-width: 15rem }
+tr.total { font-weight: 600 } svg { width: 100%; height: auto; display: block; margin-bottom: .8rem }
+svg text { fill: var(--soft); font: 12px system-ui, sans-serif } svg .name { fill: var(--ink) }
 .key span { margin-right: 1.2rem } .key i { display: inline-block; width: .8em; height: .8em; margin-right: .3em }
 """
 
@@ -77,7 +78,7 @@ def _findings(report: Report) -> str:
 
 def _table(report: Report) -> str:
     names = ("fault", "injected", "acked", "lost", "altered", "ghosts", "dup.", "unknown", "refused", "p50 s", "max s")
-    head = "".join(f"<th>{name}</th>" for name in names) + '<th class="text">what, and remarks</th>'
+    head = "".join(f"<th>{name}</th>" for name in names)
     rows = "".join(_row(row) for row in report.rows.values())
     total = _row(report.total).replace("<tr>", '<tr class="total">', 1)
     return f'<div class="wide"><table id="faults"><tr>{head}</tr>{rows}{total}</table></div>\n'
@@ -85,13 +86,16 @@ def _table(report: Report) -> str:
 
 def _row(row: Row) -> str:
     if row.not_run:
-        why = f"{row.says}; not run: {row.not_run}"
-        return f'<tr><td>{escape(row.name)}</td>{"<td>–</td>" * 10}<td class="text soft">{escape(why)}</td></tr>'
+        return f"<tr>{_name(row, f'not run: {row.not_run}')}{'<td>–</td>' * 10}</tr>"
     numbers = (row.injected, row.acknowledged, row.lost, row.altered, row.ghosts, row.duplicates, row.unknown)
     times = ("–" if value is None else f"{value:.1f}" for value in (row.median, row.longest))
     cells = "".join(f"<td>{value}</td>" for value in (*numbers, row.refused, *times))
-    said = "; ".join(dict.fromkeys([row.says, *row.remarks]))
-    return f'<tr><td>{escape(row.name)}</td>{cells}<td class="text">{escape(said)}</td></tr>'
+    return f"<tr>{_name(row, *dict.fromkeys(row.remarks))}{cells}</tr>"
+
+
+def _name(row: Row, *remarks: str) -> str:
+    said = "; ".join(filter(None, [row.says, *remarks]))
+    return f'<td class="text">{escape(row.name)}<small class="soft">{escape(said)}</small></td>'
 
 
 def _recovery(rows: list[Row]) -> str:
