@@ -21,7 +21,7 @@ from redis_house import Working, server
 
 from mailfarm.backends.spool_disk import DiskSpool
 from mailfarm.backends.spool_form import to_form
-from mailfarm.errors import Invalid
+from mailfarm.errors import Invalid, QueueUnavailable
 from mailfarm.services import spool as service
 from mailfarm.services.spool import Spool
 
@@ -148,6 +148,36 @@ async def test_what_the_queue_will_never_take_is_put_aside_and_in_nobodys_way(di
         assert [each.spooled.id for each in await taken(queue)] == [mails[0].id, mails[2].id]
     (aside,) = (tmp_path / "damaged").iterdir()
     assert aside.read_bytes().endswith(await octets(mails[1]))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_mail_stays_on_the_disk_until_the_queue_has_confirmed_it(disk, tmp_path):
+    """Whoever is killed in between has lost nothing. One that was not confirmed is tried again."""
+    await fill(disk, 10, 10, 10)
+    asked: list[Deferred[None]] = []
+
+    class Thoughtful:
+        """A queue that answers when it is told to."""
+
+        async def admit(self, size): ...
+        async def put(self, mail):
+            asked.append(Deferred())
+            await asked[-1]
+
+    def kept():
+        return len([path for path in tmp_path.glob("mx-*/*") if path.name != "lock"])
+
+    async with Draining(disk, Thoughtful()):
+        await until(lambda: len(asked) == 3)
+        assert kept() == 3
+        asked[0].callback(None)
+        asked[2].callback(None)
+        assert kept() == 3  # they are answered together
+        asked[1].errback(QueueUnavailable("it may have been done"))
+        await until(lambda: len(asked) == 4)
+        assert kept() == 1
+        asked[3].callback(None)
+        await until(lambda: kept() == 0)
 
 
 class Slow:
