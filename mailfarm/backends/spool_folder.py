@@ -160,7 +160,8 @@ class SpoolFolder:
             else:
                 kept.append(part)
         try:
-            _sync(self.path)
+            if any(isinstance(each, int) for each in kept):
+                _sync(self.path)
         except OSError as error:
             for number_or_error in kept:
                 if isinstance(number_or_error, int):

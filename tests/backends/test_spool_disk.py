@@ -35,9 +35,9 @@ def made(folder, **options):
     return DiskSpool(folder, f"mx-{IDS.new()}", reactor, CollectorRegistry(), clock, **caps)
 
 
-def child(folder, how):
+def child(folder, *how, before=()):
     return subprocess.Popen(
-        [sys.executable, CHILD, folder, str(how)],
+        [*before, sys.executable, CHILD, folder, *map(str, how)],
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}"},
     )
@@ -341,3 +341,29 @@ async def test_what_was_kept_is_there_after_a_kill_and_one_alone_gets_it(tmp_pat
     assert said.items() <= found.items()  # and perhaps some that were not confirmed any more
     assert not (tmp_path / "damaged").exists()
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [100, 400_000])
+@pytest_twisted.ensureDeferred
+async def test_what_the_disk_did_not_sync_is_not_confirmed_and_nothing_is_left_of_it(tmp_path, start, component, size):
+    """The disk says EIO to this sync of a thread and all that follow: to one of a file, and to one of a folder."""
+    hit = set()
+    for when in range(5, 20):  # which of its threads does what is not for us to say
+        folder, trace = tmp_path / str(when), tmp_path / f"{when}.trace"
+        inject = f"inject=fsync:error=EIO:when={when}+"
+        strace = (component("strace"), "-f", "-y", "-qq", "-e", "trace=fsync", "-e", inject, "-o", trace)
+        process = child(folder, 1, size, before=strace)
+        said = [line.decode().split() for line in process.communicate(timeout=60)[0].splitlines()]
+        assert process.returncode == 3
+        assert said[-1][0] == "E"
+        assert "Input/output error" in " ".join(said[-1])
+        kept = {id for kind, id, *_ in said if kind == "K"}
+        assert kept
+        assert len(files(folder)) == len(kept)  # before anybody tidies up
+        spool = await start(folder)
+        assert {id for id, _ in await drained(spool)} == kept
+        injected = next(line for line in trace.read_text().splitlines() if "INJECTED" in line)
+        hit.add(".part>" in injected)
+        if len(hit) == 2:
+            break
+    assert hit == {True, False}

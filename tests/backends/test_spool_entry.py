@@ -65,7 +65,7 @@ def test_octet_by_octet_it_says_how_much_it_wants() -> None:
 
 def test_a_file_that_ends_too_early_is_damaged_wherever_it_ends() -> None:
     for length in range(len(FILE)):
-        with pytest.raises(Damaged):
+        with pytest.raises(Damaged, match="it ends after"):
             read(FILE[:length], [7])
 
 
