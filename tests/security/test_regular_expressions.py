@@ -1,6 +1,6 @@
 """No regular expression takes longer than in proportion to what a stranger gives it (CWE-1333).
 
-Every pattern the house compiles is found by importing it, how it is used (``match``, ``search``, …) by reading the
+Every pattern that the services and the SDK compile is found by importing it, how it is used (``match``, …) by reading the
 source, and each is fed texts that make a backtracking matcher go back: one or two pieces repeated, behind a beginning
 and before an end that fits nothing.
 """
@@ -38,9 +38,9 @@ PIECES = (
     "<a ", "-", "://", ":", "[", "{", ",", "\t", "<style", "+", "%", "_", "http://", "code ", "é",
 )  # fmt: skip
 BEGINNINGS = ("", "<", '"', '<a "', "a=", 'a="', "<style>", "/*", "http://", "a@", ";a=", "RCPT TO:<", "FROM:<")
-SHORT, LONG = 600, 20_000
+SHORT, LONG = 600, 30_000
 """Characters: those that are slow for the first are tried with the second."""
-SLOW = 0.15
+SLOW = 0.1
 """Seconds of the processor for the long text: quadratic ones take twice that at least, linear ones a tenth at most."""
 
 
@@ -52,8 +52,8 @@ def patterns() -> dict[str, re.Pattern[Any]]:
     """Every compiled pattern that a module of the house keeps, by its name."""
     found: dict[str, re.Pattern[Any]] = {}
     for module in pkgutil.walk_packages(mailfarm.__path__, "mailfarm."):
-        if module.name.endswith("__main__"):
-            continue
+        if module.name.endswith("__main__") or module.name.startswith("mailfarm.prove"):
+            continue  # prove reads what it has made itself
         for name, value in vars(importlib.import_module(module.name)).items():
             values = (
                 value if isinstance(value, (tuple, list)) else value.values() if isinstance(value, dict) else (value,)
@@ -130,10 +130,13 @@ def worst(pattern: re.Pattern[Any], use: str) -> tuple[float, str]:
     for _, number in sorted(tried, reverse=True)[:6]:
         text = texts(LONG)[number]
         try:
-            with at_most(2 * SLOW):
-                found = max(found, (seconds(text), text[:20]))
+            with at_most(6 * SLOW):
+                took = seconds(text)
+                if took >= SLOW:  # perhaps it was something else that took it
+                    took = min(took, seconds(text))
+                found = max(found, (took, text[:20]))
         except _TooLongError:
-            return 2 * SLOW, text[:20]
+            return 6 * SLOW, text[:20]
     return found
 
 
