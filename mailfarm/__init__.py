@@ -12,7 +12,7 @@ A map of the house. Imports run one way, downwards in this list to what stands a
 ``net/``                               sockets: the Twisted side of SMTP, PROXY, TLS, health, logs.
 ``backends/``                          the ports on SQLite and in memory, on Postgres and Redis.
 ``inbound/``                           accepting mail, parsing it, filing it.
-``services/``                          what listens or loops: mx, submission, inbound, sweep, api, live.
+``services/``                          what listens or loops: mx, submission, inbound, sweep, api, live, spool.
 ``assembly/``                          the one place where all is put together.
 ``process  health``                    the process that runs one service or all; asking it how it is.
 ``schema_command  queue_command``      what an operator asks of the database's schema and of the queue.
