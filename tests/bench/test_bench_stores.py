@@ -53,12 +53,24 @@ def test_it_measures_and_keeps_a_table_a_chart_and_the_numbers(
 
 
 @pytest.mark.parametrize(
-    "name", [*SMALLEST, "compare", "growth", "idle", "lists", "parse", "push", "simulate", "stack", "tls"]
+    "name", [*SMALLEST, "compare", "growth", "idle", "lists", "overload", "parse", "push", "simulate", "stack", "tls"]
 )
 def test_help_says_what_it_measures(name: str) -> None:
     done = script(name, "--help")
     assert done.returncode == 0, done.stderr
     assert "--quick" in done.stdout
+
+
+def test_an_overload_is_measured_and_comes_to_its_end(tmp_path: Path, component: Callable[[str], Path]) -> None:
+    component("redis-server")
+    component("postgres")
+    done = script("overload", "--quick", "--seconds", "2", "--age", "1", "--mailboxes", "10", work=tmp_path)
+    assert done.returncode == 0, done.stderr
+    form = json.loads((tmp_path / "overload.json").read_text())
+    noisy, quiet = form["table"]
+    assert form["sustainable_per_second"] > 0
+    assert noisy[1] > quiet[1] > 0
+    assert set(form["peak_mib"]) == {"mx", "inbound", "redis"}
 
 
 def test_a_row_is_measured_again_until_others_are_quiet() -> None:
