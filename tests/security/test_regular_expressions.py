@@ -1,7 +1,7 @@
 """No regular expression takes longer than in proportion to what a stranger gives it (CWE-1333).
 
-Every pattern that the services and the SDK compile is found by importing it, how it is used (``match``, …) by reading the
-source, and each is fed texts that make a backtracking matcher go back: one or two pieces repeated, behind a beginning
+Every pattern that the services and the SDK compile is found by importing it, how it is used (``match``, ``search``, …)
+by reading the source, and each is fed texts that make a matcher go back: one or two pieces repeated, behind a beginning
 and before an end that fits nothing.
 """
 
