@@ -38,7 +38,27 @@ class Kill(Fault):
         part.start()
 
 
+class KillEverything(Fault):
+    """All processes at once, stores as well, in any order."""
+
+    name = "kill-everything"
+    family = "kills"
+    says = "SIGKILL of every process, one right after the other"
+    short = True
+
+    def inject(self, target: Target, dice: random.Random, tell: Tell) -> None:
+        """As in Fault."""
+        before, order = dice.uniform(0, LONGEST_WAIT), dice.sample(list(target.parts), len(target.parts))
+        tell(f"after {before:.3f} s: {', '.join(part.name for part in order)}")
+        time.sleep(before)
+        for part in order:
+            part.kill()
+        for part in target.parts:
+            part.start()
+
+
 def faults() -> Iterator[Fault]:
-    """A fault for each kind."""
+    """A fault for each kind, and one for all of them."""
     for kind in dict.fromkeys(kind for kinds in KINDS.values() for kind in kinds):
         yield Kill(kind)
+    yield KillEverything()
