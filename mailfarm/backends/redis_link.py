@@ -30,8 +30,8 @@ _FIRST = 0.05  # seconds before the second try to connect, doubled up to
 _MOST = 0.5
 _NOT_THE_MASTER = ("READONLY", "LOADING")
 """Errors of a server that is the master no longer, or not yet: look for it again."""
-_SIGNING_IN = ("WRONGPASS", "NOAUTH", "NOPERM", "ERR")
-"""Errors with which a server refuses our name, our password or what its list allows us."""
+_SIGNING_IN = ("WRONGPASS", "NOAUTH", "NOPERM", "ERR AUTH")
+"""How errors begin with which a server refuses our name, our password or what its list allows us."""
 
 _log = Logger()
 
@@ -111,7 +111,7 @@ class Lane:
                 self.why = await _shielded(connection.gone)
             except RedisAway as error:
                 self.why = str(error)
-                self.refused = isinstance(error, RedisRefused) and error.code in _SIGNING_IN
+                self.refused = isinstance(error, RedisRefused) and str(error).startswith(_SIGNING_IN)
             except CancelledError:
                 if connection is not None:
                     connection.drop("stopped")

@@ -89,9 +89,12 @@ class SpoolFolder:
     @classmethod
     def make(cls, path: Path) -> Self:
         """A new one of our own. Raises OSError."""
-        path.parent.mkdir(0o700, parents=True, exist_ok=True)
+        spool = path.parent
+        missing = [each for each in (spool, *spool.parents) if not each.exists()]
+        spool.mkdir(0o700, parents=True, exist_ok=True)
         path.mkdir(0o700)
-        _sync(path.parent)  # or a power cut takes the folder with what was kept in it
+        for each in (path, *missing):  # or a power cut takes a folder with what was kept in it
+            _sync(each.parent)
         folder = cls.claim(path)
         if folder is None:  # somebody who looks for abandoned ones was faster; it holds nothing, and goes
             raise FileExistsError(17, "another process has it", str(path))
@@ -184,6 +187,7 @@ class SpoolFolder:
         """Put a mail out of the way, for a person to look at: where it is then. Raises OSError."""
         aside = self.path.parent / DAMAGED
         aside.mkdir(0o700, exist_ok=True)
+        _sync(aside.parent)
         there = aside / f"{self.path.name}-{number:0{_DIGITS}}"
         os.rename(self.mail(number), there)
         _sync(aside)

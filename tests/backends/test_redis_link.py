@@ -12,6 +12,7 @@ from hashlib import sha1
 
 import pytest
 import pytest_twisted
+from redis_house import server
 from servers import Redis, free_port, server_folder
 from spooled_samples import DEADLINE, until
 from twisted.internet import reactor
@@ -466,3 +467,27 @@ async def test_arguments_that_are_packed_already_stand_behind_the_others(redis):
             args = (7, Packed(2, [b"$0\r\n\r\n$256000\r\n", large, b"\r\n"]))
             assert await link.evalsha(script, ["one", "two"], args) == [2, 3, b"7", b"", large]
         assert await link.command("PING") == b"PONG"
+
+
+@pytest.mark.parametrize(
+    ("options", "password", "why"),
+    [
+        (("--requirepass", "right"), "wrong", "WRONGPASS"),
+        (("--requirepass", "right"), "", "NOAUTH"),
+        ((), "none-is-asked-for", "ERR AUTH"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_refuses_us_is_told_from_one_that_is_away(component, options, password, why):
+    component("redis-server")
+    with server(*options) as redis:
+        link = RedisLink(redis.url, reactor, password=password, timeout=2.0)
+        await link.start()
+        try:
+            await until(lambda: link.refused)
+            assert why in link.why
+            redis.kill()
+            await until(lambda: not link.refused)
+            assert not link.connected
+        finally:
+            await link.stop()
