@@ -47,7 +47,7 @@ class Call:
     result: int | None
 
 
-_LINE = re.compile(r"(\d+) +(?:\d+\.\d+ )?(.*)", re.DOTALL)
+_LINE = re.compile(r"(?:(\d+) +)?(?:\d+\.\d+ )?(.*)", re.DOTALL)
 _BEGUN = re.compile(r"(\w+)\((.*)", re.DOTALL)
 _RESUMED = re.compile(r"<\.\.\. (\w+) resumed>(.*)", re.DOTALL)
 _FILE = re.compile(r"(\d+)<((?:->|[^<>])*)>(.*)", re.DOTALL)
@@ -57,14 +57,14 @@ _INJECTED = "(INJECTED)"  # strace has answered it, and the system never heard o
 
 
 def read(lines: Iterable[str]) -> list[Call]:
-    """The calls in what strace -f -yy wrote, in the order in which they began."""
+    """The calls in what strace -yy wrote, in the order in which they began. Without -f it names no thread: it is 0."""
     calls: list[Call] = []
     open_calls: dict[int, int] = {}  # thread -> place in calls
     for place, line in enumerate(lines):
         match = _LINE.match(line.rstrip("\n"))
         if match is None:
             continue
-        thread, said = int(match[1]), match[2]
+        thread, said = int(match[1] or 0), match[2]
         if resumed := _RESUMED.match(said):
             at = open_calls.pop(thread, None)
             if at is not None:
@@ -95,7 +95,8 @@ class Trace:
     """strace, attached to threads of processes until ``detach``, or until all of them have ended.
 
     ``calls`` are the names that are followed (empty: all), ``whole`` says whether all threads of a process and what it
-    forks are, or no more than the one thread whose id was given. Raises ChildProcessError when it cannot attach.
+    forks are, or no more than the one thread whose id was given. In ``when=N`` each thread counts calls of each name by
+    itself. Raises ChildProcessError when it cannot attach.
     """
 
     def __init__(

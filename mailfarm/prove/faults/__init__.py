@@ -63,7 +63,7 @@ class Fault(ABC):
 
 def every() -> list[Fault]:
     """One of each fault."""
-    from . import failover, fences, kills, order, partitions, postgres, redis, sqlite, stops, swarm
+    from . import failover, fences, kills, order, partitions, postgres, redis, sqlite, stops, swarm, syscalls
 
-    modules = (kills, stops, partitions, fences, redis, failover, order, postgres, sqlite, swarm)
+    modules = (kills, stops, partitions, fences, redis, failover, order, postgres, sqlite, syscalls, swarm)
     return [fault for module in modules for fault in module.faults()]
