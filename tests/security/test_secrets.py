@@ -124,7 +124,7 @@ def day(
         said.secret(name, value)
         (files / name).write_text(value + "\n")
         stores[f"{name}_FILE"] = str(files / name)
-    for name in ("queue", "cache", "services"):
+    for name in ("queue", "cache", "services", "spool"):
         (folder / name).mkdir()
     with (
         Redis(folder / "queue", "--requirepass", SETTINGS["MAILFARM_QUEUE_PASSWORD"]) as queue,
@@ -132,10 +132,10 @@ def day(
         Cluster(folder / "services", postgres.new_database(), [queue.url], cache.url, **stores) as cluster,
     ):
         del cluster.settings["MAILFARM_API_FIRST_TOKEN"]
-        cluster.settings["MAILFARM_LOG_LEVEL"] = "debug"
+        cluster.settings |= {"MAILFARM_LOG_LEVEL": "debug", "MAILFARM_SPOOL": str(folder / "spool")}
         cluster.schema()
-        services = cluster.start("mx", "submission", "inbound", "sweep", "api", "live")
-        live_a_day(said, cluster, *services[:2], *services[4:])
+        services = cluster.start("mx", "submission", "inbound", "sweep", "api", "live", "spool")
+        live_a_day(said, cluster, *services[:2], *services[4:6])
         for service in services:
             for page in ("metrics", "healthz", "readyz"):
                 said.heard(f"{service.word} /{page}", service.status(page))
@@ -155,9 +155,9 @@ def day(
         for service in services:
             service.stop()
             said.heard(f"the log of {service.word}", service.log())
-        for path in [*queue.folder.rglob("*"), *cache.folder.rglob("*")]:
+        for path in [each for at in (queue.folder, cache.folder, folder / "spool") for each in at.rglob("*")]:
             if path.is_file():
-                said.heard(f"the disk of Redis ({path.name})", path.read_bytes().decode("latin-1"))
+                said.heard(f"the disk ({path.name})", path.read_bytes().decode("latin-1"))
     yield said, cluster
     shutil.rmtree(folder)
 
@@ -321,11 +321,11 @@ def test_everything_was_looked_at(day: tuple[Said, Cluster]) -> None:
     said, _ = day
     for where in ("the log of submission", "the log of api", "api /metrics", "SMTP wrong TLS", "mx environ"):
         assert len(said.answers[where]) > 20, where
-    for word in ("mx", "submission", "inbound", "sweep", "api", "live"):
+    for word in ("mx", "submission", "inbound", "sweep", "api", "live", "spool"):
         assert '"level":"info"' in said.answers[f"the log of {word}"]
     assert "535 5.7.8" in said.answers["SMTP wrong TLS"]
     assert "235 2.7.0" in said.answers["SMTP right TLS"]
-    assert any("disk of Redis" in where for where in said.answers)
+    assert any("the disk (" in where for where in said.answers)
 
 
 @pytest.mark.parametrize("form", [form for form, _ in forms("x" * SHORTEST)])
