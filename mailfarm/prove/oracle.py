@@ -124,7 +124,7 @@ class Verdict:
     wrong: list[str] = field(default_factory=list)
     """What else is wrong, a sentence each."""
     seconds: float = 0.0
-    """From the end of the traffic until every acknowledged message was readable."""
+    """From the end of the traffic until every acknowledged message was read."""
 
     @property
     def tally(self) -> Tally:
@@ -167,17 +167,18 @@ def judge(
     read: dict[str, dict[str, tuple[int, str, str]]] = defaultdict(dict)
     with api() as farm, ThreadPoolExecutor(THREADS) as pool:
         while True:
+            last = time.monotonic() - began > seconds  # reading takes its time: the last look begins after the deadline
             try:
                 _read_all(farm, mailboxes, read, pool)
             except FarmError as error:
-                if time.monotonic() - began > seconds:
+                if last:
                     verdict.wrong.append(f"the API could not be read: {error}")
                     break
                 time.sleep(0.5)
                 continue
             _count_copies(verdict, read)
             verdict.seconds = time.monotonic() - began
-            if verdict.seconds > seconds or not any(fate.lost for fate in verdict.fates.values()):
+            if last or not any(fate.lost for fate in verdict.fates.values()):
                 break
             time.sleep(0.3)
     for address in mailboxes:

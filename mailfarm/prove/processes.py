@@ -201,7 +201,7 @@ class Processes(Target):
         self._store("redis-cache", cache, "redis-cache")
         self._urls = {"DATABASE": postgres.new_database(), "CACHE": cache.url, "QUEUE": ",".join(queues)}
         self._prepare()
-        for kind in SERVICES:
+        for kind in (*SERVICES, *(["spool"] if self.options.spool else [])):
             for number in range(self._count(kind)):
                 self._service(kind, number)
         for part in self.parts:
@@ -273,6 +273,7 @@ class Processes(Target):
             "MAILFARM_API_FIRST_TOKEN": TOKEN,
             "MAILFARM_STORE_TIMEOUT": "2",
             "MAILFARM_LINGER": "0",
+            **({"MAILFARM_SPOOL": str(self._place("spool"))} if self.options.spool else {}),
             **self.options.settings,
         }
         done = subprocess.run(

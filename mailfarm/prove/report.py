@@ -101,7 +101,7 @@ class Report:
     """By kind of consumer: how many events it was told, again, not at all, and how often it was cut."""
     courses: list[Course] = field(default_factory=list)
     readable_after: float = 0.0
-    """The longest a target took from the end of its traffic until all that was acknowledged was readable, seconds."""
+    """The longest a target took from the end of its traffic until all that was acknowledged was read, seconds."""
     interrupted: bool = False
     require_all: bool = False
     _since: float = field(default_factory=time.monotonic)

@@ -24,11 +24,13 @@ class Options:
     ``replicas`` says how many there are of a kind (1); ``settings`` are every service's, as environment variables;
     ``redis_options`` and ``postgres_options`` are appended to the command lines of the queue's Redis and of Postgres;
     ``disks`` gives a part's folder a file system of its own: the options of a tmpfs, as in ``size=20m,nr_inodes=200``.
+    With ``spool`` listeners have a local spool, and there is a service of that name.
     ``program`` starts mailfarm, as in ``(sys.executable, "-m", "mailfarm")``, which is what empty means.
     """
 
     shards: int = 1
     sentinel: bool = False
+    spool: bool = False
     replicas: Mapping[str, int] = field(default_factory=dict)
     redis_options: tuple[str, ...] = ()
     postgres_options: tuple[str, ...] = ()

@@ -63,7 +63,8 @@ class Fault(ABC):
 
 def every() -> list[Fault]:
     """One of each fault."""
-    from . import failover, fences, kills, order, partitions, postgres, redis, sqlite, stops, swarm, syscalls
+    from . import failover, fences, kills, order, partitions, postgres, redis, spools, sqlite, stops, swarm, syscalls
 
-    modules = (kills, stops, partitions, fences, redis, failover, order, postgres, sqlite, syscalls, swarm)
+    stores = (redis, failover, spools, order, postgres, sqlite, syscalls)
+    modules = (kills, stops, partitions, fences, *stores, swarm)
     return [fault for module in modules for fault in module.faults()]
