@@ -91,7 +91,8 @@ def stack(deployed: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dep
         yield deployed
 
 
-ORDER = ("readme", "lab", "journey", "clients", "programs", "backup", "updates", "failures", "prove", "bad_start")
+QUIET = ("readme", "lab", "journey", "clients", "programs", "backup")
+LOUD = ("updates", "failures", "spool", "prove", "bad_start")
 """The README's commands want a fresh lab, and there is only one at a time; the rest goes from quiet to loud."""
 
 
@@ -100,7 +101,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The order in which the stack's tests run."""
     here = Path(__file__).parent
     ours = [item for item in items if item.path.parent == here]
-    names = [f"test_stack_{word}.py" for word in ORDER]
+    names = [f"test_stack_{word}.py" for word in QUIET + LOUD]
     ours.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else -1)
     places = [place for place, item in enumerate(items) if item.path.parent == here]
     for place, item in zip(places, ours, strict=True):

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from mailfarm.prove.docker import Node
-from mailfarm.prove.target import SERVICES, Target
+from mailfarm.prove.docker import DockerError, Node
+from mailfarm.prove.target import Target
 
 from . import Fault, NotHere, Tell
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 LEASES = 75.0
 """Seconds: longer than every lease; the longest is a worker's, a minute."""
-STORES = ("redis-queue", "redis-cache", "postgres")
+QUEUE = "redis-queue"
+STORES = (QUEUE, "redis-cache", "postgres")
 
 
 class Swarm(Fault):
@@ -58,10 +59,18 @@ class Kill(Swarm):
             by_service.setdefault(task.service, []).append(task)
         victims = [dice.choice(tasks) for _, tasks in sorted(by_service.items())]
         dice.shuffle(victims)
+        killed = 0
         for task in victims:
             time.sleep(dice.uniform(0, 1.5))
-            tell(f"kill {task.name}")
-            task.kill()
+            try:
+                task.kill()
+            except DockerError as error:  # it ended by itself, without one that was killed before
+                tell(f"not killed: {error}")
+            else:
+                tell(f"killed {task.name}")
+                killed += 1
+        if not killed:
+            raise DockerError("no container could be killed")
 
 
 class Pause(Swarm):
@@ -95,8 +104,11 @@ class Update(Swarm):
 
     def strike(self, stack: Stack, dice: random.Random, tell: Tell) -> None:
         """As in Fault."""
-        with ThreadPoolExecutor(len(SERVICES)) as pool:
-            took = list(pool.map(stack.update, SERVICES))
+        services = stack.services()
+        ours = next(service.image for service in services if service.name == "mx")
+        names = [service.name for service in services if service.image == ours]
+        with ThreadPoolExecutor(len(names)) as pool:
+            took = list(pool.map(stack.update, names))
         tell(f"updated in {max(took):.0f} s")
 
 
@@ -130,6 +142,26 @@ class Part(Swarm):
         tell(f"part {service.name} and {store.name}")
         with stack.parted(service, store):
             time.sleep(dice.choice(self.seconds))
+
+
+class Queues(Swarm):
+    """See ``says``."""
+
+    name = "swarm-queues"
+    says = "every shard of the queue is stopped at the same time, and started again"
+    short = False
+
+    def strike(self, stack: Stack, dice: random.Random, tell: Tell) -> None:
+        """As in Fault."""
+        shards = {service.name: service.wanted for service in stack.services() if service.name.startswith(QUEUE)}
+        if not any(shards.values()):
+            raise NotHere("the queue's servers are not the stack's own")
+        tell(f"stop {', '.join(shards)}")
+        try:
+            _scale(stack, dict.fromkeys(shards, 0))
+            time.sleep(dice.uniform(5, 15))
+        finally:
+            _scale(stack, shards)
 
 
 class PartLong(Part):
@@ -195,4 +227,4 @@ def _scale(stack: Stack, counts: dict[str, int]) -> None:
 
 def faults() -> list[Fault]:
     """One of each."""
-    return [Kill(), Update(), Scale(), Part(), Drain(), Power(), Pause(), PartLong()]
+    return [Kill(), Update(), Scale(), Part(), Drain(), Power(), Queues(), Pause(), PartLong()]
