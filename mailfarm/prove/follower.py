@@ -5,8 +5,8 @@
     python -m mailfarm.prove.follower < plan.json
 
 A process of its own. The first line of its standard input is the plan; it says ``following`` when all are. A second
-line gives for each mailbox the number of its last change: each consumer goes on until it has seen that one or
-``patience`` seconds have passed, and then it prints what it counted.
+line gives for each mailbox the number of its last change: each consumer goes on until it has seen that one or nothing
+new was seen for ``patience`` seconds, and then it prints what it counted.
 
 ``how`` is ``sse`` (GET …/events), ``websocket`` (/v1/events) or ``wait`` (one wait after the other). After a cut each
 goes on after the last change number it saw, as its kind of client does.
@@ -40,6 +40,8 @@ SILENCE = 15.0
 """Seconds without a word, though one is asked for or due, after which a connection counts as cut."""
 _MOST = 20
 """Errors of each kind that a consumer keeps."""
+MOST_PATIENCE = 5
+"""So many times the patience a consumer may take that goes on seeing something."""
 HOWS = ("sse", "websocket", "wait")
 
 
@@ -241,11 +243,11 @@ class Following:
         self._process.stdin.flush()
 
     def finish(self, last: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-        """Wait until all have seen the last change of their mailbox (by its id), or ``patience`` is over. What each
+        """Wait until all have seen the last change of their mailbox (by its id), or see nothing new any more. What each
         counted, by ``how`` and mailbox."""
         self._say(json.dumps(dict(last)))
         assert self._process is not None
-        said, _ = self._process.communicate(timeout=self.plan.patience + 60)
+        said, _ = self._process.communicate(timeout=MOST_PATIENCE * self.plan.patience + 60)
         found: dict[str, dict[str, Any]] = json.loads(said)
         return found
 
@@ -282,6 +284,20 @@ def resolved(host: str, addresses: Sequence[str]) -> Iterator[None]:
         socket.getaddrinfo = before
 
 
+async def _until_nothing_comes(
+    consumers: Sequence[Consumer], running: list[asyncio.Task[None]], patience: float
+) -> None:
+    """Wait for all to be done; give up when none of them has seen anything new for ``patience`` seconds: on a machine
+    that is busy one call after the other takes its time, and what is slow is not missed."""
+    saw, since, end = -1, time.monotonic(), time.monotonic() + MOST_PATIENCE * patience
+    while time.monotonic() < min(since + patience, end):
+        _, pending = await asyncio.wait(running, timeout=0.5)
+        if not pending:
+            return
+        if (now := sum(consumer.cursor for consumer in consumers)) > saw:
+            saw, since = now, time.monotonic()
+
+
 async def _run(plan: Plan) -> dict[str, dict[str, Any]]:
     consumers = [Consumer(plan, how, mailbox) for how, mailbox in plan.watched]
     running = [asyncio.create_task(consumer.run()) for consumer in consumers]
@@ -290,7 +306,7 @@ async def _run(plan: Plan) -> dict[str, dict[str, Any]]:
     last = json.loads(await asyncio.to_thread(sys.stdin.readline) or "{}")
     for consumer in consumers:
         consumer.last = int(last.get(consumer.mailbox, 0))
-    await asyncio.wait(running, timeout=plan.patience)
+    await _until_nothing_comes(consumers, running, plan.patience)
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
