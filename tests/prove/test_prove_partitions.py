@@ -26,6 +26,7 @@ def test_a_worker_that_stood_still_or_was_cut_off_longer_than_its_lease(
 ) -> None:
     component("redis-server"), component("postgres")
     proof = prove(tmp_path, "stop-inbound", "stop-redis-queue", "partition-inbound-redis-queue")
+    assert not proof.broke
     assert proof.verdict.clean, (proof.verdict.tally, proof.verdict)
     assert proof.verdict.tally.acknowledged > 50
     assert all(each.recovered is not None for each in proof.injected)
@@ -36,6 +37,7 @@ def test_a_fence_whose_lease_has_ended_ends_nothing(tmp_path: Path, component: C
     files first, it is in the mailbox once, and only the other one's fence has ended the entry."""
     component("redis-server"), component("postgres")
     proof = prove(tmp_path, "lease-lost-old-files-first", "lease-lost-new-files-first")
+    assert not proof.broke
     assert proof.verdict.clean, proof.verdict
     for each in proof.injected:
         assert "had ended" in each.told[0], each.told

@@ -108,6 +108,7 @@ class LeaseLost(Fault):
                 until(lambda: not fence(), WITHIN)  # filed, and ended
                 self._until_readable(target, letter.id)
                 old_to_database.heal()
+            to_queue.cut()  # what it says from here on, it says on connections that are listened to
             to_queue.heal()
             until(lambda: heard.answered, WITHIN)
             tell(f"{old.name} said {lost}, which had ended; {new.name} had {taken or 'ended it'}")
