@@ -63,10 +63,12 @@ def clean_environ() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("MAILFARM_")}
 
 
-def get(url: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
+def get(url: str, headers: Mapping[str, str] | None = None, timeout: float = 10) -> tuple[int, str]:
     """The code and text of a page; the code is 0 where nobody answers."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=dict(headers or {})), timeout=10) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, headers=dict(headers or {})), timeout=timeout
+        ) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:

@@ -63,8 +63,24 @@ class Fault(ABC):
 
 def every() -> list[Fault]:
     """One of each fault."""
-    from . import failover, fences, kills, order, partitions, postgres, redis, spools, sqlite, stops, swarm, syscalls
+    from . import (
+        clocks,
+        failover,
+        fences,
+        kills,
+        order,
+        partitions,
+        poison,
+        postgres,
+        redis,
+        spools,
+        sqlite,
+        stops,
+        swallowed,
+        swarm,
+        syscalls,
+    )
 
     stores = (redis, failover, spools, order, postgres, sqlite, syscalls)
-    modules = (kills, stops, partitions, fences, *stores, swarm)
+    modules = (kills, stops, partitions, fences, *stores, swallowed, poison, clocks, swarm)
     return [fault for module in modules for fault in module.faults()]
