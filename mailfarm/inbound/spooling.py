@@ -11,7 +11,6 @@ A put that failed may have been done all the same; what is spooled then has the 
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from contextlib import suppress
 from typing import Protocol
 
 from mailfarm.errors import QueueFull, QueueUnavailable
@@ -51,13 +50,16 @@ class SpoolingIntake:
 
     async def put(self, spooled: Spooled) -> None:
         """Returns when the mail would survive a crash. Raises QueueFull, QueueUnavailable."""
-        if self._spool.backlog:
-            with suppress(QueueFull, QueueUnavailable):
+        if not self._spool.backlog:
+            try:
+                await self._queue.put(spooled)
+            except QueueUnavailable:
                 await self._spool.put(spooled)
-                return
-            await self._queue.put(spooled)
             return
         try:
-            await self._queue.put(spooled)
-        except QueueUnavailable:
             await self._spool.put(spooled)
+        except (QueueFull, QueueUnavailable) as why:
+            try:
+                await self._queue.put(spooled)
+            except QueueUnavailable:
+                raise why from None  # what it says is of both

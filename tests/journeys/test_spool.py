@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -183,6 +184,41 @@ def test_past_its_cap_mail_is_refused_before_its_content(cluster: Cluster, shard
         shards[0].start()
         until(lambda: figure(mx, "entries") == 0, 30)
         ids(send(smtp, inbox, "after"))
+
+
+@pytest.fixture
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A disk of four megabytes."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small file system")
+    place = folder / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], check=True)
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)  # a process may still have its lock open
+
+
+def test_a_full_disk_is_foreseen_and_what_was_confirmed_is_not_lost(
+    cluster: Cluster, shards: list[Redis], small_disk: Path
+) -> None:
+    mx, inbound, api = cluster.start(
+        *("mx", "inbound", "api"), MAILFARM_SPOOL=str(small_disk / "spool"), MAILFARM_RESERVE="2M"
+    )
+    with Farm(api.url, cluster.token) as farm, session(mx) as smtp:
+        inbox = farm.create_mailbox()
+        ids(send(smtp, inbox, "first"))
+        inbox.wait_for(subject="first", timeout=30)
+        lose(shards, mx)
+        taken = 0
+        while (reply := send(smtp, inbox, f"mail {taken}", ("y" * 76 + "\r\n") * 2_500))[0] == 250:
+            taken += 1
+        assert (reply[0], reply[1][:5]) == (452, b"4.3.1")
+        assert 7 <= taken <= 11  # two megabytes of 195 KB each
+        assert "are kept in reserve" in mx.log()
+        shards[0].start()
+        until(lambda: figure(mx, "entries") == 0, 30)
+        until(lambda: len(subjects(inbox)) == taken + 1, 60)
+        assert inbound.process.poll() is None
 
 
 def test_what_a_put_that_failed_had_done_all_the_same_is_filed_once(cluster: Cluster, shards: list[Redis]) -> None:
