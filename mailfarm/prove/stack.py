@@ -69,7 +69,7 @@ class Task(Part):
         self._stack.until(gone, seconds, f"the end of {self.name}")
 
     def pause(self) -> None:
-        """As in Part. The Swarm replaces what is unhealthy for long."""
+        """As in Part. Docker asks nothing of a container that is paused, so the Swarm takes it for healthy."""
         container = self.container()
         self._stack.on(container, "pause", container.id)
         self._frozen = container

@@ -97,7 +97,7 @@ def ask(stack: Deployment, path: str) -> httpx.Response:
 
 
 def test_the_workers_stall_for_half_a_minute(stack: Deployment, table: Table, tmp_path: Path) -> None:
-    """Accepting does not wait for filing. Swarm replaces workers that are stuck, and others take their leases."""
+    """Accepting does not wait for filing. Nobody replaces them: Docker asks nothing of a container that is paused."""
     with trial(stack, table, tmp_path, "all workers stall for 30 s", seconds=150) as run:
         stalled = stack.replicas("inbound")
         began = time.monotonic()

@@ -78,19 +78,16 @@ class Pause(Swarm):
 
     name = "swarm-pause"
     short = False
-    says = "all workers stall for longer than every lease, or until the Swarm has replaced them"
+    says = "all workers stall for longer than every lease, and wake"
 
     def strike(self, stack: Stack, dice: random.Random, tell: Tell) -> None:
         """As in Fault."""
         tasks = stack.tasks("inbound")
-        stalled = {task.container() for task in tasks}
-        for task in tasks:
-            task.pause()
         try:
-            began = time.monotonic()
-            while time.monotonic() - began < LEASES and stalled & set(stack.swarm.containers(stack.stack, "inbound")):
-                time.sleep(0.5)
-            tell(f"stalled for {time.monotonic() - began:.0f} s")
+            for task in tasks:
+                tell(f"pause {task.name}")
+                task.pause()
+            time.sleep(LEASES)
         finally:
             for task in tasks:
                 task.resume()
@@ -134,11 +131,13 @@ class Part(Swarm):
     name = "swarm-part"
     says = "the network between a service and a store is cut, without a word to either"
     seconds: Sequence[float] = (5.0, 20.0)
+    services: Sequence[str] = ("mx", "submission", "inbound")
+    stores: Sequence[str] = STORES
 
     def strike(self, stack: Stack, dice: random.Random, tell: Tell) -> None:
         """As in Fault."""
-        service = dice.choice(stack.tasks("mx", "submission", "inbound"))
-        store = dice.choice([task for task in stack.tasks() if task.kind in STORES])
+        service = dice.choice(stack.tasks(*self.services))
+        store = dice.choice([task for task in stack.tasks() if task.kind in self.stores])
         tell(f"part {service.name} and {store.name}")
         with stack.parted(service, store):
             time.sleep(dice.choice(self.seconds))
@@ -168,9 +167,11 @@ class PartLong(Part):
     """See ``says``."""
 
     name = "swarm-part-long"
-    says = "the same, for longer than every lease"
+    says = "the network between a worker and a store is cut, for longer than every lease"
     short = False
     seconds = (LEASES,)
+    services = ("inbound",)
+    stores = (QUEUE, "postgres")
 
 
 class Drain(Swarm):
