@@ -23,7 +23,7 @@ from mailfarm.prove.child import runs
 from mailfarm.prove.command import Progress
 
 PLANTED = Path(__file__).with_name("planted")
-SECONDS = 400
+SECONDS = 600
 KILLED = "kill-mx", "kill-inbound"
 FENCE = "lease-lost-old-files-first"
 HASTE = ("--patience", "10", "--kills", "2", "--faults")
