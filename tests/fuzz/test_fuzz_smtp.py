@@ -34,9 +34,9 @@ lines = st.one_of(text, st.sampled_from([b"", b".", b"..", b". ", b".x", b"QUIT"
 content = st.one_of(
     st.lists(lines, max_size=8).map(lambda some: b"".join(line + b"\r\n" for line in some)),
     st.just(b"y" * 70 + b"\r\n").map(lambda line: line * 50),
-    st.sampled_from([b"\n", b"\r", b"\0", b"a\n.\nb\r\n", b"a\r\n.\rb\r\n", b"\r\r\n", b"a\n.\r\nb\r\n"]),
 )
-names = st.sampled_from(["", *(f"{name}@c.example" for name in ("a", "full", "reject", "defer", "nobody"))])
+never_content = st.sampled_from([b"\n", b"\r", b"\0", b"a\n.\nb\r\n", b"a\r\n.\rb\r\n", b"\r\r\n", b"a\n.\r\nb\r\n"])
+names = st.sampled_from(["", *(f"{name}@c.example" for name in ("a", "b", "full", "reject", "defer", "nobody"))])
 sizes = st.sampled_from([0, 10, MAX_SIZE, MAX_SIZE + 1])
 malformed = st.sampled_from([b"FROM:a@c", b"", b"FROM:<a@c> SIZE=x", b"FROM:<a b@c>", b"TO:<a@c>"])
 last_words = st.sampled_from(
@@ -136,6 +136,11 @@ class Session(RuleBasedStateMachine):
             wire = stuffed(data)
             self.wire += wire
             self.expected += self.model.content(data if data.endswith(b"\r\n") or not data else data + b"\r\n")
+
+    @precondition(lambda self: not self.model.closed and self.steps > 20)
+    @rule(data=never_content)
+    def data_that_ends_the_session(self, data: bytes) -> None:
+        self.data(data)
 
     @precondition(lambda self: not self.model.closed)
     @rule(data=st.one_of(text, st.just(b"z" * 1500), st.just(b"a\r\nb\r\n"), st.just(b".\r\n")), last=st.booleans())
