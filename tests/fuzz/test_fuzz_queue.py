@@ -148,6 +148,11 @@ class Machine(RuleBasedStateMachine):
         """The entry of a fence that is good: nobody else was given it, and it was not set aside."""
         return next((each for each in self.entries if each.fence == fence and each.state != "aside"), None)
 
+    def some_fence(self) -> st.SearchStrategy[str]:
+        """A good one as a rule, and now and then any that ever was."""
+        good = [each.fence for each in self.entries if each.fence and each.state != "aside"]
+        return st.sampled_from(good * 3 + self.fences) if good else st.sampled_from(self.fences)
+
     # rules
 
     @rule(size=st.sampled_from([0, 1, 100, CHUNK, CHUNK + 1]))
@@ -188,7 +193,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.fences)
     @rule(data=st.data())
     def extend(self, data: st.DataObject) -> None:
-        fence = data.draw(st.sampled_from(self.fences))
+        fence = data.draw(self.some_fence())
         known = self.held(fence)
         if known is None:
             with pytest.raises(LeaseLost):
@@ -200,7 +205,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.fences)
     @rule(data=st.data(), many=st.integers(1, 3))
     def done(self, data: st.DataObject, many: int) -> None:
-        fences = [data.draw(st.sampled_from(self.fences)) for _ in range(many)]
+        fences = [data.draw(self.some_fence()) for _ in range(many)]
         self.do(self.queue.done(fences))
         for fence in fences:
             if (known := self.held(fence)) is not None:
@@ -210,7 +215,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.fences)
     @rule(data=st.data(), after=st.sampled_from([0.0, PAUSE]))
     def fail(self, data: st.DataObject, after: float) -> None:
-        fence = data.draw(st.sampled_from(self.fences))
+        fence = data.draw(self.some_fence())
         known = self.held(fence)
         if known is None:
             with pytest.raises(LeaseLost):
@@ -224,7 +229,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.fences)
     @rule(data=st.data(), reason=st.sampled_from(["", "held"]), after=st.sampled_from([0.0, PAUSE]))
     def give_back(self, data: st.DataObject, reason: str, after: float) -> None:
-        fence = data.draw(st.sampled_from(self.fences))
+        fence = data.draw(self.some_fence())
         known = self.held(fence)
         self.do(self.queue.give_back([fence], reason, after))
         if known is not None:
