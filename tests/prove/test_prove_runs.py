@@ -108,7 +108,7 @@ def test_a_fence_that_nobody_looks_at_is_found(tmp_path: Path) -> None:
 
 
 def test_without_a_defect_the_same_is_proved(tmp_path: Path) -> None:
-    words = ["--kills", "4", "--faults", *KILLED, FENCE, "spool-kill"]
+    words = ["--kills", "4", "--faults", *KILLED, FENCE]
     code, report, said = prove(*words, folder=tmp_path)
     assert code == 0, said
     assert report["findings"] == []
