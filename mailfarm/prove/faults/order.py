@@ -18,6 +18,7 @@ from mailfarm.prove.trace import HEARS, SENDS, SYNCS, Call, Trace
 from mailfarm.sdk import Farm
 
 from . import Fault, Tell
+from .queued import READABLE
 from .redis import EVERYSEC
 
 MESSAGES = 8
@@ -70,7 +71,7 @@ class Order(Fault):
         if attempt.outcome != "acked":
             return False
         with Farm(target.url, target.token or None, timeout=30) as farm:
-            farm.mailbox(attempt.to).wait_for(subject=letter.id, timeout=30)
+            farm.mailbox(attempt.to).wait_for(subject=letter.id, timeout=READABLE)
         return True
 
     def judge_more(self, target: Target, verdict: Verdict) -> list[str]:

@@ -8,6 +8,10 @@ from collections.abc import Callable, Iterator
 
 from mailfarm.prove.target import Target
 
+READABLE = 120.0
+"""Seconds until a message is readable, at most. An entry whose take was not heard, on a busy machine, waits for the end
+of its lease."""
+
 
 @contextlib.contextmanager
 def queued(target: Target) -> Iterator[None]:

@@ -28,7 +28,7 @@ from mailfarm.prove.trace import SENDS, Call, Trace
 from mailfarm.sdk import Farm
 
 from . import Fault, Tell
-from .queued import until
+from .queued import READABLE, until
 
 SAMPLE = 4
 """Calls of a run that is not thorough."""
@@ -135,7 +135,7 @@ class Syscalls(Fault):
 
     def _readable(self, target: Target, letter: Letter) -> None:
         with Farm(target.url, target.token or None, timeout=30) as farm:
-            farm.mailbox(letter.to[0]).wait_for(subject=letter.id, timeout=30)
+            farm.mailbox(letter.to[0]).wait_for(subject=letter.id, timeout=READABLE)
 
 
 def _last(calls: Sequence[Call]) -> str:
