@@ -134,9 +134,10 @@ class Flood(threading.Thread):
                 except TimeoutError:
                     self.stalled.set()
         if self._reads:
+            told = self._stop_it.is_set()  # then nobody waits for what is still on its way
             with suppress(OSError):
-                sock.shutdown(socket.SHUT_WR)
-            reader.join(WITHIN)
+                sock.shutdown(socket.SHUT_RDWR if told else socket.SHUT_WR)
+            reader.join(6 * WITHIN)
 
     def _read(self) -> None:
         while True:
