@@ -19,6 +19,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
@@ -31,6 +32,8 @@ _DIGITS: Final = 19
 _FOLDER: Final = re.compile(r"[a-z]+-[0-9a-z]{26}")
 _MAIL: Final = re.compile(rf"[0-9]{{{_DIGITS}}}")
 _BLOCK: Final = 4096
+_TRIES: Final = 200
+_PAUSE: Final = 0.02
 
 
 def on_disk(octets: int) -> int:
@@ -92,13 +95,15 @@ class SpoolFolder:
         spool = path.parent
         missing = [each for each in (spool, *spool.parents) if not each.exists()]
         spool.mkdir(0o700, parents=True, exist_ok=True)
-        path.mkdir(0o700)
-        for each in (path, *missing):  # or a power cut takes a folder with what was kept in it
-            _sync(each.parent)
-        folder = cls.claim(path)
-        if folder is None:  # somebody who looks for abandoned ones was faster; it holds nothing, and goes
-            raise FileExistsError(17, "another process has it", str(path))
-        return folder
+        for _ in range(_TRIES):
+            path.mkdir(0o700, exist_ok=True)
+            folder = cls.claim(path)
+            if folder is not None:
+                for each in (path, *missing):  # or a power cut takes a folder with what was kept in it
+                    _sync(each.parent)
+                return folder
+            time.sleep(_PAUSE)  # who looks for abandoned ones was faster; it finds nothing, and takes it away
+        raise FileExistsError(17, "another process has it", str(path))
 
     @classmethod
     def claim(cls, path: Path) -> Self | None:

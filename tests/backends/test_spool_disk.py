@@ -8,6 +8,8 @@ import random
 import resource
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
@@ -367,3 +369,27 @@ async def test_what_the_disk_did_not_sync_is_not_confirmed_and_nothing_is_left_o
         if len(hit) == 2:
             break
     assert hit == {True, False}
+
+
+def test_a_folder_is_ones_own_also_beside_somebody_who_takes_what_is_abandoned(tmp_path):
+    """Who looks for abandoned folders may find a new one before its owner holds it."""
+    ended = threading.Event()
+
+    def take_and_let_go():
+        while not ended.is_set():
+            for path in spool_folder.others(tmp_path, []):
+                if folder := spool_folder.SpoolFolder.claim(path):
+                    folder.let_go()
+
+    with ThreadPoolExecutor(4) as pool:
+        looking = [pool.submit(take_and_let_go) for _ in range(3)]
+        try:
+            for _ in range(300):
+                folder = spool_folder.SpoolFolder.make(tmp_path / f"mx-{IDS.new()}")
+                assert folder.path.is_dir()
+                assert spool_folder.SpoolFolder.claim(folder.path) is None
+                folder.let_go()
+        finally:
+            ended.set()
+        for each in looking:
+            each.result()
