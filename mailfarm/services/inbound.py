@@ -54,11 +54,11 @@ DIAGNOSTICS
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore, gatherResults
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -67,7 +67,7 @@ from mailfarm.config import InboundSettings
 from mailfarm.errors import LeaseLost
 from mailfarm.ids import Ids
 from mailfarm.inbound.pipeline import Pipeline, said
-from mailfarm.ports import Bus, Database, Queue
+from mailfarm.ports import Attempt, Bus, Database, Queue
 
 T = TypeVar("T")
 
@@ -77,7 +77,10 @@ WAIT = 30.0
 IN_MEMORY = 64 * 1024 * 1024
 """Octets of content that stand in memory at once."""
 AFTER_TROUBLE = 1.0
-"""Seconds until the queue is asked again when it did not answer."""
+"""Seconds until the queue is asked again when it did not answer, and until what must be alone is taken again."""
+LOST_TOGETHER = 2
+"""Tries of an entry beside others. From then on nothing else is in this process with it: if its worker dies of it,
+nobody else's mail has used up a try."""
 
 
 class Inbound:
@@ -105,6 +108,9 @@ class Inbound:
         self._workers = workers
         self._stopping = False
         self._running: list[Deferred[None]] = []
+        self._turns = DeferredSemaphore(workers)
+        self._takes: set[Deferred[Sequence[Attempt]]] = set()
+        self._alone = False
         self._waits: set[Deferred[Any]] = set()  # what stop() need not wait for
         self._behind: set[Deferred[None]] = set()  # and what it waits for last
         self._pipeline = Pipeline(queue=queue, database=database, bus=bus, ids=ids, room=_Room(in_memory), host=self)
@@ -135,22 +141,63 @@ class Inbound:
 
     async def _work(self) -> None:
         while not self._stopping:
+            await self._turns.acquire()
             try:
-                taken = self._queue.take(self._settings.batch, self._settings.lease, WAIT)
-                attempts = await self._unless_stopped(taken)
-            except CancelledError:
-                continue
-            except Exception:
-                self.log.failure("the queue does not answer; it is asked again")
-                await self.pause(AFTER_TROUBLE)
-                continue
-            if not attempts:
-                continue
+                if not self._stopping:
+                    await self._turn()
+            finally:
+                self._turns.release()
+
+    async def _turn(self) -> None:
+        try:
+            attempts = await self._take()
+        except CancelledError:
+            return
+        except Exception:
+            self.log.failure("the queue does not answer; it is asked again")
+            await self.pause(AFTER_TROUBLE)
+            return
+        if any(attempt.tries > LOST_TOGETHER for attempt in attempts):
+            await self._work_alone(attempts)
+        elif attempts:
+            await self._work_on(attempts)
+
+    async def _take(self) -> Sequence[Attempt]:
+        taking = Deferred.fromCoroutine(_await(self._queue.take(self._settings.batch, self._settings.lease, WAIT)))
+        self._takes.add(taking)
+        try:
+            return await self._unless_stopped(taking)
+        finally:
+            self._takes.discard(taking)
+
+    async def _work_alone(self, attempts: Sequence[Attempt]) -> None:
+        """Nothing else is taken or worked on in this process meanwhile: it may die of these."""
+        fences = [attempt.fence for attempt in attempts]
+        if self._alone:
+            await self._queue.give_back(fences, after=AFTER_TROUBLE)
+            return
+        self._alone = True
+        self._pipeline.held |= set(fences)  # their leases last while we wait for the others
+        try:
+            turns = [self._turns.acquire() for _ in range(self._workers - 1)]  # before who is cancelled asks again
+            for taking in tuple(self._takes):
+                taking.cancel()
+            for turn in turns:
+                await turn
             try:
-                await self._pipeline.work(attempts)
-            except Exception:  # a loop that must live: the leases end, and the entries come again
-                self.log.failure("a batch of {count} was given up", count=len(attempts))
-                await self.pause(AFTER_TROUBLE)
+                await self._work_on(attempts)
+            finally:
+                for _ in range(self._workers - 1):
+                    self._turns.release()
+        finally:
+            self._alone = False
+
+    async def _work_on(self, attempts: Sequence[Attempt]) -> None:
+        try:
+            await self._pipeline.work(attempts)
+        except Exception:  # a loop that must live: the leases end, and the entries come again
+            self.log.failure("a batch of {count} was given up", count=len(attempts))
+            await self.pause(AFTER_TROUBLE)
 
     async def _unless_stopped(self, awaitable: Awaitable[T]) -> T:
         """Wait, but no longer than until the service stops: then raise CancelledError."""

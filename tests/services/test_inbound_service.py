@@ -511,3 +511,31 @@ async def test_parts_of_a_batch_that_cannot_be_finished_go_back_when_it_stops(wo
     assert (depth.waiting, depth.leased, depth.aside) == (5, 0, 0)
     (attempt, *_) = await works.queue.take(5, 60.0)
     assert attempt.tries == 1, "none of them was a try"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_lost_twice_is_alone_in_its_process(works, monkeypatch):
+    """If its worker dies of one of them, nobody else's mail has used up a try; also not another one's that was lost
+    twice, because it was beside it before."""
+    house = works.house
+    mailbox = await house.mailbox()
+    for number in range(2):
+        await works.put(mailbox, f"Subject: lost twice {number}\r\n\r\nx".encode())
+    for tries in (1, 2):
+        lost = []
+        while len(lost) < 2:
+            lost += await works.queue.take(2, 0.01, 1.0)
+        assert [attempt.tries for attempt in lost] == [tries] * 2
+    beside, real = {}, pipeline.to_file
+
+    def to_file(packer, spooled, parsed, content):
+        beside[content.split(b"\r\n")[0]] = len(service._pipeline.held)
+        return real(packer, spooled, parsed, content)
+
+    monkeypatch.setattr(pipeline, "to_file", to_file)
+    service = await works.start()
+    for number in range(5):
+        await works.put(mailbox, f"Subject: ordinary {number}\r\n\r\nx".encode())
+    assert (await works.empty()).aside == 0
+    assert len((await house.list(mailbox)).messages) == 7
+    assert [beside[f"Subject: lost twice {number}".encode()] for number in range(2)] == [1, 1]
