@@ -19,6 +19,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -41,6 +42,7 @@ from .spool_read import Kept, read
 
 T = TypeVar("T")
 
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _AGE: Final = 1.0  # seconds for which a look at the disk is good
 _THREADS: Final = 3  # one keeps, one writes large content, one reads
 
@@ -85,6 +87,7 @@ class DiskSpool:
         self._own: _Held | None = None
         self._held: list[_Held] = []
         self._left: set[Path] = set()  # what only a newer mailfarm can read
+        self._closed: set[Path] = set()  # what cannot be looked into, which is said once
         self._entries = 0  # of our own, those under way included
         self._octets = 0
         self._keeping: Keeping | None = None
@@ -94,18 +97,28 @@ class DiskSpool:
         self._metrics = SpoolMetrics(registry, lambda: self.depth[0], lambda: self.depth[1], self.oldest_age)
 
     async def start(self) -> None:
-        """Make the folder, and take over what has no owner. Raises ConfigurationError."""
+        """Make the folder, and take over what has no owner: that also where the disk is full, or it would stay so.
+        Raises ConfigurationError."""
         self._pool.start()
         try:
-            folder = await self._run(lambda: SpoolFolder.make(self.path / self._owner))
-            self._own = _Held(folder, own=True)
-            self._held.append(self._own)
-            self._keeping = Keeping(folder, self._run, self._clock)
+            try:
+                await self._open()
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                _log.warn("mail cannot be kept in {folder} yet: {why}", folder=str(self.path), why=error.strerror)
             await self.adopt()
         except OSError as error:
             await self.stop()
             why = error.strerror or str(error)
             raise ConfigurationError([f"MAILFARM_SPOOL: mail cannot be kept in {self.path}: {why}"]) from None
+
+    async def _open(self) -> None:
+        """Have a folder of our own. Raises OSError."""
+        folder = await self._run(lambda: SpoolFolder.make(self.path / self._owner))
+        self._own = _Held(folder, own=True)
+        self._held.append(self._own)
+        self._keeping = Keeping(folder, self._run, self._clock)
 
     async def stop(self) -> None:
         """Let go of all folders, once what is being kept is. What waits in them waits for who comes. Idempotent."""
@@ -208,14 +221,29 @@ class DiskSpool:
     # Draining
 
     async def adopt(self) -> int:
-        """Take over what processes that have ended left: how many mails. Raises OSError."""
+        """Take over what processes that have ended left: how many mails. Raises OSError when nothing can be looked at;
+        a folder that cannot is passed over, and tried again the next time."""
+        if self._own is None:
+            with suppress(OSError):
+                await self._open()
         known = [each.folder.path for each in self._held]
         adopted = 0
         for path in await self._run(lambda: others(self.path, [*known, *self._left])):
-            folder = await self._run(lambda path=path: SpoolFolder.claim(path))  # type: ignore[misc]
-            if folder is None:
+            try:
+                claimed = await self._run(lambda path=path: _claimed(path))  # type: ignore[misc]
+            except OSError as error:
+                if path not in self._closed:
+                    self._closed.add(path)
+                    _log.error(
+                        "{folder} cannot be looked into, and mail in it waits: {why}",
+                        folder=str(path),
+                        why=error.strerror or str(error),
+                    )
                 continue
-            mails, unfinished = await self._run(folder.found)
+            self._closed.discard(path)
+            if claimed is None:
+                continue
+            folder, mails, unfinished = claimed
             if unfinished:
                 _log.info(
                     "{count} unfinished files in {folder} were removed: nobody was told that we had them",
@@ -293,12 +321,15 @@ class DiskSpool:
         )
 
     async def forget(self, mails: Sequence[Kept]) -> None:
-        """They are in the queue. Raises OSError: then they are drained once more, and filed once."""
+        """They are in the queue. Raises OSError: then who takes the folder over drains them once more, and they are
+        filed once; here what is behind them is next."""
         for held in tuple(self._held):
             numbers = [mail.number for mail in mails if mail.place == held.folder.path]
             if numbers:
-                await self._run(lambda: held.folder.remove(numbers))  # noqa: B023 - awaited here
-                self._forget(held, set(numbers))
+                try:
+                    await self._run(lambda: held.folder.remove(numbers))  # noqa: B023 - awaited here
+                finally:
+                    self._forget(held, set(numbers))
                 self._metrics.drained.inc(len(numbers))
 
     async def set_aside(self, mail: Kept, why: str) -> None:
@@ -328,8 +359,20 @@ class DiskSpool:
         return done
 
 
+def _claimed(path: Path) -> tuple[SpoolFolder, list[tuple[int, int]], int] | None:
+    """In a thread: a folder that has no living owner, and what was found in it. Raises OSError, and holds nothing."""
+    folder = SpoolFolder.claim(path)
+    if folder is None:
+        return None
+    try:
+        return folder, *folder.found()
+    except BaseException:
+        folder.let_go()  # or nobody could have it for as long as we live
+        raise
+
+
 def _translated(error: OSError, path: Path) -> QueueFull | QueueUnavailable:
     why = error.strerror or os.strerror(error.errno or 0)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _FULL:
         return QueueFull(f"no queue takes mail, and the disk of {path} is full: {why}")
     return QueueUnavailable(f"no queue takes mail, and it cannot be kept in {path}: {why}")

@@ -99,8 +99,12 @@ class SpoolFolder:
             path.mkdir(0o700, exist_ok=True)
             folder = cls.claim(path)
             if folder is not None:
-                for each in (path, *missing):  # or a power cut takes a folder with what was kept in it
-                    _sync(each.parent)
+                try:
+                    for each in (path, *missing):  # or a power cut takes a folder with what was kept in it
+                        _sync(each.parent)
+                except BaseException:
+                    folder.let_go()
+                    raise
                 return folder
             time.sleep(_PAUSE)  # who looks for abandoned ones was faster; it finds nothing, and takes it away
         raise FileExistsError(17, "another process has it", str(path))

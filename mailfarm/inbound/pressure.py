@@ -16,8 +16,8 @@ less                                    half as much again, or none any more if 
 twice too far (2.0)                     nobody's: mail hears 451, and who connects hears 421
 ======================================  ===================================================
 
-Between these lies its hysteresis. Listeners do not talk to each other: all hear of the same queue, and come to about
-the same share.
+Between these lies its hysteresis. After ``FORGOTTEN`` seconds in which nobody came everybody is let in. Listeners do
+not talk to each other: all hear of the same queue, and come to about the same share.
 
 Shares are a group's: an account, a client's network. Its members, credentials, have equal parts of it, and each at
 least one message a second. What was counted is forgotten each second, so it is bounded by what came in two of them.
@@ -35,6 +35,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from mailfarm.errors import QueueBehind
 
 PAUSE: Final = 1.0
+FORGOTTEN: Final = 10.0
 LESS: Final = 0.5
 MORE: Final = 1.1
 MUCH_MORE: Final = 1.5
@@ -133,6 +134,8 @@ class Pressure:
         if now < self._ends:
             return
         quiet = now >= self._ends + _SECOND  # a whole second in which nobody came
+        if now >= self._ends + FORGOTTEN:
+            self._by = 0.0  # how far behind it was then says nothing of now
         self._ends = now + _SECOND
         if self._by >= 1.0:
             self._less()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -132,6 +133,26 @@ async def test_some_of_a_window_may_stay_and_keep_their_place(tmp_path, start):
     assert [id for id, _ in await drained(spool)] == [mails[number].id for number in (0, 2, 4, 5)]
 
 
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_removed_holds_nothing_up_and_comes_again_with_the_next_process(tmp_path, start):
+    first = made(tmp_path)
+    await first.start()
+    mails = [spooled() for _ in range(3)]
+    for mail in mails:
+        await first.put(mail)
+    window = await first.oldest(2, ALL)
+    stuck, away = files(tmp_path)[0], tmp_path / "away"
+    stuck.rename(away)
+    stuck.mkdir()  # a disk that cannot unlink it
+    with pytest.raises(OSError, match="directory"):
+        await first.forget(window)
+    assert [mail.spooled.id for mail in await first.oldest(2, ALL)] == [mails[2].id]
+    await first.stop()
+    stuck.rmdir()
+    away.rename(stuck)
+    assert [id for id, _ in await drained(await start(tmp_path))] == [mail.id for mail in mails]
+
+
 # --- room ------------------------------------------------------------------------------------------------------------
 @pytest_twisted.ensureDeferred
 async def test_past_a_cap_there_is_no_room_before_and_after_the_content(tmp_path, start):
@@ -207,6 +228,28 @@ async def test_so_does_one_that_has_no_room_for_another_file(tiny, start):
         kept += 1
     assert 30 <= kept < 40
     assert len(await drained(spool)) == kept
+
+
+@pytest_twisted.ensureDeferred
+async def test_where_there_is_no_room_at_the_start_what_is_there_is_drained_and_then_there_is(tiny, start):
+    first = made(tiny)
+    await first.start()
+    mail = spooled()
+    await first.put(mail)
+    await first.stop()
+    others = 0
+    with suppress(OSError):
+        while True:
+            (tiny / f"other{others}").touch()
+            others += 1
+    spool = await start(tiny)
+    with pytest.raises(QueueUnavailable):
+        await spool.put(spooled())
+    assert [id for id, _ in await drained(spool)] == [mail.id]
+    (tiny / "other0").unlink()
+    (tiny / "other1").unlink()
+    await spool.adopt()
+    await spool.put(spooled())
 
 
 @pytest_twisted.ensureDeferred
@@ -316,6 +359,28 @@ async def test_a_living_owner_keeps_its_folder_and_an_empty_one_goes_with_it(tmp
     assert len(await drained(other)) == 1
     await other.stop()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_folder_that_cannot_be_looked_into_keeps_nobody_from_the_others_and_is_tried_again(tmp_path, start):
+    mails, folders = [], []
+    for _ in range(3):
+        spool = made(tmp_path)
+        await spool.start()
+        mails.append(spooled())
+        await spool.put(mails[-1])
+        folders.append(files(tmp_path)[-1].parent)
+        await spool.stop()
+    unfinished = folders[0] / "1.part"
+    unfinished.mkdir()  # cannot be removed
+    (folders[1] / "lock").unlink()
+    (folders[1] / "lock").mkdir()  # cannot be locked
+    spool = await start(tmp_path)
+    assert [id for id, _ in await drained(spool)] == [mails[2].id]
+    unfinished.rmdir()
+    (folders[1] / "lock").rmdir()
+    assert await spool.adopt() == 2
+    assert [id for id, _ in await drained(spool)] == [mail.id for mail in mails[:2]]
 
 
 @pytest_twisted.ensureDeferred

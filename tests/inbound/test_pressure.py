@@ -155,3 +155,20 @@ def test_a_network_that_has_had_its_share_is_not_greeted_and_others_are() -> Non
     assert door.share == 1.0
     assert not door.may_come("192.0.2.1")
     assert door.may_come("192.0.2.2")
+
+
+def test_how_far_behind_the_queue_was_an_hour_ago_refuses_nobody() -> None:
+    now = [10.0]
+    told: list[str] = []
+    door = Pressure("mx", lambda: now[0], CollectorRegistry(), told.append)
+    door.behind(QueueBehind("behind", 1.1))  # then nobody comes any more
+    now[0] += 3600.0
+    assert all(door.may(Sender("a", "a"), count=True) for _ in range(5))
+    assert told == []
+    door.behind(QueueBehind("behind", 1.1))
+    now[0] += 1.0
+    assert not all(door.may(Sender("a", "a"), count=True) for _ in range(5))
+    door.behind(QueueBehind("behind", 1.2))
+    now[0] += 3600.0
+    assert all(door.may(Sender("a", "a"), count=True) for _ in range(5))
+    assert door.none
