@@ -140,7 +140,10 @@ def test_a_third_shard_is_as_the_second(stack: dict[str, Any]) -> None:
         second["deploy"]["replicas"] = replicas
     urls = re.match(r"\$\{MAILFARM_QUEUE_URL:-(.+)\}$", stack["services"]["mx"]["environment"]["MAILFARM_QUEUE_URL"])
     assert urls
-    for name in ("mx", "submission", "inbound", "spool"):
+    users = {name for name, each in ours(stack).items() if "MAILFARM_QUEUE_URL" in each.get("environment", {})}
+    assert {"mx", "submission", "inbound", "spool", "api"} <= users
+    assert users == {name for name, each in more["services"].items() if "environment" in each}
+    for name in users:
         url = more["services"][name]["environment"]["MAILFARM_QUEUE_URL"]
         assert url == f"{urls[1]},redis://mailfarm@redis-queue-3:6379/0"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.metadata
 import importlib.util
+import json
 import subprocess
 from pathlib import Path
 from types import ModuleType
@@ -80,6 +81,19 @@ def test_an_sbom_of_something_else_is_noticed(audit: ModuleType) -> None:
     assert audit.differs({"components": [component]}, {"alpha": "1.1"})
     assert audit.differs({"components": [component]}, WANTED)
     assert audit.differs({}, WANTED)
+
+
+def test_an_sbom_of_an_earlier_run_is_not_judged(
+    audit: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tools that are there and do not run leave what the last run has written."""
+    (tmp_path / "tools").write_text(" ".join(audit.TOOLS))
+    there = [{"name": name, "version": version} for name, version in audit.locked(audit.LOCK.read_text()).items()]
+    sbom = tmp_path / "sbom.json"
+    sbom.write_text(json.dumps({"components": there}))
+    for name, value in {"ROOT": tmp_path, "VENV": tmp_path, "SBOM": sbom}.items():
+        monkeypatch.setattr(audit, name, value)
+    assert audit.main() == audit.UNSAFE
 
 
 def test_ci_asks_and_stops_at_a_finding(tmp_path: Path) -> None:

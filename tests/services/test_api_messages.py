@@ -356,7 +356,11 @@ async def test_refusals_are_kept_for_their_account_alone(farm):
     found = (await ask("GET", f"/v1/mailboxes/{box['id']}/refusals")).json["refusals"]
     assert [one["text"] for one in found] == [str(number) for number in range(20, 120)]
     assert (await ask("GET", "/v1/refusals?address=ann@mailfarm.test")).json["refusals"] == found
-    assert (await ask("GET", "/v1/refusals")).status == 400
+    for query in ("", "?", "?address="):
+        missing = await ask("GET", f"/v1/refusals{query}")
+        assert (missing.status, missing.problem, missing.json["name"]) == (400, "invalid-value", "address")
+    (parameter,) = (await ask("GET", "/v1/openapi.json")).json["paths"]["/v1/refusals"]["get"]["parameters"]
+    assert (parameter["required"], "default" in parameter["schema"]) == (True, False)
 
 
 @ensure

@@ -28,7 +28,8 @@ DESCRIPTION
     A wait is a request that is answered late; how many waits and event streams may be open at once has a cap. They end
     with the token they came with: at once when it is revoked, or within five seconds where the bus has lost it.
 
-    By itself it needs the cache and the database: see mailfarm help process.
+    By itself it needs the cache and the database: see mailfarm help process. What is below /v1/queue needs
+    MAILFARM_QUEUE_URL as well; without it, or while the queue is away, that alone is answered 503.
 
 SETTINGS
     MAILFARM_API_LISTEN       where to serve HTTP

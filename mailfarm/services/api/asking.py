@@ -25,7 +25,8 @@ LARGEST = 2**53 - 1  # what every JSON reader counts to exactly (RFC 8259 §6)
 class Field:
     """One query parameter or one member of a body.
 
-    ``least`` and ``most`` bound numbers, the length of texts and the number of ids. ``nullable`` is for members only.
+    ``least`` and ``most`` bound numbers, the length of texts and the number of ids. ``nullable`` is for members only,
+    ``required`` for parameters.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Field:
     most: int = LARGEST
     choices: tuple[str, ...] = ()
     nullable: bool = False
+    required: bool = False
     example: Any = None
 
     def schema(self) -> dict[str, Any]:
@@ -138,11 +140,20 @@ class Body:
 
 
 def read_query(raw: bytes, fields: Sequence[Field]) -> dict[str, Any]:
-    """The values of the query ``raw`` (what stands behind ``?``), with the default of each one that is not there."""
+    """The values of the query ``raw`` (what stands behind ``?``), with the default of each one that is not there.
+    Raises Problem, also where a required one is not there, or empty."""
     values = {field.name: field.default for field in fields}
-    if not raw:
-        return values
     known = {field.name: field for field in fields}
+    _read_pairs(raw, known, values)
+    for field in fields:
+        if field.required and values[field.name] in (None, ""):
+            raise Problem("invalid-value", f"{field.name} is missing", name=field.name)
+    return values
+
+
+def _read_pairs(raw: bytes, known: Mapping[str, Field], values: dict[str, Any]) -> None:
+    if not raw:
+        return
     try:
         pairs = parse_qsl(
             raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS, separator="&"
@@ -159,7 +170,6 @@ def read_query(raw: bytes, fields: Sequence[Field]) -> dict[str, Any]:
             raise Problem("invalid-value", f"{name} is given twice", name=name)
         given.add(name)
         values[name] = known[name].read(text)
-    return values
 
 
 def read_body(raw: bytes, body: Body) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Awaitable, Callable
 from contextlib import closing
+from dataclasses import replace
 from hashlib import sha256
 from tempfile import TemporaryFile
 from typing import IO, Any, TypeVar
@@ -113,7 +114,8 @@ class Contents(Resource):
     )
     async def raw(self, ask: Ask) -> Answer | None:
         """Byte for byte. With `trace=false` exactly what was sent after DATA."""
-        message = await self._find(ask)
+        # the texts of all that are being read slowly would be in memory
+        message = replace(await self._find(ask), text="", html="")
         trace = message.trace if ask.query["trace"] else b""
         request = ask.request
         tag = f"{message.sha256.hex()}-{tag_of(trace)[:8] if trace else 'bare'}"

@@ -126,7 +126,13 @@ def _path(operation: Operation) -> list[dict[str, Any]]:
 
 def _query(operation: Operation) -> list[dict[str, Any]]:
     return [
-        {"name": field.name, "in": "query", "required": False, "description": field.about, "schema": field.schema()}
+        {
+            "name": field.name,
+            "in": "query",
+            "required": field.required,
+            "description": field.about,
+            "schema": field.schema(),
+        }
         for field in operation.query
     ]
 

@@ -19,7 +19,6 @@ from mailfarm.mail.address import Address
 from mailfarm.mailboxes import store
 from mailfarm.mailboxes.mailbox import Mailbox
 from mailfarm.mailboxes.match import address_key
-from mailfarm.net.problems import Problem
 from mailfarm.ports import Bus, Database, Subscription
 
 from .access import Access
@@ -171,12 +170,10 @@ class Refusals(Resource):
         name="listRefusals",
         gives=Gives(200, "Refusals"),
         scope="refusals:read",
-        query=(Field("address", "text", "The recipient's address.", default="", most=320),),
+        query=(Field("address", "text", "The recipient's address.", most=320, required=True),),
     )
     async def of_address(self, ask: Ask) -> Answer:
         """Also of an address that has no mailbox, if the refusal is known to be the account's."""
-        if not ask.query["address"]:
-            raise Problem("invalid-value", "address is missing", name="address")
         return _answer(self._log.of_address(ask.account, ask.query["address"]))
 
 

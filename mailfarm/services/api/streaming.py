@@ -88,6 +88,7 @@ async def send(request: Request, reactor: Any, size: int, first: bytes, read: Re
             request.write(chunk)
             left -= len(chunk)
             number += 1
+            del chunk  # what has not left yet is the connection's: not twice for each slow reader
     except TimeoutError:
         # the client takes nothing: waiting for our buffer to empty would be waiting for ever
         abort(request)
