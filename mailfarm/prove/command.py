@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import shutil
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from mailfarm.sdk.sending import Unusable
 
-from . import faults, stack_options
+from . import faults, servers, stack_options
 from .campaign import Campaign, NoSuchFault, Open, chosen, groups
 from .faults import Fault
 from .page import page
@@ -93,10 +94,31 @@ def main(argv: Sequence[str]) -> int:
         wanted = chosen(faults.every(), args.faults)
         if args.list:
             return _list(wanted, args.target)
-        return _prove([fault for fault in wanted if fault.short or not args.short or args.faults], args)
+        wanted = [fault for fault in wanted if fault.short or not args.short or args.faults]
+        _check(wanted, args)
+        return _prove(wanted, args)
     except (NoSuchFault, Unusable) as error:
         print(f"mailfarm prove: {error}", file=sys.stderr)
         return 2
+
+
+def _check(wanted: Sequence[Fault], args: argparse.Namespace) -> None:
+    """What would come to nothing, or to light only at the end. Raises Unusable."""
+    for name in ("kills", "minutes", "patience"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < math.inf:
+            raise Unusable(f"--{name} {value:g}: give a number above 0")
+    if not any(args.target in fault.targets for fault in wanted):
+        raise Unusable(f"none of these faults is for {args.target}: see mailfarm prove {args.target} --list")
+    if args.target == "processes" and (lacks := servers.missing()):
+        raise Unusable(f"processes needs what is not on this machine: {', '.join(lacks)}; try mailfarm prove dev")
+    if args.report:
+        try:
+            args.report.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=args.report):
+                pass
+        except OSError as error:
+            raise Unusable(f"--report {args.report}: nothing can be written there: {error.strerror}") from error
 
 
 def _prove(wanted: Sequence[Fault], args: argparse.Namespace) -> int:

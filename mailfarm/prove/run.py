@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Any
 
 from mailfarm.sdk import Farm, FarmError, Inbox, WaitTimeout
@@ -102,8 +103,10 @@ class Run:
                     self._until_flowing(steady)
                 proof.began = time.monotonic()
                 self._inject_all(schedule, proof, probed, enough)
-                proof.traffic = steady.stop()
-                target.mail.close()
+                try:
+                    proof.traffic = steady.stop()
+                except (OSError, ValueError, SubprocessError) as error:  # what is in its ledger is judged all the same
+                    proof.broke = proof.broke or f"{type(error).__name__}: {error}"
                 self._judge(proof, [*inboxes, probed], following)
                 if proof.verdict.clean:
                     with suppress(FarmError):
@@ -112,6 +115,7 @@ class Run:
             finally:
                 steady.kill()
                 following.kill()
+                target.mail.close()
         return proof
 
     def _inject_all(self, schedule: Sequence[Fault], proof: Proof, probed: Inbox, enough: Callable[[], bool]) -> None:
@@ -123,7 +127,7 @@ class Run:
         except KeyboardInterrupt:
             proof.interrupted = True
             self.tell("interrupted: what was sent until now is judged")
-        except (OSError, TimeoutError) as error:
+        except Exception as error:  # whatever a fault raises, what was sent until then is judged
             proof.broke = f"{type(error).__name__}: {error}"
         if proof.interrupted or proof.broke:
             self._mend()
@@ -243,6 +247,17 @@ class Run:
         patience = min(self._patience, CONTROL) if any(fault.control for fault in proof.faults) else self._patience
         verdict = judge(proof.attempts, self.farm, [inbox.address for inbox in inboxes], seconds=patience)
         verdict.wrong = wrong + verdict.wrong
+        proof.verdict = verdict
+        try:
+            self._hear(proof, inboxes, following)
+        except (OSError, ValueError, SubprocessError) as error:
+            proof.broke = proof.broke or f"the consumers of events: {type(error).__name__}: {error}"
+        for fault in proof.faults:
+            verdict.wrong += [f"{fault.name}: {each}" for each in fault.judge_more(self.target, verdict)]
+
+    def _hear(self, proof: Proof, inboxes: Sequence[Inbox], following: Following) -> None:
+        """Judge what consumers were told. Raises OSError, ValueError, SubprocessError where they have ended."""
+        verdict = proof.verdict
         last = {inbox.id: max(verdict.numbers.get(inbox.address, ()), default=0) for inbox in inboxes}
         counted = following.finish(last)
         addresses = {inbox.id: inbox.address for inbox in inboxes}
@@ -251,9 +266,6 @@ class Run:
             saw = following.saw(how, mailbox)
             proof.consumers[consumer] = counted[consumer] | {"told": len(saw)}
             verdict.heard(consumer, addresses[mailbox], saw)
-        proof.verdict = verdict
-        for fault in proof.faults:
-            verdict.wrong += [f"{fault.name}: {each}" for each in fault.judge_more(self.target, verdict)]
 
 
 def set_up(name: str, folder: Path, options: Options) -> Target:

@@ -74,6 +74,15 @@ def postgres_program(name: str) -> Path | None:
     return Path(path) if path else None
 
 
+def missing() -> list[str]:
+    """What this machine lacks to run them: a package, or a user, by name."""
+    lacks = [name for name in ("redis-server", "redis-cli") if shutil.which(name) is None]
+    lacks += [f"PostgreSQL's {name}" for name in ("initdb", "postgres") if postgres_program(name) is None]
+    if os.geteuid() == 0 and "postgres" not in (entry.pw_name for entry in pwd.getpwall()):
+        lacks.append("a user postgres, for PostgreSQL does not run as root")
+    return lacks
+
+
 class _Server:
     """A child process: started at once by ``start``, ended by SIGTERM (``stop``) or SIGKILL (``kill``).
 

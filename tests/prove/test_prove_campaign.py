@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import signal
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from mailfarm.prove.campaign import MOST, Campaign, NoSuchFault, chosen, groups,
 from mailfarm.prove.dev import Dev
 from mailfarm.prove.faults import Fault, NotHere, Tell, every
 from mailfarm.prove.target import Options, Target
+from mailfarm.sdk import FarmError
 
 
 class Named(Fault):
@@ -26,11 +31,25 @@ class Named(Fault):
 
     def inject(self, target: Target, dice: random.Random, tell: Tell) -> None:
         self.dice.append(dice.random())
+        if self.name == "loses":
+            lost = replace(target.mail.send(target.mail.letter())[0], id="own-0")
+            with open(next(target.folder.glob("ledger/own.ledger")), "a") as ledger:
+                ledger.write(json.dumps(asdict(lost)) + "\n")
+        if self.name == "raises":
+            raise FarmError("the API said no")
+        if self.name.startswith("kills-"):
+            os.kill(one_of_ours(f"mailfarm.prove.{self.name.removeprefix('kills-')}"), signal.SIGKILL)
         if self.name == "not-here":
             raise NotHere("there is no such thing here")
         if self.name == "breaks":
             target.parts[0].kill()
             raise TimeoutError("it broke")
+
+
+def one_of_ours(module: str) -> int:
+    """The child of this process that runs a module."""
+    children = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    return next(int(pid) for pid in children if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes())
 
 
 def names(faults: list[Fault]) -> list[str]:
@@ -92,6 +111,13 @@ def test_a_fault_that_breaks_the_run_is_reported_and_what_was_sent_is_judged(tmp
     assert after.dice == []
     assert report.total.acknowledged >= 10
     assert report.total.lost == 0
+
+
+@pytest.mark.parametrize("how", ["raises", "kills-traffic", "kills-follower"])
+def test_whatever_breaks_the_run_what_was_lost_until_then_is_said(tmp_path: Path, how: str) -> None:
+    report = campaign(tmp_path).run(groups([Named("loses"), Named(how)], 1))
+    assert {"broke", "lost"} <= {finding.kind for finding in report.findings}, report.text()
+    assert report.rows["loses"].lost == 1
 
 
 def test_what_cannot_be_injected_here_is_not_run_and_dice_differ_by_target(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_nothing_lost_is_a_proof_with_a_bound() -> None:
     report.add(proof(Nothing("one")))
     assert report.proved
     assert report.bound == 0.1
-    assert "0 lost of 30: at most 0.1 of all mail, with 95 % confidence" in report.text()
+    assert "0 lost of 30: at most 0.1 of it under these faults, with 95 % confidence (3/n)" in report.text()
     assert report.text().endswith("\nproved")
 
 
@@ -83,10 +83,34 @@ def test_a_control_must_lose_and_what_it_loses_is_no_finding() -> None:
 def test_a_control_alone_proves_what_it_can_and_nothing_at_all_proves_nothing() -> None:
     report = Report("processes", 1)
     assert not report.proved
-    report.not_run(Nothing("one"), "no strace")
-    assert not report.proved
     report.add(proof(Nothing("control", control=True), there=20))
     assert report.proved
+    report.not_run(Nothing("one"), "no strace")
+    assert not report.proved
+    assert "no fault was injected but controls\nNOT proved" in report.text()
+
+
+def test_a_fault_whose_turn_did_not_come_is_not_run() -> None:
+    report, one, two = Report("processes", 1), Nothing("one"), Nothing("two")
+    cut = proof(one, two)
+    cut.injected.pop()
+    report.add(cut)
+    assert "not run: two: the time was over" in report.text()
+    assert report.rows["one"].not_run == ""
+    report.add(proof(two))
+    report.not_run(one, "the time was over")
+    assert [row.name for row in report.left_out] == []
+    assert report.rows["one"].remarks == report.rows["two"].remarks == ["not as often as it should: the time was over"]
+
+
+def test_there_is_no_bound_for_what_was_lost_and_none_above_all() -> None:
+    report, lost = Report("processes", 1), Report("processes", 1)
+    one = proof(Nothing("one"))
+    one.verdict.fates = dict(list(one.verdict.fates.items())[:1])
+    report.add(one)
+    lost.add(proof(Nothing("one"), there=29))
+    assert report.form()["bound_95"] == 1.0
+    assert lost.form()["bound_95"] is None
 
 
 def test_what_could_not_be_injected_is_said_and_counts_if_all_is_required() -> None:

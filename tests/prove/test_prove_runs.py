@@ -125,6 +125,26 @@ def test_a_name_that_no_fault_has_is_wrong_usage(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["dev", "--faults", "kill-mx"], "none of these faults is for dev: see mailfarm prove dev --list"),
+        (["dev", "--kills", "0"], "--kills 0: give a number above 0"),
+        (["dev", "--minutes", "0"], "--minutes 0: give a number above 0"),
+        (["dev", "--patience", "nan"], "--patience nan: give a number above 0"),
+        (["dev", "--report", "/dev/null/x"], "--report /dev/null/x: nothing can be written there: Not a directory"),
+        (["processes"], "processes needs what is not on this machine: redis-server, redis-cli; try mailfarm prove dev"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_a_line_at_once(words: list[str], said: str) -> None:
+    poor = {"PATH": "/nowhere"} if words == ["processes"] else {}
+    done = subprocess.run(
+        [sys.executable, "-m", "mailfarm", "prove", *words], env=clean_environ() | poor, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, f"mailfarm prove: {said}\n")
+
+
 def test_every_fault_is_listed_with_what_it_does() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mailfarm", "prove", "--list"], capture_output=True, text=True, timeout=60, check=False
