@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from servers import Redis, server_folder
 from spooled_samples import DEADLINE, IDS, clock, spooled
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 
 from mailfarm.accounts.token import SCOPES
 from mailfarm.backends.redis_link import RedisLink
@@ -178,6 +178,28 @@ async def test_lists_end_where_they_are_asked_to(farm, queue) -> None:
     assert ([entry["id"] for entry in page["entries"]], page["more"]) == ([mail.id for mail in mails], False)
     for query in ("state=gone", "limit=0", "limit=1001", "status=aside"):
         assert (await ask("GET", f"/v1/queue/entries?{query}")).status == 400
+
+
+@ensure
+async def test_accounts_look_through_the_queue_one_after_the_other(farm, queue, monkeypatch) -> None:
+    """Each look may read the forms of 10,000 entries of a shard."""
+    inspect, under_way, most = queue.inspect, 0, 0
+
+    async def watched(*asked):
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            return await inspect(*asked)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(queue, "inspect", watched)
+    await set_aside(queue, spooled(account=farm.account))
+    ask = Browser(farm.api(queue=queue, account=None), await farm.token(scopes=OWN))
+    answers = await gatherResults([Deferred.fromCoroutine(ask("GET", "/v1/queue/entries")) for _ in range(5)])
+    assert [len(answer.json["entries"]) for answer in answers] == [1] * 5
+    assert (most, under_way) == (1, 0)
 
 
 @ensure

@@ -21,6 +21,7 @@ from hashlib import sha256
 from typing import Any
 
 from klein import Klein
+from twisted.internet.defer import DeferredSemaphore
 from twisted.logger import Logger
 
 from mailfarm.errors import Damaged, NotFound, QueueUnavailable
@@ -58,6 +59,7 @@ class Queue(Resource):
         self._given = queue
         self._clock = clock
         self._reactor = reactor
+        self._turn = DeferredSemaphore(1)
 
     @route(
         app,
@@ -103,8 +105,16 @@ class Queue(Resource):
         """The oldest first; those of the caller's account, or with the scope queue:all of every account. An account's
         own are looked for among the 10,000 oldest of each shard."""
         limit = ask.query["limit"]
-        account = "" if EVERYONES in ask.caller.scopes else ask.account
-        entries = await self._queue.inspect(ask.query["state"], limit + 1, account)
+        queue, state = self._queue, ask.query["state"]
+        if EVERYONES in ask.caller.scopes:
+            entries = await queue.inspect(state, limit + 1)
+        else:
+            # a look that may read 10,000 entries of each shard, from which listeners want their 250s: one at a time
+            await self._turn.acquire()
+            try:
+                entries = await queue.inspect(state, limit + 1, ask.account)
+            finally:
+                self._turn.release()
         forms = [self._form(ask, entry) for entry in entries[:limit]]
         return Answer({"entries": forms, "more": len(entries) > limit})
 
