@@ -120,6 +120,18 @@ class DiskSpool:
         self._held.append(self._own)
         self._keeping = Keeping(folder, self._run, self._clock)
 
+    async def _open_again(self) -> None:
+        """If we have no folder, or somebody has removed it."""
+        own = self._own
+        if own is not None and not await self._run(own.folder.path.exists) and not self._entries:
+            _log.error("{folder} is gone: it is made again", folder=str(own.folder))
+            self._own = None
+            self._held.remove(own)
+            await self._run(own.folder.let_go)
+        if self._own is None:
+            with suppress(OSError):
+                await self._open()
+
     async def stop(self) -> None:
         """Let go of all folders, once what is being kept is. What waits in them waits for who comes. Idempotent."""
         if self._keeping is not None:
@@ -223,9 +235,7 @@ class DiskSpool:
     async def adopt(self) -> int:
         """Take over what processes that have ended left: how many mails. Raises OSError when nothing can be looked at;
         a folder that cannot is passed over, and tried again the next time."""
-        if self._own is None:
-            with suppress(OSError):
-                await self._open()
+        await self._open_again()
         known = [each.folder.path for each in self._held]
         adopted = 0
         for path in await self._run(lambda: others(self.path, [*known, *self._left])):
@@ -299,8 +309,11 @@ class DiskSpool:
                     if not found:
                         self._reactor.callFromThread(self._leave, held, str(error))
                     break
-                there = held.folder.set_aside(number)
-                self._reactor.callFromThread(self._gone, held, number, f"{error}; it is kept as {there}")
+                try:
+                    kept = f"it is kept as {held.folder.set_aside(number)}"
+                except OSError as trouble:  # who takes the folder over tries again
+                    kept = f"it stays there, as it cannot be put aside: {trouble.strerror}"
+                self._reactor.callFromThread(self._gone, held, number, f"{error}; {kept}")
         return found
 
     def _leave(self, held: _Held, why: str) -> None:

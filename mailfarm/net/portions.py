@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from twisted.logger import Logger
+
 AT_ONCE: Final = 300
 """Lines, or blocks of content, in a portion."""
+
+_log = Logger()
 
 
 class Portions:
@@ -34,4 +38,7 @@ class Portions:
     def _next(self) -> None:
         waiting, self._waiting = self._waiting, {}
         for go_on in waiting:
-            go_on()
+            try:
+                go_on()
+            except Exception:  # or nobody would call the others again
+                _log.failure("what a client has sent could not be worked on")

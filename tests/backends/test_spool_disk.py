@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -253,6 +254,33 @@ async def test_where_there_is_no_room_at_the_start_what_is_there_is_drained_and_
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_is_damaged_on_a_full_disk_stays_where_it_is_and_the_rest_is_drained(tiny, start):
+    first = made(tiny)
+    await first.start()
+    mails = [spooled() for _ in range(3)]
+    for mail in mails:
+        await first.put(mail)
+    await first.stop()
+    torn = files(tiny)[1]
+    os.truncate(torn, 20)
+    others = 0
+    with suppress(OSError):
+        while True:
+            (tiny / f"other{others}").touch()
+            others += 1
+    (tiny / "other0").unlink()
+    (tiny / "other1").unlink()  # room for the folder of the next one, and its lock
+    spool = await start(tiny)
+    assert [id for id, _ in await drained(spool)] == [mails[0].id, mails[2].id]
+    assert torn.exists()
+    while not await spool.adopt():  # there is room again; it lets go of the folder in a thread
+        pass
+    assert await drained(spool) == []
+    assert not torn.exists()
+    assert len(list((tiny / "damaged").iterdir())) == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_disk_that_cannot_write_is_away_and_a_file_too_large_is_its_own_trouble(tmp_path, start):
     """A real error of a real write: this process may write no file above 64 KiB."""
     spool = await start(tmp_path)
@@ -328,6 +356,25 @@ async def test_a_mail_that_somebody_removed_is_passed_over(tmp_path, start):
         await spool.put(mail)
     files(tmp_path)[1].unlink()
     assert [id for id, _ in await drained(spool)] == [mails[0].id, mails[2].id]
+    assert not spool.backlog
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_folder_that_somebody_removed_is_made_again_once_nothing_waits_in_it(tmp_path, start):
+    spool = await start(tmp_path / "spool")
+    await spool.put(spooled())
+    shutil.rmtree(tmp_path / "spool")
+    assert await drained(spool) == []
+    with pytest.raises(QueueUnavailable, match=r"is gone|No such file"):
+        await spool.put(spooled())
+    await spool.adopt()
+    mails = [spooled(), spooled()]
+    await spool.put(mails[0])
+    await spool.adopt()
+    other = await start(tmp_path / "spool")
+    assert await other.adopt() == 0  # it holds it
+    await spool.put(mails[1])
+    assert [id for id, _ in await drained(spool)] == [mail.id for mail in mails]
     assert not spool.backlog
 
 

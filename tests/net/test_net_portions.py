@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.task import Clock
 
 from mailfarm.net.portions import Portions
@@ -28,3 +30,16 @@ def test_who_asked_goes_on_later_and_once() -> None:
     assert one not in portions
     assert done == ["one", "other", "other", "other"]
     assert not clock.getDelayedCalls()
+
+
+def test_one_that_fails_keeps_nobody_else_waiting(said: Any) -> None:
+    clock, done = Clock(), list[str]()
+    portions = Portions(clock)
+
+    def fails() -> None:
+        raise ValueError("a defect of ours")
+
+    portions.add(fails)
+    portions.add(lambda: done.append("other"))
+    clock.advance(0)
+    assert done == ["other"]
