@@ -21,7 +21,6 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred, gatherResults
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.pages import notFound
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
@@ -29,6 +28,7 @@ from mailfarm.errors import MailfarmError
 
 from .hosts import Hosts
 from .plain_site import PlainSite
+from .problems import MEDIA_TYPE, Problem
 
 Check = Callable[[], Awaitable[object]]
 
@@ -70,7 +70,7 @@ class Status(Resource):
             self.putChild(path, page)
 
     def getChild(self, path: bytes, request: Request) -> Any:
-        return notFound()
+        return _Nothing()
 
     def stop(self) -> None:
         """From here on ``/healthz`` and ``/readyz`` answer 503."""
@@ -163,12 +163,25 @@ class _Page(Resource):
     def render(self, request: Request) -> Any:
         if request.method not in (b"GET", b"HEAD"):
             # not left to twisted.web, whose page for this is deprecated and says so in a warning
-            request.setResponseCode(405)
             request.setHeader(b"allow", b"GET, HEAD")
-            return b""
+            return _refused(request, Problem("method-not-allowed", "this path takes GET, HEAD"))
         request.setHeader(b"cache-control", b"no-store")
         request.setHeader(b"x-content-type-options", b"nosniff")
         return self._render(request)
+
+
+class _Nothing(Resource):
+    isLeaf = True
+
+    def render(self, request: Request) -> bytes:
+        return _refused(request, Problem("no-such-route", "there are /healthz, /readyz and /metrics"))
+
+
+def _refused(request: Request, problem: Problem) -> bytes:
+    request.setResponseCode(problem.status)
+    request.setHeader(b"content-type", MEDIA_TYPE.encode())
+    request.setHeader(b"x-content-type-options", b"nosniff")
+    return orjson.dumps(problem.document())
 
 
 def _metrics(request: Request, registry: CollectorRegistry) -> bytes:

@@ -149,5 +149,12 @@ async def test_metrics_are_prometheus_text() -> None:
 @pytest_twisted.ensureDeferred
 async def test_there_is_nothing_else() -> None:
     _, client, _ = made()
-    assert (await client.get("http://x/")).code == 404
-    assert (await client.post("http://x/healthz")).code == 405
+    for method, path, name in (
+        ("GET", "/", "no-such-route"),
+        ("POST", "/nothing", "no-such-route"),
+        ("POST", "/healthz", "method-not-allowed"),
+    ):
+        response = await client.request(method, f"http://x{path}")
+        problem = await response.json()
+        assert (response.code, problem["type"]) == (problem["status"], f"/v1/problems/{name}")
+        assert response.headers.getRawHeaders("content-type") == ["application/problem+json"]
