@@ -5,6 +5,7 @@ It stands outside: it knows the ledger, the API and what the consumers of events
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -123,6 +124,8 @@ class Verdict:
     """Events that a consumer was told again, by consumer: to be dropped by id."""
     wrong: list[str] = field(default_factory=list)
     """What else is wrong, a sentence each."""
+    unread: str = ""
+    """Why the mailboxes could not be read to their end: then what is lost is not known."""
     seconds: float = 0.0
     """From the end of the traffic until every acknowledged message was read."""
 
@@ -134,7 +137,7 @@ class Verdict:
     @property
     def clean(self) -> bool:
         """Whether nothing is wrong."""
-        return self.tally.clean and not (self.strays or self.gaps or self.missed or self.wrong)
+        return self.tally.clean and not (self.unread or self.strays or self.gaps or self.missed or self.wrong)
 
     def heard(self, consumer: str, mailbox: str, saw: Sequence[int]) -> None:
         """Count what a consumer of a mailbox's events was told: the change numbers, with repeats."""
@@ -159,20 +162,25 @@ def judge(
     mailboxes: Sequence[str],
     *,
     seconds: float = 60,
+    still: float = math.inf,
 ) -> Verdict:
-    """Read every message of the mailboxes (addresses), until all that was acknowledged is there or ``seconds`` have
-    passed."""
+    """Read every message of the mailboxes (addresses), until all that was acknowledged is there, or ``seconds`` have
+    passed, or nothing new was there for ``still`` seconds."""
     verdict = Verdict(fates_of(attempts))
-    began = time.monotonic()
+    began = since = time.monotonic()
+    there = 0
     read: dict[str, dict[str, tuple[int, str, str]]] = defaultdict(dict)
     with api() as farm, ThreadPoolExecutor(THREADS) as pool:
         while True:
-            last = time.monotonic() - began > seconds  # reading takes its time: the last look begins after the deadline
+            now = time.monotonic()  # reading takes its time: the last look begins after the deadline
+            if (many := sum(map(len, read.values()))) > there:
+                there, since = many, now
+            last = now - began > seconds or now - since > still
             try:
                 _read_all(farm, mailboxes, read, pool)
             except FarmError as error:
                 if last:
-                    verdict.wrong.append(f"the API could not be read: {error}")
+                    verdict.unread = f"the API could not be read: {error}"
                     break
                 time.sleep(0.5)
                 continue

@@ -34,7 +34,7 @@ HEALING = 120.0
 """Seconds within which mail must flow again and be readable."""
 READABLE = 8.0
 CONTROL = 10.0
-"""Seconds within which what a control has not lost must be readable."""
+"""Seconds without anything new after which what a control's target has not given back is lost."""
 _TOLD = 20
 
 
@@ -244,9 +244,11 @@ class Run:
         proof.attempts = list(Reading(self._ledgers).more())
         wrong = proof.verdict.wrong
         # what a control loses is not waited for in vain
-        patience = min(self._patience, CONTROL) if any(fault.control for fault in proof.faults) else self._patience
-        verdict = judge(proof.attempts, self.farm, [inbox.address for inbox in inboxes], seconds=patience)
+        still = CONTROL if any(fault.control for fault in proof.faults) else self._patience
+        addresses = [inbox.address for inbox in inboxes]
+        verdict = judge(proof.attempts, self.farm, addresses, seconds=self._patience, still=still)
         verdict.wrong = wrong + verdict.wrong
+        proof.broke = proof.broke or verdict.unread
         proof.verdict = verdict
         try:
             self._hear(proof, inboxes, following)

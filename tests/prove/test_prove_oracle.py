@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -84,6 +85,37 @@ def test_what_is_unknown_may_be_there_and_may_not(house: House) -> None:
     verdict = house.judged([*unknown, absent])
     assert verdict.clean
     assert (verdict.tally.unknown, verdict.tally.acknowledged) == (2, 9)
+
+
+def test_what_comes_late_is_not_lost_while_something_comes(house: House) -> None:
+    late = [house.sender.letter() for _ in range(6)]
+    now = time.monotonic()
+    told = [Attempt(each.id, each.to[0], "acked", 250, each.sha256, now, now, "") for each in late]
+
+    def come() -> None:
+        for letter in late:
+            time.sleep(1)
+            house.sender.send(letter)
+
+    coming = threading.Thread(target=come)
+    coming.start()
+    box = [house.inbox.address]
+    verdict = judge([*house.attempts, *told], lambda: Farm(house.dev.url, house.dev.token), box, seconds=60, still=4)
+    coming.join()
+    assert verdict.clean
+    gone = replace(told[0], id="own-0")
+    lost = judge([*house.attempts, *told, gone], lambda: Farm(house.dev.url, house.dev.token), box, seconds=60, still=1)
+    assert len(lost.tally.lost) == 1
+    assert lost.seconds < 30
+
+
+def test_what_could_not_be_read_is_said(house: House, tmp_path: Path) -> None:
+    from running import free_port
+
+    url = f"http://127.0.0.1:{free_port()}"
+    verdict = judge(house.attempts, lambda: Farm(url, house.dev.token), [house.inbox.address], seconds=0.1)
+    assert verdict.unread.startswith("the API could not be read: ")
+    assert not verdict.clean
 
 
 def test_a_message_of_nobody_is_a_stray(house: House) -> None:
