@@ -38,6 +38,8 @@ class Attempt:
     began: float
     ended: float
     server: str
+    text: str = ""
+    """The reply's after its code where that is not 2xx, the enhanced code first; at most 80 characters."""
 
 
 class Ledger:

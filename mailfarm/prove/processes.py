@@ -301,7 +301,7 @@ class Processes(Target):
             listen["MAILFARM_API_LISTEN"] = self._api[number]
         elif kind == "live":
             listen["MAILFARM_LIVE_LISTEN"] = self._live[number]
-        if name in self.options.disks:
+        if name in self.options.disks and name not in self.disks:  # the spool's is its own
             listen["MAILFARM_DATA"] = str(self._place(name))
         environ = self._settings | self._wired(name) | listen
         self.parts.append(

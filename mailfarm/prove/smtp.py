@@ -53,12 +53,13 @@ def compose(id: str, to: Sequence[str], size: int, dice: Random) -> bytes:
 
 
 class Refused(Exception):
-    """Nothing of the content was sent. ``code`` is the reply's, 0 where there was none; ``phase`` says how far it came:
-    no connection, no greeting of 220, or no further than what a session begins with."""
+    """Nothing of the content was sent. ``code`` and ``text`` are the reply's, 0 and empty where there was none;
+    ``phase`` says how far it came: no connection, no greeting of 220, or no further than what a session begins with."""
 
-    def __init__(self, code: int, why: str, phase: Phase = "session") -> None:
+    def __init__(self, code: int, why: str, phase: Phase = "session", text: str = "") -> None:
         super().__init__(why)
         self.code = code
+        self.text = text
         self.phase: Phase = phase
 
 
@@ -107,13 +108,14 @@ class Session:
         """One transaction: an attempt for each recipient."""
         began = time.monotonic()
         codes: dict[str, int] = {}
+        texts: dict[str, str] = {}
 
-        def outcome(what: Outcome, code: int) -> list[Attempt]:
+        def outcome(what: Outcome, code: int, text: str = "") -> list[Attempt]:
             ended, digest = time.monotonic(), letter.sha256
             return [
-                Attempt(letter.id, to, "refused", codes[to], digest, began, ended, self._server)
+                Attempt(letter.id, to, "refused", codes[to], digest, began, ended, self._server, texts[to])
                 if codes.get(to, 250) != 250
-                else Attempt(letter.id, to, what, code, digest, began, ended, self._server)
+                else Attempt(letter.id, to, what, code, digest, began, ended, self._server, text)
                 for to in letter.to
             ]
 
@@ -122,9 +124,9 @@ class Session:
             await self._ask("MAIL FROM:<prove@example.net> BODY=8BITMIME", 250)
             for to in letter.to:
                 self._line(f"RCPT TO:<{to}>")
-                codes[to], text = await self._reply()
+                codes[to], texts[to] = await self._reply()
                 if codes[to] != 250:
-                    self.why = f"RCPT: {codes[to]} {text}"
+                    self.why = f"RCPT: {codes[to]} {texts[to]}"
             if all(code != 250 for code in codes.values()):
                 await self._ask("RSET", 250)
                 self.broken = False
@@ -133,7 +135,7 @@ class Session:
                 await self._ask("DATA", 354)
         except Refused as refused:
             self.broken, self.why = refused.code == 421, str(refused)
-            return outcome("refused", refused.code)
+            return outcome("refused", refused.code, refused.text)
         except (OSError, EOFError, TimeoutError, ValueError) as error:
             self.why = type(error).__name__
             return outcome("refused", 0)
@@ -155,7 +157,7 @@ class Session:
         if code // 100 == 2:
             return outcome("acked", code)
         self.why = f"{code} {text}"
-        return outcome("refused" if code // 100 == 5 else "unknown", code)
+        return outcome("refused" if code // 100 == 5 else "unknown", code, text)
 
     broken = False
     why = ""
@@ -180,7 +182,7 @@ class Session:
     async def _expect(self, wanted: int, what: str, phase: Phase = "session") -> None:
         code, text = await self._reply()
         if code != wanted:
-            raise Refused(code, f"{what}: {code} {text}", phase)
+            raise Refused(code, f"{what}: {code} {text}", phase, text)
 
     async def _reply(self) -> tuple[int, str]:
         async with asyncio.timeout(self._timeout):
@@ -222,4 +224,7 @@ async def send_once(letter: Letter, door: Door, timeout: float = TIMEOUT) -> lis
 def unsent(letter: Letter, door: Door, refused: Refused, began: float) -> list[Attempt]:
     """The attempts of a message for which there was no session."""
     server, now = f"{door.host}:{door.port}", time.monotonic()
-    return [Attempt(letter.id, to, "refused", refused.code, letter.sha256, began, now, server) for to in letter.to]
+    return [
+        Attempt(letter.id, to, "refused", refused.code, letter.sha256, began, now, server, refused.text)
+        for to in letter.to
+    ]

@@ -65,6 +65,7 @@ def every() -> list[Fault]:
     """One of each fault."""
     from . import (
         clocks,
+        disks,
         failover,
         fences,
         kills,
@@ -81,6 +82,6 @@ def every() -> list[Fault]:
         syscalls,
     )
 
-    stores = (redis, failover, spools, order, postgres, sqlite, syscalls)
+    stores = (redis, failover, spools, order, postgres, sqlite, disks, syscalls)
     modules = (kills, stops, partitions, fences, *stores, swallowed, poison, clocks, swarm)
     return [fault for module in modules for fault in module.faults()]
