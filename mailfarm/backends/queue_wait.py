@@ -5,7 +5,9 @@ How fast is the best second of the last ten. Entries that come again do not coun
 may be a day old.
 
 Where nobody has taken anything for ten seconds nothing is said. Workers that are away, or whose database is, are not
-behind: the queue is there for just that, and takes mail up to its caps.
+behind: the queue is there for just that, and takes mail up to its caps. Nor is anything said until two of the last ten seconds
+have found them at work and more to do: what they take while there is little to take, or in the part of a second since
+they are back, is not their pace.
 """
 
 from __future__ import annotations
@@ -33,16 +35,17 @@ class Wait:
         self.seconds = 0.0
         """How long, by the figures told last; 0 when nothing waits, or it is not known."""
         self._last: tuple[float, int] | None = None
-        self._paces: deque[tuple[float, float]] = deque()
+        self._paces: deque[tuple[float, float, bool]] = deque()
+        """When, how many a second were taken, and whether workers took something and left something."""
 
     def saw(self, now: float, untouched: Untouched) -> None:
         """What the server says at ``now``, on a steady clock."""
         if self._last is not None and now > self._last[0]:
             # below 0: the queue was emptied by hand, and counts anew
             taken = max(untouched.handed_out - self._last[1], 0)
-            self._paces.append((now, taken / (now - self._last[0])))
+            self._paces.append((now, taken / (now - self._last[0]), 0 < taken and 0 < untouched.entries))
         self._last = now, untouched.handed_out
         while self._paces and self._paces[0][0] <= now - WINDOW:
             self._paces.popleft()
-        best = max((pace for _, pace in self._paces), default=0.0)
-        self.seconds = untouched.entries / best if best else 0.0
+        known = sum(busy for _, _, busy in self._paces) > 1
+        self.seconds = untouched.entries / max(pace for _, pace, _ in self._paces) if known else 0.0
