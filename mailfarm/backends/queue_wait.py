@@ -5,9 +5,9 @@ How fast is the best second of the last ten. Entries that come again do not coun
 may be a day old.
 
 Where nobody has taken anything for ten seconds nothing is said. Workers that are away, or whose database is, are not
-behind: the queue is there for just that, and takes mail up to its caps. Nor is anything said until two of the last ten seconds
-have found them at work and more to do: what they take while there is little to take, or in the part of a second since
-they are back, is not their pace.
+behind: the queue is there for just that, and takes mail up to its caps. Nor is anything said until two of the last ten
+seconds have found them at work and more to do: what they take while there is little to take, or in the part of a second
+since they are back, is not their pace.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Wait:
         if self._last is not None and now > self._last[0]:
             # below 0: the queue was emptied by hand, and counts anew
             taken = max(untouched.handed_out - self._last[1], 0)
-            self._paces.append((now, taken / (now - self._last[0]), 0 < taken and 0 < untouched.entries))
+            self._paces.append((now, taken / (now - self._last[0]), taken > 0 and untouched.entries > 0))
         self._last = now, untouched.handed_out
         while self._paces and self._paces[0][0] <= now - WINDOW:
             self._paces.popleft()
