@@ -163,9 +163,11 @@ def judge(
     *,
     seconds: float = 60,
     still: float = math.inf,
+    drained: Callable[[], bool] = lambda: True,
 ) -> Verdict:
-    """Read every message of the mailboxes (addresses), until all that was acknowledged is there, or ``seconds`` have
-    passed, or nothing new was there for ``still`` seconds."""
+    """Read every message of the mailboxes (addresses), until all that was acknowledged is there and the queue is
+    ``drained``, so that no second copy and no ghost may come later; or ``seconds`` have passed, or nothing new was
+    there for ``still`` seconds."""
     verdict = Verdict(fates_of(attempts))
     began = since = time.monotonic()
     there = 0
@@ -176,6 +178,7 @@ def judge(
             if (many := sum(map(len, read.values()))) > there:
                 there, since = many, now
             last = now - began > seconds or now - since > still
+            over = drained()  # what has ended by now has been filed, and is read below
             try:
                 _read_all(farm, mailboxes, read, pool)
             except FarmError as error:
@@ -186,7 +189,7 @@ def judge(
                 continue
             _count_copies(verdict, read)
             verdict.seconds = time.monotonic() - began
-            if last or not any(fate.lost for fate in verdict.fates.values()):
+            if last or (over and not any(fate.lost for fate in verdict.fates.values())):
                 break
             time.sleep(0.3)
     for address in mailboxes:

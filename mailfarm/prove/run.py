@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from subprocess import SubprocessError
 from typing import Any
 
 from mailfarm.sdk import Farm, FarmError, Inbox, WaitTimeout
 
+from .child import get
 from .dev import Dev
 from .faults import Fault, NotHere, Tell
 from .follower import HOWS, Following
@@ -246,7 +249,8 @@ class Run:
         # what a control loses is not waited for in vain
         still = CONTROL if any(fault.control for fault in proof.faults) else self._patience
         addresses = [inbox.address for inbox in inboxes]
-        verdict = judge(proof.attempts, self.farm, addresses, seconds=self._patience, still=still)
+        patience = self._patience
+        verdict = judge(proof.attempts, self.farm, addresses, seconds=patience, still=still, drained=self._drained)
         verdict.wrong = wrong + verdict.wrong
         proof.broke = proof.broke or verdict.unread
         proof.verdict = verdict
@@ -256,6 +260,15 @@ class Run:
             proof.broke = proof.broke or f"the consumers of events: {type(error).__name__}: {error}"
         for fault in proof.faults:
             verdict.wrong += [f"{fault.name}: {each}" for each in fault.judge_more(self.target, verdict)]
+
+    def _drained(self) -> bool:
+        """Whether nothing waits in the queue and nobody works on anything; also where that cannot be asked."""
+        headers = {"Authorization": f"Bearer {self.target.token}"} if self.target.token else {}
+        code, text = get(f"{self.target.url}/v1/queue", headers)
+        if code != HTTPStatus.OK:
+            return True
+        said = json.loads(text)
+        return bool(said["waiting"] == said["leased"] == 0)
 
     def _hear(self, proof: Proof, inboxes: Sequence[Inbox], following: Following) -> None:
         """Judge what consumers were told. Raises OSError, ValueError, SubprocessError where they have ended."""

@@ -131,6 +131,18 @@ def test_a_second_copy_needs_a_second_attempt(house: House) -> None:
     assert again.tally.duplicates == 1
 
 
+def test_a_second_copy_that_comes_from_the_queue_later_is_waited_for(house: House) -> None:
+    def drained() -> bool:
+        if house.letters:
+            house.sender.send(house.letters.pop())
+            return not house.letters
+        return True
+
+    box = [house.inbox.address]
+    verdict = judge(house.attempts, lambda: Farm(house.dev.url, house.dev.token), box, seconds=60, drained=drained)
+    assert len(verdict.tally.excess) == 10
+
+
 def test_a_change_number_that_is_missing_is_a_gap(house: House) -> None:
     house.inbox.messages()[4].delete()
     verdict = house.judged([attempt for attempt in house.attempts if attempt.id != "own-5"])
