@@ -56,7 +56,8 @@ def groups(faults: Sequence[Fault], seed: int, program: Sequence[str] = ()) -> l
     found = []
     for options, shared in made:
         whole = schedule(shared, seed)
-        wanted = replace(options or USUAL, program=tuple(program))
+        wanted = options or USUAL
+        wanted = replace(wanted, program=wanted.program or tuple(program))  # some plant a defect of their own
         found += [Group(wanted, whole[start : start + MOST]) for start in range(0, len(whole), MOST)]
     return found
 

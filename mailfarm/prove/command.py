@@ -136,7 +136,8 @@ def _prove(wanted: Sequence[Fault], args: argparse.Namespace) -> int:
             can.append(fault)
         elif args.target in fault.targets:
             report.not_run(fault, why)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         campaign.run(groups(can, args.seed, args.program), time.monotonic() + args.minutes * 60 if args.minutes else 0)
     except KeyboardInterrupt:  # the second one: nothing is judged any more
@@ -151,6 +152,11 @@ def _prove(wanted: Sequence[Fault], args: argparse.Namespace) -> int:
     else:
         shutil.rmtree(folder, ignore_errors=True)
     return 130 if report.interrupted else 0 if report.proved else 1
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """In place of Python's own: asyncio.run would put another there, which a send that has just ended swallows."""
+    raise KeyboardInterrupt
 
 
 def _opener(args: argparse.Namespace, folder: Path) -> Open:

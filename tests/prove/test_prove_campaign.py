@@ -72,6 +72,8 @@ def test_who_needs_the_same_shares_a_target_and_a_control_shares_none() -> None:
     assert [names(group.schedule) for group in made] == [["a", "c"], ["b", "d", "f"], ["e"]]
     assert all(group.options.program == ("python", "planted.py") for group in made)
     assert made[1].options.shards == 1
+    planted = Named("plants", options=Options(program=("python", "its_own.py")))
+    assert groups([planted], 1)[0].options.program == ("python", "its_own.py")
 
 
 def test_a_target_is_judged_after_so_many_faults() -> None:

@@ -25,7 +25,7 @@ from mailfarm.sdk.errors import (
     WaitTimeout,
 )
 from mailfarm.sdk.message import MessageBase
-from mailfarm.sdk.values import Detail, Headers, Link, MailboxState, Smtp, Summary, form_of
+from mailfarm.sdk.values import Detail, Headers, Link, MailboxState, Part, Smtp, Summary, form_of
 from mailfarm.sdk.verbs import Criteria, Verbs, smtp_places
 from mailfarm.sdk.wire import Failure, Request, Response, Server, base_url
 
@@ -78,8 +78,15 @@ def run(steps: Any, *answers: Response | Failure) -> tuple[Any, list[Request]]:
     return drive(steps, lambda request: left.pop(0), Clock())
 
 
+class Shown(MessageBase[Any]):
+    """A message without a client, whose attachments nobody can fetch."""
+
+    def _attachment(self, part: Part) -> Any:
+        return part
+
+
 def message(**detail: Any) -> MessageBase[Any]:
-    return MessageBase(Summary.of(summary(1, "Reset")), Detail.of(DETAIL | detail), Headers([]))
+    return Shown(Summary.of(summary(1, "Reset")), Detail.of(DETAIL | detail), Headers([]))
 
 
 def test_a_mailbox_is_made_of_what_was_said() -> None:
@@ -286,7 +293,7 @@ def test_the_likeliest_code() -> None:
 
 
 def test_what_was_not_fetched_says_what_to_await() -> None:
-    mail: MessageBase[Any] = MessageBase(Summary.of(summary(1)))
+    mail: MessageBase[Any] = Shown(Summary.of(summary(1)))
     for name in ("text", "headers", "raw", "links"):
         with pytest.raises(NotLoaded, match="await"):
             getattr(mail, name)
