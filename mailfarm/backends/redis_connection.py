@@ -152,7 +152,7 @@ class Connection(txredisapi.RedisProtocol):
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:
                 self.replyReceived(reply)
-        except (txredisapi.InvalidData, hiredis.HiredisError) as error:
+        except (txredisapi.InvalidData, hiredis.HiredisError, TypeError) as error:  # TypeError: a list as a map's key
             self.drop(f"what it says is not RESP: {error}")
 
     def replyReceived(self, reply: Any) -> None:

@@ -106,6 +106,14 @@ class GuardedChannel(HTTPChannel):
             self.write(b"")
         return super().loseConnection()
 
+    def lineReceived(self, line: bytes) -> Any:
+        """A line of the head. One that goes on with the line before is refused (RFC 9112 §5.2): a proxy might read it
+        as a field of its own."""
+        if line[:1] in (b" ", b"\t"):
+            self._respondToBadRequestAndDisconnect()
+            return None
+        return super().lineReceived(line)
+
     def lineLengthExceeded(self, line: bytes) -> None:
         """A line of the head is too long."""
         if not self.requests:
