@@ -33,7 +33,7 @@ stack-test: setup-test stack-images ## deploy the stack on a Swarm of its own, u
 		-o faulthandler_timeout=900 --durations=25 -ra $(ARGS))
 
 prove: setup-test ## break a cluster of processes in every way there is, and prove that no mail is lost (long; root)
-	.venv/bin/mailfarm prove --full --report .make/prove $(ARGS)
+	.venv/bin/mailfarm prove --full --jobs 3 --report .make/prove $(ARGS)
 
 stack-images: setup-test
 	@$(PY) tests/stack/images.py

@@ -20,6 +20,7 @@ from . import faults, servers, stack_options
 from .campaign import Campaign, NoSuchFault, Open, chosen, groups
 from .faults import Fault
 from .page import page
+from .progress import Progress
 from .report import Report
 from .run import set_up
 
@@ -35,28 +36,6 @@ processes: each service a process of its own, with Redis and PostgreSQL, on this
 PATIENCE = 60.0
 
 
-class Progress:
-    """What happens now: one line that changes on a terminal, else a line each."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._began = time.monotonic()
-
-    def tell(self, line: str) -> None:
-        """Show it."""
-        stamp = f"{time.monotonic() - self._began:7.1f} s  {line}"
-        if self._terminal:
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r\x1b[K{stamp[:width]}", end="", file=sys.stderr, flush=True)
-        else:
-            print(stamp, file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self._terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mailfarm prove", description=MANUAL, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -69,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         "--patience", type=float, default=PATIENCE, metavar="S",
         help=f"seconds at the end in which all that was acknowledged must be readable and told ({PATIENCE:g})",
     )  # fmt: skip
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="prove so many targets at a time (1)")
     parser.add_argument("--minutes", type=float, metavar="M", help="begin no fault after so many minutes")
     how_long = parser.add_mutually_exclusive_group()
     how_long.add_argument("--short", action="store_true", help="about three minutes")
@@ -104,10 +84,12 @@ def main(argv: Sequence[str]) -> int:
 
 def _check(wanted: Sequence[Fault], args: argparse.Namespace) -> None:
     """What would come to nothing, or to light only at the end. Raises Unusable."""
-    for name in ("kills", "minutes", "patience"):
+    for name in ("kills", "minutes", "patience", "jobs"):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             raise Unusable(f"--{name} {value:g}: give a number above 0")
+    if args.target == "stack" and args.jobs > 1:
+        raise Unusable(f"--jobs {args.jobs}: there is one stack")
     if not any(args.target in fault.targets for fault in wanted):
         raise Unusable(f"none of these faults is for {args.target}: see mailfarm prove {args.target} --list")
     if args.target == "processes" and (lacks := servers.missing()):
@@ -126,7 +108,10 @@ def _prove(wanted: Sequence[Fault], args: argparse.Namespace) -> int:
     folder = Path(tempfile.mkdtemp(prefix="mailfarm-prove-"))
     progress = Progress()
     opener = _opener(args, folder)
-    campaign = Campaign(args.target, opener, folder, seed=args.seed, patience=args.patience, tell=progress.tell)
+    campaign = Campaign(
+        args.target, opener, folder,
+        seed=args.seed, patience=args.patience, tell=progress.tell, at=progress.at, jobs=args.jobs,
+    )  # fmt: skip
     report = campaign.report
     report.require_all = args.require_all
     can = []

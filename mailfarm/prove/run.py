@@ -75,13 +75,22 @@ class Proof:
 
 
 class Run:
-    """Faults of one target, with one set of options. ``folder`` takes the ledger and what consumers saw."""
+    """Faults of one target, with one set of options. ``folder`` takes the ledger and what consumers saw; ``begins`` is
+    told before each fault how many are over."""
 
     def __init__(
-        self, target: Target, folder: Path, *, seed: int = 1, patience: float = 60, tell: Tell = lambda _: None
+        self,
+        target: Target,
+        folder: Path,
+        *,
+        seed: int = 1,
+        patience: float = 60,
+        tell: Tell = lambda _: None,
+        begins: Callable[[int], None] = lambda done: None,
     ) -> None:
         self.target = target
         self.tell = tell
+        self._begins = begins
         self._seed = seed
         self._patience = patience
         self._folder = folder
@@ -123,9 +132,11 @@ class Run:
 
     def _inject_all(self, schedule: Sequence[Fault], proof: Proof, probed: Inbox, enough: Callable[[], bool]) -> None:
         try:
-            for fault in schedule:
+            for done, fault in enumerate(schedule):
                 if enough():
                     break
+                self._begins(done)
+                self.tell(f"{fault.name}: {fault.says}")
                 self._inject(fault, proof, probed)
         except KeyboardInterrupt:
             proof.interrupted = True

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from running import free_port
 
-from mailfarm.prove.campaign import MOST, Campaign, NoSuchFault, chosen, groups, schedule
+from mailfarm.prove.campaign import LONGEST, MOST, At, Campaign, NoSuchFault, chosen, groups, schedule
 from mailfarm.prove.dev import Dev
 from mailfarm.prove.faults import Fault, NotHere, Tell, every
+from mailfarm.prove.progress import Ahead
 from mailfarm.prove.target import Options, Target
 from mailfarm.sdk import FarmError
 
@@ -25,8 +26,10 @@ class Named(Fault):
     says = "nothing"
     targets = ("dev",)
 
-    def __init__(self, name: str, times: int = 1, options: Options | None = None, control: bool = False) -> None:
-        self.name, self.times, self.options, self.control = name, times, options, control
+    def __init__(
+        self, name: str, times: int = 1, options: Options | None = None, control: bool = False, lasts: float = 5.0
+    ) -> None:
+        self.name, self.times, self.options, self.control, self.lasts = name, times, options, control, lasts
         self.dice: list[float] = []
 
     def inject(self, target: Target, dice: random.Random, tell: Tell) -> None:
@@ -44,6 +47,8 @@ class Named(Fault):
         if self.name == "breaks":
             target.parts[0].kill()
             raise TimeoutError("it broke")
+        if self.name == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def one_of_ours(module: str) -> int:
@@ -81,6 +86,32 @@ def test_a_target_is_judged_after_so_many_faults() -> None:
     assert [len(group.schedule) for group in made] == [MOST, MOST // 2]
 
 
+def test_a_target_is_judged_after_so_much_time() -> None:
+    long = [Named(str(number), lasts=LONGEST / 3) for number in range(4)]
+    assert [len(group.schedule) for group in groups([*long, Named("short")], 1)] == [3, 2]
+    assert [len(group.schedule) for group in groups([Named("longer", 2, lasts=2 * LONGEST)], 1)] == [1, 1]
+
+
+def test_what_is_left_is_by_what_each_fault_takes_and_never_less_than_the_longest_target() -> None:
+    wishes = [Options(), Options(shards=2), Options(shards=3)]
+    made = groups([Named(str(place), 2, each, lasts=100.0) for place, each in enumerate(wishes)], 1)
+    one, two, five = Ahead(made, 1), Ahead(made, 2), Ahead(made, 5)
+    assert (one.begun, one.of) == (0, 6)
+    assert one.left > 600
+    assert two.left == one.left / 2
+    assert five.left == one.left / 3 == made[0].lasts()
+    before = one.left
+    one.begins(1, 0)
+    assert one.begun == 1
+    assert before - 120 < one.left < before - 100
+    one.begins(1, 1)
+    one.ends(1)
+    assert (one.begun, one.left) == (2, before * 2 / 3)
+    for place in (0, 2):
+        one.ends(place)
+    assert one.left == 0
+
+
 def test_faults_are_chosen_by_name_or_family() -> None:
     faults = every()
     assert len({fault.name for fault in faults}) == len(faults)
@@ -102,8 +133,10 @@ def test_every_fault_says_what_it_does_and_where() -> None:
                 assert fault.missing(target), fault.name
 
 
-def campaign(folder: Path) -> Campaign:
-    return Campaign("dev", lambda place, options: Dev(place, options), folder, seed=1, patience=5, tell=lambda _: None)
+def campaign(folder: Path, jobs: int = 1, tell: Tell = lambda _: None, at: At = lambda _: None) -> Campaign:
+    return Campaign(
+        "dev", lambda place, options: Dev(place, options), folder, seed=1, patience=5, tell=tell, at=at, jobs=jobs
+    )
 
 
 def test_a_fault_that_breaks_the_run_is_reported_and_what_was_sent_is_judged(tmp_path: Path) -> None:
@@ -145,3 +178,37 @@ def test_a_target_that_does_not_start_is_reported(tmp_path: Path) -> None:
     report = campaign(tmp_path).run(groups([wrong], 1))
     assert [finding.kind for finding in report.findings] == ["broke"]
     assert "dev has ended with exit code 1" in report.findings[0].what
+
+
+def others(number: int) -> Options:
+    """So that it has a target of its own."""
+    return Options(settings={"MAILFARM_GRACE": str(number)})
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_targets_beside_one_another_give_the_report_of_those_in_turn(tmp_path: Path, jobs: int) -> None:
+    lines: list[str] = []
+    counts: list[tuple[int, int]] = []
+    faults: list[Fault] = [Named("first"), Named("loses", options=others(1)), Named("third", 3, options=others(2))]
+    proving = campaign(tmp_path, jobs, lines.append, lambda ahead: counts.append((ahead.begun, ahead.of)))
+    report = proving.run(groups(faults, 1))
+    assert [(finding.kind, finding.fault) for finding in report.findings] == [("lost", "loses")]
+    assert [(row.name, row.injected, row.acknowledged > 0) for row in report.rows.values()] == [
+        ("first", 1, True),
+        ("loses", 1, True),
+        ("third", 3, True),
+    ]
+    assert counts == sorted(counts)
+    assert counts[-1] == (5, 5)
+    assert sum("third: nothing" in line for line in lines) == 3
+    both = [next(place for place, line in enumerate(lines) if line.startswith(f"target {n} of")) for n in (1, 3)]
+    assert (max(both) < min(place for place, line in enumerate(lines) if "judging" in line)) == (jobs == 2)
+
+
+def test_a_process_that_dies_while_it_proves_is_reported_and_others_go_on(tmp_path: Path) -> None:
+    report = campaign(tmp_path, 2).run(groups([Named("dies"), Named("second", options=others(1))], 1))
+    assert [(finding.kind, finding.fault, finding.what) for finding in report.findings] == [
+        ("broke", "dies", "the process that proves it ended with exit code -9")
+    ]
+    assert report.rows["dies"].not_run == "its target broke"
+    assert report.rows["second"].injected == 1

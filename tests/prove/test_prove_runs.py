@@ -19,8 +19,9 @@ from running import clean_environ, until
 from servers import server_folder
 
 from mailfarm import cli
+from mailfarm.prove.campaign import MOST
 from mailfarm.prove.child import runs
-from mailfarm.prove.command import Progress
+from mailfarm.prove.progress import Progress
 
 PLANTED = Path(__file__).with_name("planted")
 SECONDS = 600
@@ -205,18 +206,23 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def test_what_it_started_ends_with_it_also_when_it_is_killed() -> None:
+@pytest.mark.parametrize(
+    ("words", "many"),
+    [(["processes", "--kills", "30"], 10), (["dev", "--kills", str(2 * MOST), "--jobs", "2"], 5)],
+)
+def test_what_it_started_ends_with_it_also_when_it_is_killed(words: list[str], many: int) -> None:
     folder = server_folder()
-    run = Underway(folder, ["processes", "--kills", "30", "--faults", "kill-mx"])
-    assert len(run.children) > 10
+    run = Underway(folder, [*words, "--faults", "kills"])
+    assert len(run.children) > many
     run.process.kill()
     run.process.communicate()
     until(run.gone, 20)
     shutil.rmtree(folder)
 
 
-def test_who_interrupts_it_gets_the_report_so_far(tmp_path: Path) -> None:
-    run = Underway(tmp_path, ["dev", "--kills", "100", "--faults", "kills"])
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_who_interrupts_it_gets_the_report_so_far(jobs: str, tmp_path: Path) -> None:
+    run = Underway(tmp_path, ["dev", "--kills", str(3 * MOST), "--faults", "kills", "--jobs", jobs])
     os.kill(run.process.pid, signal.SIGINT)
     said, _ = run.process.communicate(timeout=120)
     assert run.process.returncode == 130, said

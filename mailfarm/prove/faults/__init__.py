@@ -36,6 +36,8 @@ class Fault(ABC):
     times = 1
     at_once = 1
     """How many processes one injection kills, in the family of kills."""
+    lasts = 5.0
+    """Seconds one injection takes, about, until mail flows again: for who waits for it."""
     short = False
     """Whether the short run has it."""
     thorough = False

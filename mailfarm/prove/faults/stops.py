@@ -39,6 +39,7 @@ class Stop(Fault):
         self.says = f"SIGSTOP of {kind} for {self._seconds:g} s, longer than " + (
             "every lease" if long else f"a worker's lease of {LEASE:g} s"
         )
+        self.lasts = self._seconds + 3
         self.options = Options(replicas={"inbound": 2}) if long else LEASES
 
     def inject(self, target: Target, dice: random.Random, tell: Tell) -> None:
