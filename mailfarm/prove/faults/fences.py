@@ -83,11 +83,12 @@ class LeaseLost(Fault):
         )
 
         def fence() -> str:
-            """Of the only entry that was ever handed out; empty when it has ended."""
+            """Of the only entry that is handed out; empty when it has ended."""
             turns: str = queue.server.ask("hvals", TURNS)
             return turns.split()[1] if turns else ""
 
         letter = target.mail.letter()
+        until(lambda: not fence(), WITHIN)  # what was sent before can be read a moment before its entry has ended
         new.pause()
         try:
             old_to_database.stall()
