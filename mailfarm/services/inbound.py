@@ -64,7 +64,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from mailfarm.config import InboundSettings
-from mailfarm.errors import LeaseLost
+from mailfarm.errors import LeaseLost, Temporary
 from mailfarm.ids import Ids
 from mailfarm.inbound.pipeline import Pipeline, said
 from mailfarm.ports import Attempt, Bus, Database, Queue
@@ -153,8 +153,12 @@ class Inbound:
             attempts = await self._take()
         except CancelledError:
             return
-        except Exception:
-            self.log.failure("the queue does not answer; it is asked again")
+        except Temporary as error:
+            self.trouble("nothing could be taken; the queue is asked again", error)
+            await self.pause(AFTER_TROUBLE)
+            return
+        except Exception:  # a loop that must live
+            self.log.failure("nothing could be taken; the queue is asked again")
             await self.pause(AFTER_TROUBLE)
             return
         if any(attempt.tries > LOST_TOGETHER for attempt in attempts):
