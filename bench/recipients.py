@@ -145,7 +145,7 @@ async def run(loop: Any, seconds: float, turns: int, patience: report.Patience, 
                 *([("default, one by one", "any", _nothing, 0)] if service is capture else []),
                 *([("default", "any", _nothing, RECIPIENTS)] if service is capture else []),
             ):
-                smtp_protocol.MOST = ahead  # type: ignore[attr-defined, misc]  # a constant, for this comparison alone
+                smtp_protocol.MOST = ahead  # type: ignore[misc]  # a constant, for this comparison alone
                 kept = report.Calmest(HEAD, turns, patience)
                 while kept.wanted:
                     kept.add((word, how, *await transactions(port, name, seconds, before)))

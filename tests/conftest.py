@@ -132,7 +132,7 @@ def deployment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """stack/deployment, which is no package of the house."""
     monkeypatch.syspath_prepend(str(ROOT / "stack"))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    import deployment.checks  # type: ignore[import-not-found]  # it is on the path only here
+    import deployment.checks
     import deployment.docker
     import deployment.labels
     import deployment.rollout

@@ -35,7 +35,7 @@ class Watched:
                 self._waiting.remove(entry)
             raise AssertionError(f"not so within {timeout} s: {self!r}")
 
-        waiting.addTimeout(seconds, reactor, onTimeoutCancel=late)  # type: ignore[arg-type]
+        waiting.addTimeout(seconds, reactor, onTimeoutCancel=late)
         self.changed()
         return waiting
 
@@ -60,7 +60,7 @@ class Client(Protocol, Watched):
         self.pieces.append(data)
         self.changed()
 
-    def connectionLost(self, reason: Any = ConnectionDone()) -> None:  # noqa: B008
+    def connectionLost(self, reason: Any = ConnectionDone()) -> None:  # noqa: B008 - Twisted's signature
         self.lost = reason
         self.changed()
 
@@ -114,7 +114,7 @@ class _Connecting(ClientFactory):
 
     def buildProtocol(self, addr: Any) -> Client:
         client = Client()
-        reactor.callLater(0, self.made.callback, client)  # type: ignore[attr-defined]
+        reactor.callLater(0, self.made.callback, client)
         return client
 
     def clientConnectionFailed(self, connector: Any, reason: Any) -> None:
@@ -127,23 +127,23 @@ async def connect(port: int, *, tls: bool = False, host: str = "127.0.0.1") -> C
     factory: Any = _Connecting(made)
     if tls:
         factory = TLSMemoryBIOFactory(ssl.CertificateOptions(verify=False), True, factory)
-    reactor.connectTCP(host, port, factory, timeout=10)  # type: ignore[attr-defined]
+    reactor.connectTCP(host, port, factory, timeout=10)
     return await made
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = WAIT, every: float = 0.01) -> defer.Deferred[Any]:
     """For what nobody tells us about: look until ``condition()`` is true."""
     done: defer.Deferred[Any] = defer.Deferred()
-    start = reactor.seconds()  # type: ignore[attr-defined]
+    start = reactor.seconds()
 
     def look() -> None:
         value = condition()
         if value:
             done.callback(value)
-        elif reactor.seconds() - start > seconds:  # type: ignore[attr-defined]
+        elif reactor.seconds() - start > seconds:
             done.errback(AssertionError(f"not so within {seconds} s"))
         else:
-            reactor.callLater(every, look)  # type: ignore[attr-defined]
+            reactor.callLater(every, look)
 
     look()
     return done

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from hashlib import sha256
+from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -17,6 +18,15 @@ from mailfarm.ports import CHUNK, Origin, Spooled
 
 DEADLINE = 20.0
 """Seconds after which a test gives up waiting; a passing test never comes near it."""
+
+LONG = 60.0
+"""Seconds of a lease that no test outlives."""
+
+SHORT = 0.05
+"""Seconds of a lease that a test waits for the end of."""
+
+MAX_TRIES = 5
+"""How often the queues of the contract suite hand an entry out."""
 
 
 def clock() -> int:
@@ -94,3 +104,12 @@ def soon(work: object) -> Deferred[object]:
     """The same work, started, and failed when it takes longer than the deadline."""
     deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
     return deferred.addTimeout(DEADLINE, reactor)
+
+
+def start(work: Awaitable[Any]) -> Deferred[Any]:
+    """Begin something now, whatever kind of awaitable it is."""
+
+    async def wait() -> Any:
+        return await work
+
+    return Deferred.fromCoroutine(wait())

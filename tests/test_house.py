@@ -267,7 +267,6 @@ def test_settings_a_document_names_exist() -> None:
 
 
 def test_metrics_carry_the_word_of_their_service() -> None:
-    """Or, in a backend, of the port they are about."""
     """A metric of a service begins with its word, one of a store with what the store is to us."""
     prefixes = tuple(f"mailfarm_{word}_" for word in cli.SERVICES)
     of_ports = tuple(f"mailfarm_{port.lower()}_" for port in ports())
@@ -386,6 +385,17 @@ def test_nothing_is_left_for_later() -> None:
         for path in tracked("*.py", "*.js", "*.sql", "*.sh", "*.html", "*.css", "Makefile", ".ci/*", "*.cfg", "*.toml")
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
         if marks.search(line)
+    ]
+    assert not found, found
+
+
+def test_what_a_checker_is_told_to_pass_over_has_a_reason_beside_it() -> None:
+    bare = re.compile(r"# (type: ignore(\[[^]]*\])?|noqa(: [A-Z0-9, ]+)?)$")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in tracked("*.py")
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if bare.search(line)
     ]
     assert not found, found
 

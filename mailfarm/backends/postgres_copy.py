@@ -131,4 +131,4 @@ def _text(value: str) -> bytes:
         data = value.encode()
     except UnicodeEncodeError:
         data = b"\0"
-    return clean(value).encode() if b"\0" in data else data  # type: ignore[no-any-return]  # clean text is text
+    return clean(value).encode() if b"\0" in data else data

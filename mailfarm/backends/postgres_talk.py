@@ -92,11 +92,9 @@ class Talk(ABC):
 
 def error_of(result: Answer | Result) -> psycopg2.Error:
     """What psycopg2 would have raised."""
-    error: psycopg2.Error = _error_class(result.code)(result.text)
-    error.__setstate__({"pgcode": result.code})  # type: ignore[attr-defined]  # its stubs do not know how it unpickles
-    error.diag = SimpleNamespace(  # type: ignore[misc,assignment]
-        message_primary=result.text, constraint_name=result.constraint or None
-    )
+    error: Any = _error_class(result.code)(result.text)  # the stubs do not know what else one can do with it
+    error.__setstate__({"pgcode": result.code})
+    error.diag = SimpleNamespace(message_primary=result.text, constraint_name=result.constraint or None)
     return error
 
 

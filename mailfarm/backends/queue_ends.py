@@ -25,7 +25,7 @@ class _Gathered(NamedTuple):
         """They have ended, or the call has failed."""
         for each in self.waiting:
             if not each.called:  # cancelled
-                each.callback(failure)  # type: ignore[arg-type]  # a Failure goes the other way by itself
+                each.callback(failure)  # a Failure goes the other way by itself
 
 
 class Ends:

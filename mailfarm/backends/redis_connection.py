@@ -48,6 +48,9 @@ class RedisRefused(RedisAway):
         self.code = text.partition(" ")[0]
 
 
+_pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
+
+
 class Packed(NamedTuple):
     """Arguments as they cross the wire, as the last one of a command: how many they are, and their octets in parts."""
 
@@ -59,11 +62,11 @@ def packed(command: Sequence[Argument | Parts | Packed]) -> list[bytes]:
     """A command as it crosses the wire, in parts."""
     value = command[-1]
     if isinstance(value, Packed):
-        head = hiredis.pack_command(tuple(command[:-1]))  # type: ignore[arg-type]  # the stub is narrower
+        head = _pack(tuple(command[:-1]))
         return [b"*%d\r\n%b" % (len(command) - 1 + value.arguments, head.partition(b"\r\n")[2]), *value.parts]
     if not isinstance(value, list):
-        return [hiredis.pack_command(tuple(command))]  # type: ignore[arg-type]  # the stub is narrower
-    head = hiredis.pack_command((*command[:-1], b""))  # type: ignore[arg-type]  # the stub is narrower
+        return [_pack(tuple(command))]
+    head = _pack((*command[:-1], b""))
     return [head.removesuffix(b"$0\r\n\r\n") + b"$%d\r\n" % sum(map(len, value)), *value, b"\r\n"]
 
 
@@ -86,14 +89,14 @@ class Connection(txredisapi.RedisProtocol):
     def tell(self, *args: Argument) -> None:
         """Send a command whose answer, if any, is pushed: SUBSCRIBE and UNSUBSCRIBE."""
         if self.connected and not self._why:
-            self._leaving.write(hiredis.pack_command(args))  # type: ignore[arg-type]  # the stub is narrower
+            self._leaving.write(_pack(args))
 
     def send(self, *args: Argument, timeout: float | None = None) -> Deferred[Any]:
         """Send a command. Fails with RedisAway after ``timeout`` seconds at the latest, RedisRefused."""
         if not self.connected or self._why:
             return fail(RedisAway(self._why or "the connection has ended"))
         try:
-            packed = hiredis.pack_command(args)  # type: ignore[arg-type]  # the stub is narrower
+            packed = _pack(args)
         except UnicodeEncodeError as error:
             return fail(ValueError(f"a command cannot be sent: {error.reason}"))
         answer: Deferred[Any] = Deferred()

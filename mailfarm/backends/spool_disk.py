@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -240,7 +241,7 @@ class DiskSpool:
         adopted = 0
         for path in await self._run(lambda: others(self.path, [*known, *self._left])):
             try:
-                claimed = await self._run(lambda path=path: _claimed(path))  # type: ignore[misc]
+                claimed = await self._run(partial(_claimed, path))
             except OSError as error:
                 if path not in self._closed:
                     self._closed.add(path)

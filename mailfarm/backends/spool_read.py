@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mailfarm.errors import Damaged
@@ -41,7 +42,7 @@ class InFile:
     async def chunks(self) -> AsyncIterator[bytes]:
         """The pieces. Raises OSError."""
         for at in range(0, self.size, CHUNK):
-            yield await self._run(lambda at=at: self._read(at))  # type: ignore[misc]  # at is bound now, not later
+            yield await self._run(partial(self._read, at))
 
     def close(self) -> None: ...
 

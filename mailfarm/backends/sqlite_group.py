@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -174,8 +175,11 @@ def _run_together(connection: sqlite3.Connection, run: Together, jobs: list[Job]
         fail_all(jobs, trial.error)
     else:
         for job in jobs:
-            # mypy infers no type for a lambda whose default binds the loop variable
-            _run(connection, job, lambda db, item=job.item: run(db, [item])[0])  # type: ignore[misc]
+            _run(connection, job, partial(_alone, run, job.item))
+
+
+def _alone(run: Together, item: Any, db: sqlite3.Connection) -> Any:
+    return run(db, [item])[0]
 
 
 def fail_all(jobs: Sequence[Job], error: BaseException) -> None:

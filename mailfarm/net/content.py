@@ -48,7 +48,8 @@ class SpillContent:
         """The SHA-256 of what was written so far, 32 octets. ValueError: closed, and nobody had asked."""
         if not self.size:
             return sha256().digest()
-        return self._hash().digest()  # type: ignore[no-any-return]
+        digest: bytes = self._hash().digest()
+        return digest
 
     @property
     def in_memory(self) -> int:

@@ -119,8 +119,9 @@ def begin(form: Literal["json", "text"], level: str, fd: int = 2) -> LineLog:
     """Send everything Twisted, ``logging`` and ``warnings`` say to ``fd``. Once a process."""
     line_log = LineLog(fd, form)
     least = LogLevel.levelWithName(level)
-    # a function is an observer to Twisted; zope's interfaces are not types to mypy
-    observer: Any = FilteringLogObserver(line_log, [LogLevelFilterPredicate(defaultLogLevel=least)])  # type: ignore[arg-type, list-item]
+    # functions, which are observers and predicates to Twisted; zope's interfaces are not types to mypy
+    made: Any = FilteringLogObserver
+    observer = made(line_log, [LogLevelFilterPredicate(defaultLogLevel=least)])
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)  # shows warnings too
     route_logging()
     return line_log
@@ -159,7 +160,7 @@ class _ToTwisted(logging.Handler):
 
 def _level(event: dict[str, Any]) -> str:
     # an event without a level is looked up with None, and found not to be there
-    return _LEVELS.get(event.get("log_level"), "critical" if event.get("log_level") is LogLevel.critical else "info")  # type: ignore[arg-type]
+    return _LEVELS.get(event.get("log_level"), "critical" if event.get("log_level") is LogLevel.critical else "info")
 
 
 def _namespace(event: dict[str, Any]) -> str:
@@ -237,8 +238,7 @@ def _value(name: str, value: Any) -> Any:
     if isinstance(value, str):
         return _short(value, LONGEST_FIELD)
     if isinstance(value, _EVENTS):
-        # the caller has seen that it is one of the events
-        return events.form(value)  # type: ignore[arg-type]
+        return events.form(value)  # type: ignore[arg-type]  # mypy does not see what _EVENTS are
     return _short_repr(value)
 
 

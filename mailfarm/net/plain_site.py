@@ -28,7 +28,7 @@ class PlainRequest(Request):
 
     def gotLength(self, length: int | None) -> None:
         """Nothing is kept, however long it is said to be."""
-        self.content = BytesIO()  # type: ignore[assignment]
+        self.content = BytesIO()  # type: ignore[assignment]  # to Twisted a file
 
     def handleContentChunk(self, data: bytes) -> None:
         self._octets += len(data)
@@ -43,7 +43,7 @@ class PlainRequest(Request):
         """Answer, if it is one of our names that is asked for."""
         self.setHeader(b"server", b"mailfarm")
         named = self.requestHeaders.getRawHeaders("host") or [""]
-        hosts: Hosts | None = self.site.hosts  # type: ignore[union-attr]
+        hosts: Hosts | None = self.site.hosts  # type: ignore[union-attr]  # it is ours
         if resrc is None:
             self._refuse(Problem("bad-request", "the request target must be a path"))
         elif hosts is not None and self.path != b"/healthz" and (len(named) != 1 or not hosts.ours(named[0])):
@@ -73,5 +73,5 @@ class PlainSite(Site):
         )
         self.hosts = hosts
 
-    def log(self, request: Request) -> None:  # type: ignore[override]
+    def log(self, request: Request) -> None:  # type: ignore[override]  # what is asked is a Request
         """Nothing."""

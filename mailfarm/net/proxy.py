@@ -262,6 +262,5 @@ class ProxyProtocol(Protocol):
         if rest and not transport.disconnecting:
             transport.protocol.dataReceived(rest)
 
-    # Twisted's own signature has a default we have no use for
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # without Twisted's default
         self._done()

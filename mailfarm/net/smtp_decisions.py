@@ -66,12 +66,13 @@ class Asking:
         kind = type(question)
         decision: Decision | None = None
         try:
+            # of kind mypy does not see that it is the question's type
             if kind is Rcpt:
-                answer = session.rcpt(question)  # type: ignore[arg-type]  # so much mypy does not see of a type
+                answer = session.rcpt(question)  # type: ignore[arg-type]  # it is a Rcpt
             elif kind is Mail:
-                answer = session.mail(question)  # type: ignore[arg-type]
+                answer = session.mail(question)  # type: ignore[arg-type]  # it is a Mail
             elif kind is Data:
-                answer = session.data(question.envelope)  # type: ignore[union-attr]
+                answer = session.data(question.envelope)  # type: ignore[union-attr]  # it is a Data
             else:
                 answer = _put(session, question, content)
             if isinstance(answer, Reply):

@@ -226,7 +226,7 @@ class SMTPProtocol:
             kind = type(request)
             if kind in DECISIONS:
                 # so much mypy does not see of a type
-                reply = self._end(request) if kind is End else self._ask(request)  # type: ignore[arg-type]
+                reply = self._end(request) if kind is End else self._ask(request)  # type: ignore[arg-type]  # kind is its type
                 if reply is not None:
                     core.answer(reply)
             else:

@@ -106,8 +106,8 @@ def server_context(pair: KeyPair) -> SSL.Context:
         # TypeError: it has a passphrase, which nobody could type when a service starts
         raise ConfigurationError([f"{key} holds no PEM private key without a passphrase"]) from None
     try:
-        # any private key type that OpenSSL can load will do; pyOpenSSL lists fewer than cryptography returns
-        context.use_privatekey(private)  # type: ignore[arg-type]
+        # any private key type that OpenSSL can load will do
+        context.use_privatekey(private)  # type: ignore[arg-type]  # it lists fewer than cryptography returns
         context.check_privatekey()
     except (SSL.Error, TypeError):
         raise ConfigurationError([f"the key in {key} does not belong to the certificate in {certificate}"]) from None
@@ -167,7 +167,7 @@ def _still_good(pair: KeyPair, names: Sequence[str], now: datetime) -> bool:
         certificate.not_valid_before_utc <= now.astimezone(UTC)
         and certificate.not_valid_after_utc - now.astimezone(UTC) > timedelta(days=DEV_DAYS_LEFT)
         # some key types have no public half to compare; an EC key of ours has
-        and certificate.public_key() == key.public_key()  # type: ignore[union-attr]
+        and certificate.public_key() == key.public_key()
         and list(alternatives) == [_general(name) for name in names]
     )
 

@@ -277,7 +277,7 @@ def resolved(host: str, addresses: Sequence[str]) -> Iterator[None]:
         turned = [*addresses[first:], *addresses[:first]]
         return [each for address in turned for each in before(address, *given, **named)]
 
-    socket.getaddrinfo = found  # type: ignore[assignment]
+    socket.getaddrinfo = found  # type: ignore[assignment]  # it takes what comes
     try:
         yield
     finally:

@@ -71,9 +71,8 @@ class Session:
         self._reader, self._writer, self._timeout = reader, writer, timeout
         self._server = f"{door.host}:{door.port}"
 
-    # the limit is each reply's, not ours to enforce around the whole
     @classmethod
-    async def open(cls, door: Door, timeout: float = TIMEOUT, source: str = "") -> Session:  # noqa: ASYNC109
+    async def open(cls, door: Door, timeout: float = TIMEOUT, source: str = "") -> Session:  # noqa: ASYNC109 - each reply's
         """Connect, be greeted, and sign in where the door asks for it. Raises Refused."""
         local = (source, 0) if source else None
         implicit = _context() if door.security == "tls" else None
@@ -206,7 +205,7 @@ def _context() -> ssl.SSLContext:
     return context
 
 
-async def send_once(letter: Letter, door: Door, timeout: float = TIMEOUT) -> list[Attempt]:  # noqa: ASYNC109
+async def send_once(letter: Letter, door: Door, timeout: float = TIMEOUT) -> list[Attempt]:  # noqa: ASYNC109 - each reply's
     """One message by a connection of its own."""
     began = time.monotonic()
     try:

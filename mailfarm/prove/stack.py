@@ -65,7 +65,10 @@ class Task(Part):
     def _end(self, signal: str, seconds: float) -> None:
         container = self.container()
         self._stack.on(container, "kill", "--signal", signal, container.id)
-        gone = lambda: container not in self._stack.swarm.containers(self._stack.stack, self.service)  # noqa: E731
+
+        def gone() -> bool:
+            return container not in self._stack.swarm.containers(self._stack.stack, self.service)
+
         self._stack.until(gone, seconds, f"the end of {self.name}")
 
     def pause(self) -> None:
@@ -138,7 +141,7 @@ class Stack(Target):
         self._power = {"off": tuple(power_off), "on": tuple(power_on)}
 
     @property
-    def parts(self) -> Sequence[Part]:  # type: ignore[override]
+    def parts(self) -> Sequence[Part]:  # type: ignore[override]  # they come and go
         """The places of every service that are filled now."""
         return self.tasks()
 

@@ -88,7 +88,7 @@ class Traffic:
                 await asyncio.wait_for(self._ended.wait(), max(due - time.monotonic(), 0.0))
         await self._ended.wait()
         deadline = time.monotonic() + self._plan.drain
-        while (self._busy or self._again or not self._fresh.empty()) and time.monotonic() < deadline:  # noqa: ASYNC110
+        while (self._busy or self._again or not self._fresh.empty()) and time.monotonic() < deadline:  # noqa: ASYNC110 - three of them
             await asyncio.sleep(0.02)
         for task in [*clients, syncing]:
             task.cancel()

@@ -147,8 +147,7 @@ class AsyncFarm:
             raise failure_of(error) from error
         return Response(answer.status_code, answer.content, {k.lower(): v for k, v in answer.headers.items()})
 
-    # not a timeout of ours to enforce: it is handed to the HTTP client
-    async def _follow(self, following: Following, timeout: float | None) -> AsyncIterator[Event[AsyncMessage]]:  # noqa: ASYNC109
+    async def _follow(self, following: Following, timeout: float | None) -> AsyncIterator[Event[AsyncMessage]]:  # noqa: ASYNC109 - httpx has it
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = FIRST_PAUSE
         if self._http.is_closed:

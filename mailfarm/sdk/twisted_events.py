@@ -36,7 +36,7 @@ ClientProtocol: Any = websocket.WebSocketClientProtocol
 ClientFactory: Any = websocket.WebSocketClientFactory
 
 
-class _Socket(ClientProtocol):  # type: ignore[misc]
+class _Socket(ClientProtocol):  # type: ignore[misc]  # it is not typed
     """Puts frames into its factory's queue."""
 
     factory: _Factory
@@ -55,7 +55,7 @@ class _Socket(ClientProtocol):  # type: ignore[misc]
         self.factory.hear(Failure(f"{reason or 'the connection was cut'} ({code})", sent=True))
 
 
-class _Factory(ClientFactory):  # type: ignore[misc]
+class _Factory(ClientFactory):  # type: ignore[misc]  # it is not typed
     """One connection; ``hear`` is told each frame, and a Failure at its end."""
 
     protocol: Any = _Socket

@@ -133,7 +133,7 @@ async def test_an_account_has_the_set_that_names_it_by_id_or_name() -> None:
             asked.append(params[0])
             return (names[params[0]],) if params[0] in names else None
 
-    set_of = SetOf(sets, Names())  # type: ignore[arg-type]
+    set_of = SetOf(sets, Names())
     away = True
     assert (await set_of("01T")).name == "default", "a guard is no reason to refuse mail"
     away = False
@@ -143,7 +143,7 @@ async def test_an_account_has_the_set_that_names_it_by_id_or_name() -> None:
         assert (await set_of("01ID")).name == "trial"
         assert (await set_of("gone")).name == "default"
     assert asked == ["01T", "01O", "gone"], "a name never changes"
-    assert (await SetOf(WITHOUT_A_FILE, Names())("01T")) is WITHOUT_A_FILE.default  # type: ignore[arg-type]
+    assert (await SetOf(WITHOUT_A_FILE, Names())("01T")) is WITHOUT_A_FILE.default
     assert len(asked) == 3
 
 

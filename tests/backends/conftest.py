@@ -1,34 +1,57 @@
-"""No Deferred may fail unheard in here: what nobody handles is only logged when it is collected."""
+"""Redis servers and databases of a test's own. No Deferred may fail unheard in here."""
 
 from __future__ import annotations
 
-import gc
+import signal
 
 import pytest
 import pytest_twisted
-from postgres_house import start
 from prometheus_client import CollectorRegistry
-from spooled_samples import soon
+from redis_house import server
+from spooled_samples import clock, soon, start
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
-from twisted.logger import globalLogPublisher
+from unheard import no_unheard_failures as no_unheard_failures
 
 from mailfarm.backends.postgres_database import PostgresDatabase
+from mailfarm.backends.sqlite_engine import Engine
 
 
-@pytest.fixture(autouse=True)
-def no_unheard_failures():
-    heard = []
+@pytest.fixture
+def own(component):
+    """A Redis that may be broken."""
+    component("redis-server")
+    with server() as redis:
+        yield redis
+        if redis.process is not None:
+            redis.signal(signal.SIGCONT)
 
-    def hear(entry):
-        if entry.get("log_namespace") == "twisted.internet.defer":
-            heard.append(entry.get("log_failure"))
 
-    globalLogPublisher.addObserver(hear)
-    yield
-    gc.collect(1)
-    globalLogPublisher.removeObserver(hear)
-    assert not heard
+@pytest.fixture
+def cache(component):
+    """A Redis that may be broken, set up as a cache: it keeps nothing over a restart."""
+    component("redis-server")
+    with server("--appendonly", "no") as redis:
+        yield redis
+
+
+@pytest_twisted.async_yield_fixture
+async def engines(tmp_path):
+    """Makes engines on one file, one after the other, and closes what is open at the end."""
+    made = []
+
+    def make(path=tmp_path / "farm" / "mail.sqlite", deliver=reactor.callFromThread, **settings):
+        made.append(Engine(path, clock=clock, deliver=deliver, **settings))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        await engine.close()
+
+
+@pytest.fixture
+def engine(engines):
+    return engines()
 
 
 @pytest.fixture

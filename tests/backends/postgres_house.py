@@ -6,13 +6,6 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 
-def start(work):
-    async def wait():
-        return await work
-
-    return Deferred.fromCoroutine(wait())
-
-
 def file(spool):
     async def work(tx):
         return await tx.insert("filed", ["spool", "filed_at"], [(spool, tx.now)])

@@ -7,9 +7,8 @@ from contextlib import AsyncExitStack, contextmanager
 
 from prometheus_client import CollectorRegistry
 from servers import Redis, server_folder
-from spooled_samples import DEADLINE, IDS, clock
+from spooled_samples import DEADLINE, IDS, LONG, clock
 from twisted.internet import endpoints, protocol, reactor
-from twisted.internet.defer import Deferred
 
 from mailfarm.backends.redis_link import RedisLink
 from mailfarm.backends.redis_queue import RedisQueue
@@ -57,13 +56,12 @@ class Working:
         return sum(s.value for s in samples if all(s.labels[key] == value for key, value in labels.items()))
 
 
-def start(work):
-    """Begin something now, whatever kind of awaitable it is."""
-
-    async def wait():
-        return await work
-
-    return Deferred.fromCoroutine(wait())
+async def take_all(queue, count=None):
+    """Everything that is there, or until so many are."""
+    taken = []
+    while attempts := await queue.take(100, LONG, DEADLINE if count and len(taken) < count else 0.0):
+        taken += attempts
+    return taken
 
 
 def calls(redis):

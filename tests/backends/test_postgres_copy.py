@@ -11,8 +11,8 @@ import pytest
 import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
-from postgres_house import file, spools, start, statement
-from spooled_samples import soon, until
+from postgres_house import file, spools, statement
+from spooled_samples import soon, start, until
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint

@@ -10,9 +10,9 @@ import time
 import psycopg2
 import pytest
 import pytest_twisted
-from postgres_house import file, pause, sample, spools, start, statement
+from postgres_house import file, pause, sample, spools, statement
 from servers import Postgres, free_port, server_folder
-from spooled_samples import soon, until
+from spooled_samples import soon, start, until
 from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 from twisted.logger import formatEvent, globalLogPublisher

@@ -8,9 +8,9 @@ from contextlib import suppress
 import psycopg2
 import pytest
 import pytest_twisted
-from postgres_house import file, pause, sample, spools, start, statement
+from postgres_house import file, pause, sample, spools, statement
 from servers import set_clock, shifted_url
-from spooled_samples import clock, soon, until
+from spooled_samples import clock, soon, start, until
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, DeferredList, gatherResults
 from twisted.internet.endpoints import TCP4ServerEndpoint

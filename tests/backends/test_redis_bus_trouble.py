@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import time
 from collections import Counter
@@ -11,7 +10,6 @@ from collections import Counter
 import pytest
 import pytest_twisted
 from prometheus_client import CollectorRegistry
-from servers import Redis, server_folder
 from spooled_samples import IDS, clock, soon, until
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
@@ -28,21 +26,12 @@ def closed(number=0, address="inbox@mailfarm.test"):
 
 
 @pytest.fixture
-def server(component):
-    component("redis-server")
-    folder = server_folder()
-    with Redis(folder, "--appendonly", "no") as redis:
-        yield redis
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-def opened(server):
+def opened(cache):
     """Opens buses on the server, and ends them."""
     open_ = []
 
     async def open_bus(within=5.0, confirm=20.0, user=""):
-        link = RedisLink(server.url.replace("//", f"//{user}"), reactor, name="cache", timeout=within)
+        link = RedisLink(cache.url.replace("//", f"//{user}"), reactor, name="cache", timeout=within)
         registry = CollectorRegistry()
         bus = RedisBus(link, reactor, registry, confirm=confirm)
         await link.start()
@@ -69,16 +58,16 @@ def down(*buses):
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_is_back_when_redis_is_and_says_that_something_may_be_missing(server, opened):
+async def test_it_is_back_when_redis_is_and_says_that_something_may_be_missing(cache, opened):
     one, other = await opened(), await opened()
     heard, missed = [], []
     await one.subscribe("box", heard.append, lambda: missed.append("box"))
     (await one.subscribe("gone", heard.append, lambda: missed.append("gone"))).stop()
     await until(up(one, other))
     assert missed == []
-    server.kill()
+    cache.kill()
     await until(down(one, other))
-    server.start()
+    cache.start()
     await until(up(one, other))
     await until(lambda: missed)
     other.publish("box", event := closed())
@@ -89,19 +78,19 @@ async def test_it_is_back_when_redis_is_and_says_that_something_may_be_missing(s
 
 
 @pytest_twisted.ensureDeferred
-async def test_while_redis_is_away_nobody_waits_and_what_is_told_is_told_later(server, opened):
+async def test_while_redis_is_away_nobody_waits_and_what_is_told_is_told_later(cache, opened):
     bus = await opened()
     heard, missed = [], []
     await bus.subscribe("before", heard.append)
     await until(up(bus))
-    server.kill()
+    cache.kill()
     await until(down(bus))
     assert bus.subscribe("meanwhile", heard.append, lambda: missed.append(1)).called
     events = [closed(number) for number in range(20)]
     for event in events:
         bus.publish("before", event)
     assert heard == []
-    server.start()
+    cache.start()
     await until(up(bus))
     await until(lambda: missed)
     bus.publish("meanwhile", last := closed())
@@ -111,27 +100,27 @@ async def test_while_redis_is_away_nobody_waits_and_what_is_told_is_told_later(s
 
 
 @pytest_twisted.ensureDeferred
-async def test_redis_is_away_at_the_start(server, opened):
-    server.kill()
+async def test_redis_is_away_at_the_start(cache, opened):
+    cache.kill()
     bus = await opened()
     heard = []
     began = time.monotonic()
     await bus.subscribe("box", heard.append)
     await bus.subscribe("box", heard.append)
     assert time.monotonic() - began < 5
-    server.start()
+    cache.start()
     await until(up(bus))
     bus.publish("box", closed())
     await until(lambda: len(heard) == 2)
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_waits_for_redis_is_bounded_and_the_oldest_is_dropped(server, opened):
+async def test_what_waits_for_redis_is_bounded_and_the_oldest_is_dropped(cache, opened):
     bus = await opened()
     heard = []
     await bus.subscribe("box", heard.append)
     await until(up(bus))
-    server.kill()
+    cache.kill()
     await until(down(bus))
     for number in range(redis_bus.KEPT + 500):
         bus.publish("elsewhere", closed(number))
@@ -142,7 +131,7 @@ async def test_what_waits_for_redis_is_bounded_and_the_oldest_is_dropped(server,
     assert bus._octets <= redis_bus.KEPT_OCTETS
     kept = len(bus._outbox)
     assert kept * 100_000 > 0.9 * redis_bus.KEPT_OCTETS
-    server.start()
+    cache.start()
     await until(up(bus))
     await until(lambda: not bus._outbox and not bus._sending)
     assert bus._octets == 0
@@ -151,12 +140,12 @@ async def test_what_waits_for_redis_is_bounded_and_the_oldest_is_dropped(server,
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stalled_redis_is_left_and_found_again(server, opened):
+async def test_a_stalled_redis_is_left_and_found_again(cache, opened):
     bus = await opened(within=0.5, confirm=0.3)
     heard, missed = [], []
     await bus.subscribe("box", heard.append, lambda: missed.append(1))
     await until(up(bus))
-    server.signal(signal.SIGSTOP)
+    cache.signal(signal.SIGSTOP)
     try:
         began = time.monotonic()
         await bus.subscribe("other", heard.append)
@@ -164,7 +153,7 @@ async def test_a_stalled_redis_is_left_and_found_again(server, opened):
         await until(down(bus))
         assert bus.subscribe("third", heard.append).called
     finally:
-        server.signal(signal.SIGCONT)
+        cache.signal(signal.SIGCONT)
     await until(up(bus))
     await until(lambda: missed)
     for topic in ("box", "other", "third"):
@@ -173,7 +162,7 @@ async def test_a_stalled_redis_is_left_and_found_again(server, opened):
 
 
 @pytest_twisted.ensureDeferred
-async def test_twenty_thousand_topics_at_once_and_again_after_a_restart(server, opened):
+async def test_twenty_thousand_topics_at_once_and_again_after_a_restart(cache, opened):
     bus, other = await opened(within=20.0), await opened()
     heard, missed, passes = [], [], [0]
 
@@ -189,9 +178,9 @@ async def test_twenty_thousand_topics_at_once_and_again_after_a_restart(server, 
     await until(up(bus, other))
     assert len(bus._topics) == 20_000
     assert bus.value("mailfarm_bus_topics") == 20_000
-    server.kill()
+    cache.kill()
     await until(down(bus, other))
-    server.start()
+    cache.start()
     await until(up(bus, other))
     assert len(bus._topics) == 20_000
     some = topics[::500]
@@ -205,29 +194,29 @@ async def test_twenty_thousand_topics_at_once_and_again_after_a_restart(server, 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_storm_of_those_who_come_back_with_little_room_at_the_server(server, opened):
-    server.options = (*server.options, "--client-output-buffer-limit", "pubsub 96kb 64kb 5")
-    server.stop()
-    server.start()
+async def test_a_storm_of_those_who_come_back_with_little_room_at_the_server(cache, opened):
+    cache.options = (*cache.options, "--client-output-buffer-limit", "pubsub 96kb 64kb 5")
+    cache.stop()
+    cache.start()
     buses = [await opened() for _ in range(5)]
     heard = [[] for _ in buses]
     for bus, each in zip(buses, heard, strict=True):
         topics = [IDS.new() for _ in range(3000)]
         await gatherResults([bus.subscribe(topic, each.append) for topic in [*topics, "all"]])
     await until(up(*buses))
-    server.kill()
+    cache.kill()
     await until(down(*buses))
-    server.start()
+    cache.start()
     await until(up(*buses))
     buses[0].publish("all", event := closed())
     await until(lambda: heard == [[event]] * 5)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_subscriber_that_redis_found_too_slow_comes_back_and_is_told(server, opened):
-    server.options = (*server.options, "--client-output-buffer-limit", "pubsub 1mb 512kb 5")
-    server.stop()
-    server.start()
+async def test_a_subscriber_that_redis_found_too_slow_comes_back_and_is_told(cache, opened):
+    cache.options = (*cache.options, "--client-output-buffer-limit", "pubsub 1mb 512kb 5")
+    cache.stop()
+    cache.start()
     slow, other = await opened(within=30.0), await opened()
     heard, missed = [], []
     await slow.subscribe("box", heard.append, lambda: missed.append(1))
@@ -255,9 +244,9 @@ async def test_a_subscriber_that_redis_found_too_slow_comes_back_and_is_told(ser
     await until(lambda: event in heard)
 
 
-def calls_of(server, command):
+def calls_of(cache, command):
     """How often the server was told a command."""
-    found = re.search(rf"cmdstat_{command}:calls=(\d+)", server.ask("info", "commandstats"))
+    found = re.search(rf"cmdstat_{command}:calls=(\d+)", cache.ask("info", "commandstats"))
     return int(found[1]) if found else 0
 
 
@@ -271,7 +260,7 @@ def large(mailboxes):
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_call_publishes_so_many_octets_however_much_of_them_is_alike(server, opened):
+async def test_one_call_publishes_so_many_octets_however_much_of_them_is_alike(cache, opened):
     bus = await opened(within=30.0)
     heard = []
     await bus.subscribe("account:1", heard.append)
@@ -281,15 +270,15 @@ async def test_one_call_publishes_so_many_octets_however_much_of_them_is_alike(s
     bus.publish_alike(made, "account:1")
     await until(lambda: len(heard) == len(made))
     assert heard == [made.event(number) for number in range(len(made))]
-    assert calls_of(server, "evalsha") >= octets / (2 * redis_bus.AT_ONCE_OCTETS)
+    assert calls_of(cache, "evalsha") >= octets / (2 * redis_bus.AT_ONCE_OCTETS)
     assert bus._octets == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_alike_is_kept_once(server, opened):
+async def test_what_is_alike_is_kept_once(cache, opened):
     bus = await opened()
     await until(up(bus))
-    server.kill()
+    cache.kill()
     await until(down(bus))
     made = large(500)
     for _ in range(90):
@@ -301,9 +290,9 @@ async def test_what_is_alike_is_kept_once(server, opened):
 
 @pytest.mark.parametrize("ready", [True, False])
 @pytest_twisted.ensureDeferred
-async def test_who_looks_again_and_again_stays_at_the_server_that_is_the_master(server, monkeypatch, ready):
+async def test_who_looks_again_and_again_stays_at_the_server_that_is_the_master(cache, monkeypatch, ready):
     monkeypatch.setattr(redis_topics, "BEAT", 0.02)
-    link, registry = RedisLink(server.url, reactor, name="cache"), CollectorRegistry()
+    link, registry = RedisLink(cache.url, reactor, name="cache"), CollectorRegistry()
     await link.start()
     assert not ready or await link.ready(20)  # the bus may come when the link is there
     bus = RedisBus(link, reactor, registry, confirm=20.0)
@@ -311,8 +300,8 @@ async def test_who_looks_again_and_again_stays_at_the_server_that_is_the_master(
     try:
         await bus.subscribe("box", lambda event: None)
         await until(lambda: registry.get_sample_value("mailfarm_bus_up"))
-        before = calls_of(server, "info")
-        await until(lambda: calls_of(server, "info") > before + 100)
+        before = calls_of(cache, "info")
+        await until(lambda: calls_of(cache, "info") > before + 100)
         assert registry.get_sample_value("mailfarm_bus_returns_total") == 0
     finally:
         await bus.stop()
@@ -321,9 +310,9 @@ async def test_who_looks_again_and_again_stays_at_the_server_that_is_the_master(
 
 @pytest.mark.parametrize(("may_ask", "returns"), [("+info", 0), ("", 1)])
 @pytest_twisted.ensureDeferred
-async def test_who_publishes_elsewhere_is_followed_and_elsewhere_is_another_server(server, opened, may_ask, returns):
+async def test_who_publishes_elsewhere_is_followed_and_elsewhere_is_another_server(cache, opened, may_ask, returns):
     rules = f"on nopass ~* &* -@all +ping +evalsha +eval +publish +subscribe +unsubscribe {may_ask}"
-    server.ask("acl", "setuser", "m", *rules.split())
+    cache.ask("acl", "setuser", "m", *rules.split())
     bus = await opened(user="m:any@")
     heard = []
     await bus.subscribe("box", heard.append)
@@ -342,7 +331,7 @@ async def test_who_publishes_elsewhere_is_followed_and_elsewhere_is_another_serv
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_was_told_just_before_the_end_is_sent(server, opened):
+async def test_what_was_told_just_before_the_end_is_sent(cache, opened):
     one, other = await opened(), await opened()
     heard = []
     await one.subscribe("box", heard.append)
@@ -355,11 +344,11 @@ async def test_what_was_told_just_before_the_end_is_sent(server, opened):
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_bus_that_stops_while_redis_is_away_does_not_wait_long(server, opened):
+async def test_a_bus_that_stops_while_redis_is_away_does_not_wait_long(cache, opened):
     bus = await opened()
     await bus.subscribe("box", lambda event: None)
     await until(up(bus))
-    server.kill()
+    cache.kill()
     await until(down(bus))
     bus.publish("box", closed())
     began = time.monotonic()
@@ -368,7 +357,7 @@ async def test_a_bus_that_stops_while_redis_is_away_does_not_wait_long(server, o
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_who_is_told_that_something_is_missing_and_fails_does_not_keep_it_from_the_others(server, opened):
+async def test_one_who_is_told_that_something_is_missing_and_fails_does_not_keep_it_from_the_others(cache, opened):
     from twisted.logger import globalLogPublisher
 
     bus = await opened()
@@ -380,11 +369,11 @@ async def test_one_who_is_told_that_something_is_missing_and_fails_does_not_keep
     await bus.subscribe("box", lambda event: None, bad)
     await bus.subscribe("box", lambda event: None, lambda: missed.append(1))
     await until(up(bus))
-    server.kill()
+    cache.kill()
     await until(down(bus))
     globalLogPublisher.addObserver(logged.append)
     try:
-        server.start()
+        cache.start()
         await until(lambda: missed)
     finally:
         globalLogPublisher.removeObserver(logged.append)

@@ -11,16 +11,14 @@ from contextlib import ExitStack
 
 import pytest
 import pytest_twisted
-from redis_house import Working, server, start
+from redis_house import Working, server
 from servers import Sentinel, server_folder
-from spooled_samples import soon, spooled, until
+from spooled_samples import LONG, soon, spooled, start, until
 from twisted.internet.defer import gatherResults
 
 from mailfarm.backends.redis_link import RedisAway
 from mailfarm.errors import QueueUnavailable
 from mailfarm.ports import CHUNK
-
-LONG = 60.0
 
 
 class Farm:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import time
@@ -12,7 +11,6 @@ from dataclasses import replace
 import pytest
 import pytest_twisted
 from prometheus_client import CollectorRegistry
-from servers import Redis, server_folder
 from spooled_samples import soon, until
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
@@ -32,22 +30,12 @@ CENTURY = Quota(3, 36_525 * 86_400)
 
 
 @pytest.fixture
-def server(component):
-    """A cache as the stack has it: it keeps nothing over a restart."""
-    component("redis-server")
-    folder = server_folder()
-    with Redis(folder, "--appendonly", "no") as redis:
-        yield redis
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-def opened(server):
+def opened(cache):
     """Opens limiters on the server, and ends them."""
     open_ = []
 
     async def open_limiter(**options):
-        link = RedisLink(server.url, reactor, name="cache", timeout=2.0)
+        link = RedisLink(cache.url, reactor, name="cache", timeout=2.0)
         registry = CollectorRegistry()
         limiter = RedisLimiter(
             link, MemoryLimiter(time.monotonic), reactor, registry, **{"timeout": 20.0, "probe": 0.05, **options}
@@ -84,13 +72,13 @@ BACK = "the cache is back"
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_dead_cache_is_replaced_by_a_local_count_at_once_and_used_again_when_it_is_back(server, opened, logged):
+async def test_a_dead_cache_is_replaced_by_a_local_count_at_once_and_used_again_when_it_is_back(cache, opened, logged):
     limiter = await opened()
     for _ in range(3):
         assert await limiter.charge([Charge("k", SLOW)]) is None
     assert await limiter.charge([Charge("k", SLOW)]) is not None
     assert value(limiter, "mailfarm_limiter_local") == 0
-    server.kill()
+    cache.kill()
     began = time.monotonic()
     for _ in range(3):
         assert await limiter.charge([Charge("k", SLOW)]) is None
@@ -100,7 +88,7 @@ async def test_a_dead_cache_is_replaced_by_a_local_count_at_once_and_used_again_
     assert value(limiter, "mailfarm_limiter_local") == 1
     assert value(limiter, "mailfarm_limiter_fallbacks_total") == 4
     assert len(logged(AWAY)) == 1
-    server.start()
+    cache.start()
     await until(lambda: not limiter.local)
     assert value(limiter, "mailfarm_limiter_local") == 0
     assert len(logged(BACK)) == 1
@@ -110,10 +98,10 @@ async def test_a_dead_cache_is_replaced_by_a_local_count_at_once_and_used_again_
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stalled_cache_keeps_nobody_waiting_longer_than_the_timeout(server, opened, logged):
+async def test_a_stalled_cache_keeps_nobody_waiting_longer_than_the_timeout(cache, opened, logged):
     limiter = await opened(timeout=0.5)
     assert await limiter.charge([Charge("k", SLOW)]) is None
-    server.signal(signal.SIGSTOP)
+    cache.signal(signal.SIGSTOP)
     try:
         began = time.monotonic()
         first = [limiter.charge([Charge(f"k{number}", SLOW)]) for number in range(50)]
@@ -129,7 +117,7 @@ async def test_a_stalled_cache_keeps_nobody_waiting_longer_than_the_timeout(serv
         assert time.monotonic() - began < 20
         assert len(logged(AWAY)) == 1
     finally:
-        server.signal(signal.SIGCONT)
+        cache.signal(signal.SIGCONT)
     await until(lambda: not limiter.local)
     assert len(logged(BACK)) == 1
     link = limiter.link
@@ -139,18 +127,18 @@ async def test_a_stalled_cache_keeps_nobody_waiting_longer_than_the_timeout(serv
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_cache_that_is_away_at_the_start_is_found_when_it_comes(server, opened):
-    server.kill()
+async def test_a_cache_that_is_away_at_the_start_is_found_when_it_comes(cache, opened):
+    cache.kill()
     limiter = await opened(timeout=0.5)
     assert limiter.local
     assert await limiter.charge([Charge("k", SLOW)]) is None
-    server.start()
+    cache.start()
     await until(lambda: not limiter.local)
     assert await limiter.charge([Charge("k", SLOW, 3)]) is None
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_cache_that_refuses_to_write_is_away_too(server, opened, logged):
+async def test_a_cache_that_refuses_to_write_is_away_too(cache, opened, logged):
     limiter = await opened()
     await limiter.link.command("CONFIG", "SET", "maxmemory", "1")
     await limiter.link.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
@@ -166,16 +154,16 @@ async def test_a_cache_that_refuses_to_write_is_away_too(server, opened, logged)
 
 
 @pytest_twisted.ensureDeferred
-async def test_places_are_told_again_to_a_cache_that_has_forgotten_them(server, opened):
+async def test_places_are_told_again_to_a_cache_that_has_forgotten_them(cache, opened):
     one, other = await opened(), await opened()
     holds = [await one.hold("p", 3) for _ in range(2)]
     assert await other.hold("p", 3) is not None
-    server.kill()
+    cache.kill()
     await until(lambda: not one.link.connected and not other.link.connected)
     assert await one.hold("p", 3) is not None  # for itself: two of its own are taken
     assert await one.hold("p", 3) is None
     holds[0].release()
-    server.start()
+    cache.start()
     # each is asked, so that each notices, as in a busy farm
     await one.charge([Charge("k", SLOW)])
     await other.charge([Charge("k", SLOW)])
@@ -185,12 +173,12 @@ async def test_places_are_told_again_to_a_cache_that_has_forgotten_them(server, 
 
 
 @pytest_twisted.ensureDeferred
-async def test_places_are_told_again_at_once_though_nobody_asks_for_anything(server, opened):
+async def test_places_are_told_again_at_once_though_nobody_asks_for_anything(cache, opened):
     limiter = await opened()
     for _ in range(600):  # more than one call carries
         assert await limiter.hold("p", 600) is not None
-    server.kill()
-    server.start()
+    cache.kill()
+    cache.start()
     counted = []
 
     def all_are_there():
@@ -204,7 +192,7 @@ async def test_places_are_told_again_at_once_though_nobody_asks_for_anything(ser
 
 @pytest.mark.parametrize("asking", ["+pubsub|numsub +pubsub|numpat", "+pubsub|numpat", ""])
 @pytest_twisted.ensureDeferred
-async def test_it_needs_no_more_than_this_of_an_access_list(server, opened, asking):
+async def test_it_needs_no_more_than_this_of_an_access_list(cache, opened, asking):
     """The rules for a user of the cache, limits and bus. Where it may not ask who listens, all is published."""
     limiter = await opened()
     rules = (
@@ -212,7 +200,7 @@ async def test_it_needs_no_more_than_this_of_an_access_list(server, opened, aski
         f"+mget +set +zadd +zrem +zcard +zremrangebyscore +pexpire +publish +subscribe +unsubscribe {asking}"
     )
     await limiter.link.command("ACL", "SETUSER", "mailfarm", *rules.split())
-    link = RedisLink(server.url.replace("//", "//mailfarm@"), reactor, password="secret", name="cache")
+    link = RedisLink(cache.url.replace("//", "//mailfarm@"), reactor, password="secret", name="cache")
     registry = CollectorRegistry()
     other = RedisLimiter(link, MemoryLimiter(time.monotonic), reactor, registry, timeout=20.0)
     bus = RedisBus(link, reactor, registry, confirm=20.0)
@@ -240,7 +228,7 @@ async def test_it_needs_no_more_than_this_of_an_access_list(server, opened, aski
 
 
 @pytest_twisted.ensureDeferred
-async def test_places_are_renewed_for_as_long_as_they_are_held(server, opened):
+async def test_places_are_renewed_for_as_long_as_they_are_held(cache, opened):
     limiter = await opened(lease=0.6)
     hold = await limiter.hold("p", 1)
     began = time.monotonic()
@@ -283,7 +271,7 @@ task.react(lambda reactor: __import__("twisted.internet.defer").internet.defer.e
 
 
 @pytest_twisted.ensureDeferred
-async def test_two_processes_count_together_and_a_dead_ones_places_are_free_when_their_lease_ends(server, opened):
+async def test_two_processes_count_together_and_a_dead_ones_places_are_free_when_their_lease_ends(cache, opened):
     limiter = await opened()
     said = []
 
@@ -294,7 +282,7 @@ async def test_two_processes_count_together_and_a_dead_ones_places_are_free_when
         def errReceived(self, data):
             sys.stderr.buffer.write(data)
 
-    child = reactor.spawnProcess(Child(), sys.executable, [sys.executable, "-c", _CHILD, server.url], env=os.environ)
+    child = reactor.spawnProcess(Child(), sys.executable, [sys.executable, "-c", _CHILD, cache.url], env=os.environ)
     try:
         await until(lambda: b"ready" in b"".join(said))
         assert await limiter.charge([Charge("k", SLOW, 2)]) is not None
@@ -312,7 +300,7 @@ async def test_two_processes_count_together_and_a_dead_ones_places_are_free_when
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_key_of_a_place_ends_with_the_last_lease(server, opened):
+async def test_a_key_of_a_place_ends_with_the_last_lease(cache, opened):
     limiter = await opened(lease=0.5)
     await limiter.hold("p", 1)
     limiter._renewing.cancel()  # as when it is dead
@@ -329,7 +317,7 @@ async def test_a_key_of_a_place_ends_with_the_last_lease(server, opened):
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_only_asks_for_what_is_far_from_used_up_asks_once_a_second(server, opened):
+async def test_who_only_asks_for_what_is_far_from_used_up_asks_once_a_second(cache, opened):
     limiter = await opened()
     wide, narrow = Charge("wide", Limit(100, 3600.0), 0), Charge("narrow", Limit(99, 3600.0), 0)
 

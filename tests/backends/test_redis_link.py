@@ -30,18 +30,6 @@ from mailfarm.net.tls import dev_certificate
 SECRET = "correct-horse-battery"
 
 
-@pytest.fixture
-def own(component):
-    """A server that may be broken."""
-    component("redis-server")
-    folder = server_folder()
-    with Redis(folder) as server:
-        yield server
-        if server.process is not None:
-            server.signal(signal.SIGCONT)
-    shutil.rmtree(folder)
-
-
 class Linked:
     """A link for the length of a test."""
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import pytest
 import pytest_twisted
-from redis_house import Working, server, start
-from spooled_samples import DEADLINE, spooled
+from redis_house import Working, server
+from spooled_samples import DEADLINE, LONG, spooled, start
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
 from twisted.internet.task import deferLater
 
 from mailfarm.errors import QueueBehind, QueueFull
-
-LONG = 60.0
 
 
 async def put(queue, count):

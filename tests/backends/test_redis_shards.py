@@ -9,14 +9,12 @@ from collections import Counter
 
 import pytest
 import pytest_twisted
-from redis_house import Late, Working, server, start
-from spooled_samples import DEADLINE, octets, soon, spooled, until
+from redis_house import Late, Working, server, take_all
+from spooled_samples import DEADLINE, LONG, octets, soon, spooled, start, until
 from twisted.internet.defer import gatherResults
 
 from mailfarm.errors import LeaseLost, NotFound, QueueFull, QueueUnavailable
 from mailfarm.ports import CHUNK
-
-LONG = 60.0
 
 
 @pytest.fixture
@@ -31,13 +29,6 @@ def two(component):
 
 def entries(redis):
     return int(redis.ask("hlen", "mailfarm:{inbound}:ids"))
-
-
-async def take_all(queue):
-    taken = []
-    while attempts := await queue.take(100, LONG):
-        taken += attempts
-    return taken
 
 
 @pytest_twisted.ensureDeferred

@@ -9,36 +9,14 @@ import time
 
 import pytest
 import pytest_twisted
-from spooled_samples import DEADLINE, IDS, clock, octets, spooled, until
+from spooled_samples import DEADLINE, IDS, LONG, clock, octets, spooled, until
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
 
 from mailfarm.backends import queue_room, sqlite_log, sqlite_queue
-from mailfarm.backends.sqlite_engine import Engine
 from mailfarm.backends.sqlite_queue import Queue
 from mailfarm.errors import DatabaseUnavailable, QueueUnavailable
 from mailfarm.ports import CHUNK
-
-LONG = 60.0
-
-
-@pytest_twisted.async_yield_fixture
-async def engines(tmp_path):
-    """Opens engines, and closes them at the end."""
-    made = []
-
-    def make(path=tmp_path / "farm" / "mail.sqlite", **settings):
-        made.append(Engine(path, clock=clock, deliver=reactor.callFromThread, **settings))
-        return made[-1]
-
-    yield make
-    for engine in made:
-        await engine.close()
-
-
-@pytest.fixture
-def engine(engines):
-    return engines()
 
 
 def log(engine):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import pytest_twisted
-from spooled_samples import DEADLINE, IDS, clock, octets, soon, spooled, until
+from spooled_samples import DEADLINE, IDS, LONG, clock, octets, soon, spooled, until
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, gatherResults
 
@@ -20,8 +20,6 @@ from mailfarm.backends.sqlite_queue_rows import LOST
 from mailfarm.errors import Invalid, QueueBehind, QueueFull, QueueUnavailable
 from mailfarm.mail.envelope import Envelope
 from mailfarm.ports import CHUNK
-
-LONG = 60.0
 
 
 class Store:

@@ -92,7 +92,7 @@ class Sink:
 
 
 def plan(port: int, options: Options | None = None, messages: int = 20, sessions: int = 3, **more: float | str) -> Plan:
-    return Plan("127.0.0.1", port, options or Options(), sessions, messages, timeout=5.0, **more)  # type: ignore[arg-type]
+    return Plan("127.0.0.1", port, options or Options(), sessions, messages, timeout=5.0, **more)
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -136,7 +136,7 @@ def test_replies_an_octet_at_a_time_are_the_same_replies(kept: bool, pipelining:
     sink = Sink()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await sink.talk(reader, Dripping(writer))  # type: ignore[arg-type]  # all of it that is used
+        await sink.talk(reader, Dripping(writer))
 
     with serving(talk) as port:
         result = run(plan(port, Options(kept=kept, pipelining=pipelining)))
@@ -287,8 +287,8 @@ def test_the_proxy_header_reads_back() -> None:
     header = proxy_header("198.51.100.7", 4242, ("127.0.0.1", 25))
     protocol = ProxyProtocolV2()
     read = protocol.unpack_data(protocol.unpack_header(header[:16]), header[:16], header[16:])
-    assert str(read.source[0]) == "198.51.100.7"  # type: ignore[index]
-    assert read.source[1] == 4242  # type: ignore[index]
+    assert str(read.source[0]) == "198.51.100.7"
+    assert read.source[1] == 4242
 
 
 @pytest.mark.parametrize("kind", ["1500", "4000", "100000", "mixed"])

@@ -306,7 +306,7 @@ class Session(RuleBasedStateMachine):
         self.output += server.output()
 
     def answer(self, question: object) -> None:
-        reply = decide(question, self.server.hello)  # type: ignore[arg-type]
+        reply = decide(question, self.server.hello)
         if isinstance(question, Data):
             assert question.envelope.recipients
             self.letting_in, self.incoming = reply.positive, b""

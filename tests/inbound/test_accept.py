@@ -73,7 +73,7 @@ def take(queue: Any, content: Kept, told: list[tuple[str, Exception]], origin: O
 
 
 def test_what_the_queue_confirmed_is_answered_250_with_its_id() -> None:
-    queue, content, told = Seen(), Kept(b"Subject: x\r\n\r\n"), []  # type: ignore[var-annotated]
+    queue, content, told = Seen(), Kept(b"Subject: x\r\n\r\n"), []
     reply = take(queue, content, told)
     (spooled,) = queue.put_
     assert is_id(spooled.id)
@@ -94,7 +94,7 @@ def test_what_the_queue_confirmed_is_answered_250_with_its_id() -> None:
     [(QueueFull("disk"), "452 4.3.1"), (QueueUnavailable("?"), "451 4.3.0"), (OSError(5), "451 4.3.0")],
 )
 def test_what_it_did_not_confirm_is_temporary_and_says_what_to_do(error: Exception, code: str) -> None:
-    queue, content, told = Seen(error), Kept(b"x"), []  # type: ignore[var-annotated]
+    queue, content, told = Seen(error), Kept(b"x"), []
     reply = take(queue, content, told)
     assert str(reply).startswith(code)
     assert "later" in reply.text
@@ -109,7 +109,7 @@ def test_what_it_did_not_confirm_is_temporary_and_says_what_to_do(error: Excepti
     [(None, None), (QueueFull("disk"), "452 4.3.1"), (QueueUnavailable("?"), "451 4.3.0"), (OSError(5), "451 4.3.0")],
 )
 def test_room_is_asked_for_before_content_comes(error: Exception | None, code: str | None) -> None:
-    accept = Accept(Seen(error), Ids(lambda: NOW, bytes), lambda: NOW, "mx.test", lambda *_: None, pressure())  # type: ignore[arg-type]
+    accept = Accept(Seen(error), Ids(lambda: NOW, bytes), lambda: NOW, "mx.test", lambda *_: None, pressure())
     reply = asyncio.run(accept.room(1000, SENDER))
     assert (reply and str(reply)[:9]) == code
 
@@ -122,7 +122,7 @@ def test_content_that_waits_for_a_slow_queue_is_bounded_and_the_rest_is_refused(
             async def put(self, spooled: Spooled) -> None:
                 await goes_on.wait()
 
-        accept = Accept(Slow(), Ids(lambda: NOW, bytes), lambda: NOW, "mx.test", lambda *_: None, pressure())  # type: ignore[arg-type]
+        accept = Accept(Slow(), Ids(lambda: NOW, bytes), lambda: NOW, "mx.test", lambda *_: None, pressure())
         contents = [Kept(b"") for _ in range(PUTTING // AT_ONCE + 1)]
         for content in contents:
             content.size = 10 * AT_ONCE
@@ -147,14 +147,14 @@ def test_content_that_has_nowhere_to_be_is_refused_before_it_comes() -> None:
     told: list[tuple[str, Exception]] = []
     accept = Accept(
         Seen(), Ids(lambda: NOW, bytes), lambda: NOW, "mx.test", lambda *what: told.append(what), pressure(), full
-    )  # type: ignore[arg-type]
+    )
     assert asyncio.run(accept.room(7, SENDER)) == NO_ROOM
     assert "no place for 7" in str(told[0][1])
 
 
 def test_a_host_name_that_cannot_stand_in_a_header_is_found_at_once() -> None:
     with pytest.raises(ValueError):
-        Accept(Seen(), Ids(lambda: NOW, bytes), lambda: NOW, "mx test\r\n", lambda *_: None, pressure())  # type: ignore[arg-type]
+        Accept(Seen(), Ids(lambda: NOW, bytes), lambda: NOW, "mx test\r\n", lambda *_: None, pressure())
 
 
 def test_a_helo_that_is_none_never_gets_into_the_trace() -> None:

@@ -21,7 +21,7 @@ class Telling:
         self.now = 1_000_000_000_000
         self.heard: list[Refused] = []
         bus = MemoryBus()
-        bus.subscribe("refused", self.heard.append)  # type: ignore[arg-type]
+        bus.subscribe("refused", self.heard.append)
         self.refusals = Refusals(bus, Ids(lambda: self.now, os.urandom), lambda: self.now, "mx")
 
     def tell(self, address: str) -> bool:
@@ -56,7 +56,7 @@ def test_all_together_have_a_cap_too() -> None:
     assert told == IN_ALL.count == len(telling.heard)
 
 
-def test_what_is_remembered_is_bounded(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_remembered_is_bounded(monkeypatch) -> None:
     monkeypatch.setattr(refusals, "ADDRESSES", 10)
     telling = Telling()
     for n in range(100):

@@ -37,7 +37,7 @@ class Place:
 
 def mail() -> Spooled:
     envelope = Envelope("a@client.test", (Recipient("b@mx.test"),))
-    return Spooled("one", "acc", 0, envelope, ORIGIN, ("box",), b"", bytes(32), None)  # type: ignore[arg-type]
+    return Spooled("one", "acc", 0, envelope, ORIGIN, ("box",), b"", bytes(32), None)
 
 
 def way(queue: Place, spool: Place) -> str:

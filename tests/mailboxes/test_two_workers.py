@@ -8,8 +8,9 @@ import pytest
 import pytest_twisted
 from mailbox_house import House
 from servers import shifted_url
+from spooled_samples import start
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import gatherResults
 
 from mailfarm.backends.postgres_database import PostgresDatabase
 from mailfarm.errors import Conflict, NotFound
@@ -33,13 +34,6 @@ async def workers(house, postgres_database):
     yield made
     for each in made:
         await each.stop()
-
-
-def start(work):
-    async def wait():
-        return await work
-
-    return Deferred.fromCoroutine(wait())
 
 
 def file(house, worker, items):

@@ -98,7 +98,7 @@ class Playing:
         return self.sessions[-1]
 
     def count(self, name: str, **labels: str) -> float:
-        return self.factory.metrics_registry.get_sample_value(f"mailfarm_test_{name}", labels) or 0.0  # type: ignore[attr-defined]
+        return self.factory.metrics_registry.get_sample_value(f"mailfarm_test_{name}", labels) or 0.0
 
     async def connect(self, greeted: bool = True) -> Client:
         client = await connect(self.listener.address.port)
@@ -124,7 +124,7 @@ async def playing(
 
     registry = CollectorRegistry()
     factory = SMTPFactory(config, session, reactor, SMTPMetrics(registry, "test"), caps=caps, room=room)
-    factory.metrics_registry = registry  # type: ignore[attr-defined]
+    factory.metrics_registry = registry
     listener = Listener(Address("127.0.0.1", 0), factory, setting="MAILFARM_TEST_LISTEN")
     await listener.start()
     play = Playing(listener, sessions)

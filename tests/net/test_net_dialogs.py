@@ -47,10 +47,10 @@ class Told:
     def _decide(self, question: Any) -> Answer:
         self.asked += 1
         reply = decide(question, None)
-        return reply if self.asked % 2 else deferLater(reactor, 0, lambda: reply)  # type: ignore[arg-type]
+        return reply if self.asked % 2 else deferLater(reactor, 0, lambda: reply)
 
     def connected(self) -> Answer:
-        return dialog_of_the_core.GREETING  # type: ignore[no-any-return]
+        return dialog_of_the_core.GREETING
 
     def hello(self, request: Hello) -> Answer:
         return self._decide(request)
@@ -108,7 +108,7 @@ class LivePlayer:
                 if client.lost is None:
                     client.send(step.octets[start : start + cut])
                 if self.cut:
-                    await deferLater(reactor, 0, lambda: None)  # type: ignore[arg-type]
+                    await deferLater(reactor, 0, lambda: None)
         elif step.verb == "line":
             found = await self.line()
             assert found.startswith(step.text), found
@@ -123,7 +123,7 @@ class LivePlayer:
             assert not any(line[4:].split(" ")[0] == step.text for line in self.last_reply), self.last_reply
         elif step.verb == "silence":
             # that nothing comes cannot be waited for
-            await deferLater(reactor, 0.02, lambda: None)  # type: ignore[arg-type]
+            await deferLater(reactor, 0.02, lambda: None)
             assert client.received[client.taken :] == b""
             assert client.lost is None
         elif step.verb == "closed":

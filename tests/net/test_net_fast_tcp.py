@@ -44,7 +44,7 @@ class Port:
         self.came: list[Spoken] = []
         self.turned_away = 0
         self.factory = Factory()
-        self.factory.buildProtocol = self.build  # type: ignore[method-assign]  # mypy wants no method replaced
+        self.factory.buildProtocol = self.build
         self.answer = answer
 
     def build(self, address: Any) -> Any:

@@ -281,9 +281,9 @@ async def test_a_listed_peer_that_goes_leaves_nothing() -> None:
         assert listener._proxy is not None
         client: Client = await connect(listener.address.port)
         client.send(HEADER[:10])
-        await wait_until(lambda: listener._proxy.waiting)  # type: ignore[union-attr]
+        await wait_until(lambda: listener._proxy.waiting)
         await client.close()
-        await wait_until(lambda: not listener._proxy.waiting)  # type: ignore[union-attr]
+        await wait_until(lambda: not listener._proxy.waiting)
 
 
 @pytest_twisted.ensureDeferred

@@ -117,8 +117,8 @@ async def test_content_of_all_sessions_together_has_so_much_memory_and_the_rest_
             assert await client.codes(4) == ["250", "250", "250", "354"]
             client.send(line * 250)
         await wait_until(lambda: all(protocol._incoming is not None for protocol in play.factory.open))
-        await wait_until(lambda: sum(p._incoming.content.size for p in play.factory.open) >= 20 * 200_000)  # type: ignore[union-attr]
-        contents = [protocol._incoming.content for protocol in play.factory.open]  # type: ignore[union-attr]
+        await wait_until(lambda: sum(p._incoming.content.size for p in play.factory.open) >= 20 * 200_000)
+        contents = [protocol._incoming.content for protocol in play.factory.open]
         kept = sum(content.in_memory for content in contents if content is not None)
         assert kept == room.held <= 1024 * 1024
         assert sum(content.spilled for content in contents if content is not None) >= 15

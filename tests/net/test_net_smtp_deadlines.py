@@ -162,7 +162,7 @@ async def test_the_time_a_decision_takes_is_not_the_clients() -> None:
         client.send(GREETED + "DATA\r\ntext\r\n.\r\n")
         await wait_until(lambda: asked)
         waited: defer.Deferred[None] = defer.Deferred()
-        reactor.callLater(1.0, waited.callback, None)  # type: ignore[attr-defined]
+        reactor.callLater(1.0, waited.callback, None)
         await waited
         asked[0].callback(OK)
         assert await client.codes(5) == ["250", "250", "250", "354", "250"]
@@ -293,7 +293,7 @@ def test_a_sweep_looks_at_each_session_once_a_tenth_of_them_at_a_time() -> None:
     assert all(len(each.at) == 1 for each in sessions)
     gone, late = sessions.pop(), Looked()
     factory.went(gone)
-    assert factory.came(late)  # type: ignore[arg-type]  # it is asked for no more than this
+    assert factory.came(late)
     for _ in range(10):
         clock.advance(0.1)
     assert all(len(each.at) == 2 for each in sessions)

@@ -8,17 +8,10 @@ from __future__ import annotations
 
 import pytest
 import pytest_twisted
-from spooled_samples import clock, soon
-from twisted.internet.defer import Deferred, gatherResults
+from spooled_samples import clock, soon, start
+from twisted.internet.defer import gatherResults
 
 from mailfarm.ports import NOW, Rows
-
-
-def start(work):
-    async def wait():
-        return await work
-
-    return Deferred.fromCoroutine(wait())
 
 
 async def count(tx):

@@ -171,7 +171,7 @@ def test_a_black_hole_says_nothing_and_hands_all_on_when_it_is_healed(
     there, there_leaving, gone = far.accept(), far.accept(), far.accept()
     staying.sendall(b"before")
     assert read(there, 6) == b"before"
-    wire.stall(connects=connects)  # type: ignore[arg-type]
+    wire.stall(connects=connects)
     staying.sendall(b"up")
     there.sendall(b"down")
     leaving.sendall(b"my last words")

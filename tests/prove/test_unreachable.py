@@ -68,9 +68,9 @@ def test_an_open_connection_falls_silent_and_goes_on_when_it_is_joined(wire: tup
         subprocess.run(within(one, sys.executable, str(PROGRAM), verb, THERE), check=True)
 
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(within(other, sys.executable, "-c", ECHO), **pipes) as echo:  # type: ignore[call-overload]
+    with subprocess.Popen(within(other, sys.executable, "-c", ECHO), **pipes) as echo:
         assert echo.stdout.readline() == "listening\n"
-        with subprocess.Popen(within(one, sys.executable, "-c", TALK), **pipes) as talk:  # type: ignore[call-overload]
+        with subprocess.Popen(within(one, sys.executable, "-c", TALK), **pipes) as talk:
 
             def said() -> str:
                 talk.stdin.write("\n")

@@ -129,14 +129,14 @@ def test_what_is_no_id_is_not_asked_for(which: str) -> None:
 def test_values_that_cannot_be_are_told_before_anything_is_asked() -> None:
     for wrong in ({"subject": 5}, {"subject": b"x"}, {"from_": None}, {"to": ["a"]}, {"contains": 1.0}):
         with pytest.raises(TypeError, match=r"must be text \(str\), not "):
-            Criteria(**wrong)  # type: ignore[arg-type]
-    for steps in (verbs().mailbox(None), verbs().message(None)):  # type: ignore[arg-type]
+            Criteria(**wrong)
+    for steps in (verbs().mailbox(None), verbs().message(None)):
         with pytest.raises(TypeError, match="must be text"):
             run(steps)
     with pytest.raises(TypeError, match="lifetime must be a number of seconds, not '1'"):
-        run(verbs().create_mailbox(None, None, "1", None))  # type: ignore[arg-type]
+        run(verbs().create_mailbox(None, None, "1", None))
     with pytest.raises(ValueError, match="order must be 'asc' or 'desc', not 'x'"):
-        run(verbs().messages("m", Criteria(), order="x"))  # type: ignore[arg-type]
+        run(verbs().messages("m", Criteria(), order="x"))
     with pytest.raises(ValueError, match="limit must be 0 or more, not -1"):
         run(verbs().messages("m", Criteria(), limit=-1))
 

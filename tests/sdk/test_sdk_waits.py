@@ -354,7 +354,7 @@ def test_a_failure_shows_the_callers_line_last(model: Model) -> None:
     """pytest leaves out frames that have ``__tracebackhide__``."""
     inbox = Inbox(Farm("http://127.0.0.1:9"), STATE)
     inbox._waits = model.waits
-    inbox.farm._send = model.serve  # type: ignore[method-assign,assignment]
+    inbox.farm._send = model.serve
     model.arrives("Hello")
     for verb in (
         lambda: inbox.wait_for(subject="x", timeout=1),

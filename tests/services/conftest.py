@@ -5,6 +5,7 @@ import gc
 import pytest
 import pytest_twisted
 from farm_api import Browser, Farm
+from inbound_cluster import Cluster
 from twisted.logger import globalLogPublisher
 
 
@@ -43,3 +44,15 @@ async def farm(farm_database):
 def ask(farm):
     """Requests to an open API of the farm."""
     return Browser(farm.api())
+
+
+@pytest_twisted.async_yield_fixture
+async def cluster(component):
+    component("redis-server")
+    component("postgres")
+    made = Cluster()
+    try:
+        await made.open()
+        yield made
+    finally:
+        await made.close()

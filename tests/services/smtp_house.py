@@ -45,7 +45,7 @@ class House:
         self.folder = folder
         self.ahead = 0
         self.ids = Ids(self.clock, os.urandom)
-        self.engine = Engine(None, clock=self.clock, deliver=reactor.callFromThread)  # type: ignore[attr-defined]
+        self.engine = Engine(None, clock=self.clock, deliver=reactor.callFromThread)
         self.queue = Queue(self.engine, "inbound", self.ids, self.clock, reactor=reactor)
         self.database: Any = Database(self.engine)
         self.bus = MemoryBus()
@@ -65,7 +65,7 @@ class House:
     async def begin(self) -> None:
         self.account = await self.database.unit(lambda tx: ensure_account(tx, self.ids, "dev"))
         self.inbox = await self.mailbox("inbox@mailfarm.test")
-        await self.bus.subscribe("refused", self.refused.append)  # type: ignore[arg-type]
+        await self.bus.subscribe("refused", self.refused.append)
 
     @property
     def default(self) -> DefaultMailbox:
@@ -77,7 +77,7 @@ class House:
         made, _ = await self.database.unit(
             lambda tx: store.create(tx, self.ids, account or self.account.id, wanted, domains)
         )
-        return made  # type: ignore[no-any-return]
+        return made
 
     async def another_account(self, name: str = "other") -> str:
         account = await self.database.unit(lambda tx: ensure_account(tx, self.ids, name))

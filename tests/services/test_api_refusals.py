@@ -12,7 +12,7 @@ def refused(address: str, mailbox: str = "", account: str = "me", text: str = ""
 
 
 def log(**caps: int) -> RefusalLog:
-    return RefusalLog(None, **caps)  # type: ignore[arg-type]
+    return RefusalLog(None, **caps)
 
 
 def mailbox(id: str, address: str, account: str = "me") -> Mailbox:

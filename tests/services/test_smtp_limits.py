@@ -11,8 +11,8 @@ import pytest_twisted
 from loopback import Client, connect, wait_until
 from prometheus_client import CollectorRegistry
 from smtp_house import ALL, FREE, House, house
+from submission_client import GOOD, plain, send
 from test_mx import proxy_header
-from test_submission import GOOD, plain, send
 
 from mailfarm.accounts.allowance import again
 from mailfarm.accounts.limit_sets import read

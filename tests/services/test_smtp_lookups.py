@@ -13,8 +13,8 @@ from counted import Counted
 from loopback import wait_until
 from prometheus_client import CollectorRegistry
 from smtp_house import FREE, House, house
+from submission_client import GOOD, greeted, plain, send
 from test_mx import begun
-from test_submission import GOOD, greeted, plain, send
 from twisted.internet import reactor
 
 from mailfarm.accounts.store import credentials, revoke_credential

@@ -88,7 +88,7 @@ class Dialog:
 
     @property
     def config(self) -> ServerConfig:
-        return ServerConfig("mx.example", deadlines=Deadlines(**self.limits), **self.settings)  # type: ignore[arg-type]
+        return ServerConfig("mx.example", deadlines=Deadlines(**self.limits), **self.settings)
 
     @property
     def pure_only(self) -> bool:

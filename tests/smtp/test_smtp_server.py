@@ -406,7 +406,7 @@ def test_settings_that_make_no_sense() -> None:
         {"max_size": 0},
     ):
         with pytest.raises(ValueError):
-            ServerConfig(**{"hostname": "mx.example", **wrong})  # type: ignore[arg-type]
+            ServerConfig(**{"hostname": "mx.example", **wrong})
 
 
 def test_after_helo_no_parameter_reaches_the_host() -> None:
@@ -436,7 +436,7 @@ def test_a_cut_says_so_and_discards_unless_the_host_has_all_of_it() -> None:
     server.receive(UPTO_DATA + b"all\r\n.\r\n", 1.0)
     while not isinstance(request := server.next_request(), End):
         if request is not None and not isinstance(request, Chunk):
-            server.answer(decide(request, server.hello))  # type: ignore[arg-type]
+            server.answer(decide(request, server.hello))
     server.output()
     server.cut()
     assert server.output() == replies.SHUTTING_DOWN.encode()

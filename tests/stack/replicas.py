@@ -176,6 +176,7 @@ class Services:
         """Have so many replicas; how long until they run."""
         began = time.monotonic()
         self.docker("service", "scale", "--detach", f"{self.full(word)}={count}")
-        there = lambda: len(self.replicas(word)) == count and self.converged()  # noqa: E731
-        self.until(there, seconds, f"{count} replicas of {word}")
+        self.until(
+            lambda: len(self.replicas(word)) == count and self.converged(), seconds, f"{count} replicas of {word}"
+        )
         return round(time.monotonic() - began, 1)

@@ -136,7 +136,7 @@ class Tls(smtplib.SMTP_SSL):
     """The same for TLS from the start."""
 
     def _get_socket(self, host: str, port: int, timeout: float) -> ssl.SSLSocket:
-        plain = smtplib.SMTP._get_socket(self, host, port, timeout)  # type: ignore[attr-defined]
+        plain = smtplib.SMTP._get_socket(self, host, port, timeout)
         return self.context.wrap_socket(plain, server_hostname=HOST)
 
 

@@ -132,7 +132,10 @@ def test_postgres_loses_its_disk(stack: Deployment, table: Table, tmp_path: Path
                     assert smtp.rcpt(inbox.address)[0] == 250
         (postgres,) = stack.replicas("postgres")
         stack.scale("postgres", 0)
-        gone = lambda: not stack.lab.docker(postgres.machine, "ps", "-aq", "--filter", "name=mailfarm_postgres")  # noqa: E731
+
+        def gone() -> bool:
+            return not stack.lab.docker(postgres.machine, "ps", "-aq", "--filter", "name=mailfarm_postgres")
+
         stack.until(gone, 60, "the end of Postgres' container")
         stack.lab.docker(postgres.machine, "volume", "rm", "mailfarm_postgres")
         stack.scale("postgres", 1)

@@ -32,8 +32,9 @@ def test_a_machine_loses_power(stack: Deployment, table: Table, tmp_path: Path) 
         began = time.monotonic()
         stack.lab.kill(shard.machine)
         flows = run.steady.flowing(20)
-        there = lambda: all(len(stack.replicas(word)) == 2 for word in STATELESS)  # noqa: E731
-        replaced = stack.until(there, 120, "replicas on the machines that are left")
+        replaced = stack.until(
+            lambda: all(len(stack.replicas(word)) == 2 for word in STATELESS), 120, "replicas on the machines left"
+        )
         stack.lab.power_on(shard.machine)
         stack.until(stack.converged, 180, "the stack with its third machine")
         run.took = time.monotonic() - began

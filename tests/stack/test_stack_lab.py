@@ -50,8 +50,8 @@ def test_nothing_is_left_behind_by_one_that_was_killed(lab: Lab) -> None:
         assert maker.stdout is not None
         assert maker.stdout.readline() == "up\n"
         maker.send_signal(signal.SIGKILL)
-    left = lambda: [each for each in leftovers(lab.name, lab.folder) if each.startswith("process")]  # noqa: E731
-    until(lambda: left() == [], 10)  # its machines ended with it
+    # its machines ended with it
+    until(lambda: not any(each.startswith("process") for each in leftovers(lab.name, lab.folder)), 10)
     lab.down()
     assert leftovers(lab.name, lab.folder) == []
 

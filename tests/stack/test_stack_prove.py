@@ -75,7 +75,7 @@ def test_nothing_is_lost(stack: Deployment, table: Table, tmp_path: Path) -> Non
         power = ("--power-off", switch.command("off"), "--power-on", switch.command("on"))
         words = command(stack, "--short", "--yes", "--seed", "5", "--report", str(report), "--require-all", *power)
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        with subprocess.Popen(words, env=environ(stack), text=True, **pipes) as process:  # type: ignore[call-overload]
+        with subprocess.Popen(words, env=environ(stack), text=True, **pipes) as process:
             said: list[str] = []
 
             def read() -> None:

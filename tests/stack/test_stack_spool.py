@@ -45,8 +45,7 @@ def test_every_queue_node_is_away_and_a_listener_is_killed_meanwhile(
             had = figure(stack, killed, "entries")
             assert had >= 10
             stack.signal(killed, "KILL")
-            taken = lambda: in_all(stack, "adopted_total") >= had  # noqa: E731
-            heir = stack.until(taken, 90, "somebody to take over what the killed one kept")
+            heir = stack.until(lambda: in_all(stack, "adopted_total") >= had, 90, "an heir of what the killed one kept")
             run.steady.flowing(20, 60)
         drained = stack.until(lambda: in_all(stack, "entries") == 0, 120, "empty spools")
         run.remarks = (

@@ -18,6 +18,8 @@ from running import Running
 
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 PATIENCE = 20_000
+WORKING = "error: .*ERR_CONNECTION|error: .*WebSocket|error: .*Failed to load resource"
+"""What a browser says by itself of a server that is away or refuses."""
 
 
 class Chromium:

@@ -1,24 +1,16 @@
-"""The web inbox as its reader meets it: what arrives, what is shown, what is never loaded, and what the keys do."""
+"""The web inbox as its reader meets it: what arrives, what is shown, and what the keys do."""
 
 from __future__ import annotations
 
-import json
 import re
 import smtplib
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from threading import Thread
-from typing import Any
 
-import pytest
-from browsing import PIXEL, Canary, Tab, fill, post
-from playwright.sync_api import Page, Route, WebSocketRoute, expect
-from running import Running
+from browsing import Tab, fill, post
+from playwright.sync_api import expect
 
 from mailfarm.sdk import Farm
-
-OVERRIDE = "\u202e"
-WORKING = "error: .*ERR_CONNECTION|error: .*WebSocket|error: .*Failed to load resource"
 
 
 def test_a_mail_appears_without_reload(tab: Tab, farm: Farm) -> None:
@@ -46,76 +38,6 @@ def test_the_empty_state_names_the_real_port(tab: Tab, farm: Farm) -> None:
     other = farm.create_mailbox()
     page.locator(f"#boxes a[data-id='{other.id}']").click()
     expect(page.locator("#empty")).to_contain_text(f"--to {other.address}")
-
-
-def test_html_mail_runs_nothing_and_calls_nobody(tab: Tab, farm: Farm, canary: Canary) -> None:
-    inbox = farm.create_mailbox()
-    evil = f"""<html><head><meta http-equiv="refresh" content="0;url={canary.url}/refresh">
-        <link rel="stylesheet" href="{canary.url}/link.css"><base href="{canary.url}/">
-        <style>@import "{canary.url}/import.css"; p {{ background: url({canary.url}/css.png) }}
-        @font-face {{ font-family: x; src: url({canary.url}/font) }} p {{ font-family: x }}</style></head>
-        <body onload="top.hacked = 1" background="{canary.url}/body.png"><p>Visible words</p>
-        <script>top.hacked = 1; fetch("{canary.url}/script")</script>
-        <img id="own" src="cid:logo@x"> <img src="{canary.url}/remote.png">
-        <img src="x" onerror="top.hacked = 1"><iframe src="{canary.url}/frame"></iframe>
-        <video src="{canary.url}/video" poster="{canary.url}/poster"></video>
-        <object data="{canary.url}/object"></object>
-        <form action="{canary.url}/form"><button>Go</button></form>
-        <p style="background: \\75rl({canary.url}/escaped.png)">More</p>
-        <a href="{canary.url}/a" ping="{canary.url}/ping">link</a>"""
-    post(tab.running, inbox.address, "Evil", html=evil, pictures={"logo@x": PIXEL})
-    page = tab.open(f"/#/mailboxes/{inbox.id}")
-    tab.select("Evil")
-    frame = page.frame_locator("iframe")
-    expect(frame.locator("body")).to_contain_text("Visible words")
-    own = frame.locator("#own")
-    expect(own).to_have_js_property("naturalWidth", 1)
-    expect(frame.locator("script, iframe, form, object, video, base, link")).to_have_count(0)
-    assert page.locator("iframe").get_attribute("sandbox") == ""
-    assert tab.complaints == []  # nothing was left for the browser's own walls to stop
-    tab.expected = "frame is sandboxed|made in a sandboxed frame|Loading the font"
-    frame.locator("a").click()
-    page.locator("#tab-text").click()
-    page.locator("#tab-links").click()
-    expect(page.locator("#panel")).to_contain_text(f"{canary.url}/a")
-    assert canary.calls == []
-    assert not page.evaluate("window.hacked")
-    assert len(tab.context.pages) == 1
-
-    page.locator("#tab-html").click()
-    page.locator("#load-images").click()
-    expect(page.frame_locator("iframe").locator("img[src$='remote.png']")).to_have_js_property("naturalWidth", 1)
-    assert "/remote.png" in canary.calls
-    assert not {"/refresh", "/script", "/frame", "/video", "/form", "/import.css", "/font"} & set(canary.calls)
-    assert not page.evaluate("window.hacked")
-
-
-def test_what_a_stranger_wrote_is_text(tab: Tab, farm: Farm) -> None:
-    inbox = farm.create_mailbox()
-    evil = f"<img src=x onerror=alert(1)> {OVERRIDE}gpj.exe"
-    post(
-        tab.running,
-        inbox.address,
-        evil,
-        text=f"<script>alert(2)</script>{OVERRIDE}",
-        sender=f'"<b>Eve</b> {OVERRIDE}" <eve@x.example>',
-        files={f"<i>bill</i>{OVERRIDE}fdp.exe": b"x"},
-    )
-    page = tab.open(f"/#/mailboxes/{inbox.id}")
-    page.on("dialog", lambda dialog: tab.complaints.append(f"a dialog: {dialog.message}"))
-    row = tab.row("<img src=x onerror=alert(1)>")
-    expect(row).to_contain_text("<b>Eve</b>")
-    row.click()
-    expect(page.locator(".subject")).to_contain_text("<img src=x onerror=alert(1)>")
-    page.locator("#tab-text").click()
-    expect(page.locator("#panel")).to_contain_text("<script>alert(2)</script>")
-    page.locator("#tab-files").click()
-    expect(page.locator("#panel li")).to_have_count(1)
-    assert OVERRIDE not in page.locator("body").inner_text()
-    for view in ("headers", "raw"):
-        page.locator(f"#tab-{view}").click()
-        expect(page.locator("#panel")).to_contain_text("ubject")
-    assert page.locator("#reader img, #reader script, #list img, #reader i i").count() == 0
 
 
 def test_every_view_of_a_message(tab: Tab, farm: Farm) -> None:
@@ -214,26 +136,6 @@ def test_deleting_one_and_all(tab: Tab, farm: Farm) -> None:
     assert inbox.messages() == []
 
 
-def test_what_others_delete_and_read_goes_here_too(tab: Tab, farm: Farm) -> None:
-    inbox = farm.create_mailbox()
-    post(tab.running, inbox.address, "Gone")
-    post(tab.running, inbox.address, "Read")
-    gone, read = inbox.wait_for_all(2)
-    page = tab.open(f"/#/messages/{gone.id}")
-    expect(page.locator("#reader .subject")).to_have_text("Gone")
-    expect(page.locator(".row[aria-selected=true]")).to_contain_text("Gone")
-    tab.expected = "status of 404"  # it may be gone before it is marked as read
-    gone.delete()
-    expect(page.locator("#reader")).to_contain_text("not there any more")
-    expect(page.locator(".row")).to_have_count(1)
-    expect(page.locator(".row.new")).to_have_count(1)
-    read.mark_seen()
-    expect(page.locator(".row.new")).to_have_count(0)
-    inbox.delete()
-    expect(page.locator(f"#boxes a[data-id='{inbox.id}']")).to_have_count(0)
-    expect(page.locator(".row", has_text="Read")).to_have_count(0)
-
-
 def test_a_mailbox_is_made_and_deleted(tab: Tab, farm: Farm) -> None:
     page = tab.open()
     page.locator("#create").click()
@@ -326,29 +228,6 @@ def test_on_a_phone_one_pane_at_a_time(tabs: Callable[..., Tab], farm: Farm) -> 
     expect(page.locator("#boxes")).to_be_visible()
 
 
-def test_the_server_goes_and_comes_back(tabs: Callable[..., Tab], tmp_path: Path) -> None:
-    first = Running(tmp_path)
-    try:
-        with Farm(first.url) as farm:
-            inbox = farm.create_mailbox()
-        post(first, inbox.address, "Before")
-        tab = tabs(first)
-        tab.expected = WORKING
-        page = tab.open(f"/#/mailboxes/{inbox.id}")
-        expect(tab.row("Before")).to_be_visible()
-    finally:
-        first.stop()
-    expect(page.locator("#offline")).to_contain_text("No connection")
-    expect(tab.row("Before")).to_be_visible()
-    with Running(tmp_path, MAILFARM_API_LISTEN=f"127.0.0.1:{first.port('http')}") as second:
-        post(second, inbox.address, "While away")
-        expect(tab.row("While away")).to_be_visible(timeout=30_000)
-        expect(page.locator("#offline")).to_be_hidden()
-        post(second, inbox.address, "After")
-        expect(tab.row("After")).to_be_visible()
-        expect(page.locator(".row")).to_have_count(3)
-
-
 def test_ten_thousand_messages_are_few_elements(tab: Tab, farm: Farm) -> None:
     inbox = farm.create_mailbox()
     senders = [
@@ -386,167 +265,6 @@ def test_a_wrong_address_in_the_bar_is_explained(tab: Tab) -> None:
     page.goto(tab.running.url + "/#/messages/00000000000000000000000000")
     expect(page.locator("#reader")).to_contain_text("not there any more")
     tab.expected = "status of 404"
-
-
-TOKEN = "a-token-that-is-long-enough"
-
-
-@pytest.fixture(scope="module")
-def guarded() -> Iterator[Running]:
-    """One that asks for a token."""
-    with Running(MAILFARM_API_AUTH="token", MAILFARM_API_FIRST_TOKEN=TOKEN) as process:
-        yield process
-
-
-def test_a_server_that_wants_a_token_asks_for_it_once(tabs: Callable[..., Tab], guarded: Running) -> None:
-    for path in ("/", "/#/messages/01kf7w2m9xq4t6z8b0c2d4e6f8"):
-        tab = tabs(guarded)
-        tab.expected = WORKING
-        tab.page.goto(guarded.url + path)
-        expect(tab.page.locator("main.locked")).to_have_count(1)
-        expect(tab.page.locator("main.locked h1")).to_have_text("Sign in to mailfarm")
-        expect(tab.page.locator("#token")).to_be_focused()
-        expect(tab.page.locator("main.panes:visible, #offline:visible")).to_have_count(0)
-        expect(tab.page.locator("#state.up")).to_have_count(0)
-        tab.page.keyboard.press("n")
-        expect(tab.page.locator(".toast, dialog[open]")).to_have_count(0)
-
-
-def test_signing_in_shows_the_inbox_live_and_signing_out_hides_it(tabs: Callable[..., Tab], guarded: Running) -> None:
-    tab = tabs(guarded)
-    tab.expected = WORKING
-    page = tab.page
-    addresses: list[str] = []
-    page.on("request", lambda request: addresses.append(request.url))
-    page.on("websocket", lambda socket: addresses.append(socket.url))
-    page.goto(guarded.url + "/")
-    page.fill("#token", "mf_wrong")
-    page.keyboard.press("Enter")
-    expect(page.locator(".locked .bad")).to_have_text("That token is unknown or has ended.")
-    expect(page.locator("#token")).to_have_value("")
-    page.fill("#token", TOKEN)
-    page.keyboard.press("Enter")
-    expect(page.locator("#state.up")).to_have_count(1)
-    expect(page.locator("main.locked")).to_have_count(0)
-    # it is live, and shows the pictures of a mail
-    html = '<p>Seen</p><img src="cid:p">'
-    post(guarded, "inbox@mailfarm.test", "With a session", html=html, pictures={"p": PIXEL})
-    tab.select("With a session")
-    image = page.frame_locator("iframe").locator("img")
-    expect(image).to_have_count(1)
-    assert image.evaluate("one => one.complete && one.naturalWidth") == 1
-    # changing something, and staying signed in
-    page.click("#create")
-    page.locator("dialog[open] .primary").click()
-    expect(page.locator("#boxes li")).to_have_count(2)
-    page.reload()
-    expect(page.locator("#state.up")).to_have_count(1)
-    # no script sees the cookie, nothing keeps the token, and it was in no address
-    assert page.evaluate("document.cookie") == ""
-    assert TOKEN not in page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
-    assert not [address for address in addresses if TOKEN in address]
-    assert any(address.startswith("ws:") for address in addresses)
-    (cookie,) = tab.context.cookies()
-    assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
-    page.click("#sign-out")
-    expect(page.locator("#token")).to_be_focused()
-    assert tab.context.cookies() == []
-
-
-class Wire:
-    """Stands in the page's live connection: hears what the server says, and can say something in its place."""
-
-    def __init__(self, page: Page) -> None:
-        self.said: list[dict[str, Any]] = []
-        self.loses: tuple[str, ...] = ()
-        page.route_web_socket("**/v1/events", self._open)
-
-    def _open(self, socket: WebSocketRoute) -> None:
-        self.page_side = socket
-        server = socket.connect_to_server()
-        server.on_message(self._heard)
-
-    def _heard(self, message: str | bytes) -> None:
-        self.said.append(json.loads(message))
-        if self.said[-1]["type"] not in self.loses:
-            self.page_side.send(message)
-
-    def say(self, **frame: Any) -> None:
-        self.page_side.send(json.dumps(frame))
-
-
-def test_frames_that_concern_no_open_mailbox(tabs: Callable[..., Tab]) -> None:
-    with Running() as alone, Farm(alone.url) as farm:
-        tab = tabs(alone)
-        wire = Wire(tab.page)
-        tab.open()
-        for inbox in farm.mailboxes():
-            inbox.delete()
-        expect(tab.page.locator("#boxes .box")).to_have_count(0)
-        wire.say(type="problem", problem="/v1/problems/too-many", title="Not that", status=429, op="watch")
-        expect(tab.page.locator(".toast")).to_contain_text("Not that")
-        wire.say(type="news-of-a-later-version")
-        inbox = farm.create_mailbox()
-        expect(tab.page.locator("#boxes .box")).to_have_count(1)
-        tab.page.locator("#boxes a").click()
-        wire.say(type="problem", problem="/v1/problems/too-many", title="Nor that", status=429, op="watch")
-        post(alone, inbox.address, "Still live")
-        expect(tab.row("Still live")).to_be_visible()
-
-
-def test_hints_that_were_lost_are_made_up_for_when_the_server_says_so(tabs: Callable[..., Tab]) -> None:
-    with Running() as alone, Farm(alone.url) as farm:
-        tab = tabs(alone)
-        wire = Wire(tab.page)
-        old = farm.create_mailbox()
-        tab.open()
-        expect(tab.page.locator(f"#boxes a[data-id='{old.id}']")).to_be_visible()
-        wire.loses = ("mailbox-opened", "mailbox-closed", "mailbox")
-        new = farm.create_mailbox()
-        old.delete()
-        expect(tab.page.locator(f"#boxes a[data-id='{new.id}']")).to_have_count(0)
-        wire.loses = ()
-        wire.say(type="watching")
-        expect(tab.page.locator(f"#boxes a[data-id='{new.id}']")).to_be_visible()
-        expect(tab.page.locator(f"#boxes a[data-id='{old.id}']")).to_have_count(0)
-
-
-def test_a_message_that_was_gone_before_it_was_told(tab: Tab, farm: Farm) -> None:
-    inbox = farm.create_mailbox()
-    wire = Wire(tab.page)
-    page = tab.open(f"/#/mailboxes/{inbox.id}")
-    expect(page.locator("#empty")).to_contain_text("Nothing here yet")
-    for seq, more in ((1, {"message": None}), (2, {"gone": True}), (3, {"gone": True, "message": None})):
-        wire.say(type="filed", mailbox=inbox.id, seq=seq, at="2026-01-31T12:00:00Z", **more)
-    wire.say(type="deleted", mailbox=inbox.id, seq=4, at="2026-01-31T12:00:00Z", messages=["x"])
-    for number in range(5):
-        post(tab.running, inbox.address, f"Mail {number}")
-    expect(tab.row("Mail 4")).to_be_visible()
-
-
-def test_what_is_deleted_while_a_page_is_on_its_way_does_not_stay(tab: Tab, farm: Farm) -> None:
-    inbox = farm.create_mailbox()
-    fill(tab.running, inbox.address, range(150))
-    mails = inbox.wait_for_all(150, timeout=30)
-    wire = Wire(tab.page)
-    held: list[Route] = []
-    tab.page.route("**/messages?*before=*", lambda route: held.append(route))
-    page = tab.open(f"/#/mailboxes/{inbox.id}")
-    page.locator("#list").evaluate("list => list.scrollTop = 1e6")
-    while not held:
-        page.wait_for_timeout(10)
-    shown = held[0].fetch()  # the server has answered, the page has not heard it yet
-    mails[20].delete()
-    while not any(frame["type"] == "deleted" for frame in wire.said):
-        page.wait_for_timeout(10)
-    page.wait_for_timeout(50)
-    held[0].fulfill(response=shown)
-    page.locator("#list").evaluate("list => list.scrollTop = 1e6")
-    expect(tab.row("Mail 0")).to_be_visible()
-    expect(page.locator(".row").last).to_have_attribute("aria-setsize", "149")
-    page.locator("#list").evaluate("list => list.scrollTop -= 20 * 84")
-    expect(tab.row("Mail 19")).to_be_visible()
-    expect(tab.row("Mail 20")).to_have_count(0)
 
 
 def test_the_default_mailbox_has_no_bin(tab: Tab, farm: Farm) -> None:

@@ -188,8 +188,7 @@ class Drain(Swarm):
         node = dice.choice(nodes)
         tell(f"drain {node.name}")
         with stack.drained(node):
-            bare = lambda: all(each.node != node.name for each in stack.swarm.containers(stack.stack))  # noqa: E731
-            stack.until(bare, 120, f"{node.name} without tasks")
+            stack.until(lambda: _bare(stack, node), 120, f"{node.name} without tasks")
             time.sleep(dice.uniform(1, 3))
 
 
@@ -211,9 +210,16 @@ class Power(Swarm):
         node = dice.choice(nodes)
         tell(f"power off {node.name}")
         with stack.dark(node):
-            lost = lambda: all(each.ready is False for each in stack.swarm.nodes() if each.id == node.id)  # noqa: E731
-            stack.until(lost, 60, f"{node.name} down")
+            stack.until(lambda: _lost(stack, node), 60, f"{node.name} down")
             time.sleep(dice.uniform(1, 10))
+
+
+def _bare(stack: Stack, node: Node) -> bool:
+    return all(each.node != node.name for each in stack.swarm.containers(stack.stack))
+
+
+def _lost(stack: Stack, node: Node) -> bool:
+    return all(each.ready is False for each in stack.swarm.nodes() if each.id == node.id)
 
 
 def _nodes(stack: Stack) -> list[Node]:

@@ -18,6 +18,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from mailfarm.prove import trace
@@ -72,7 +73,7 @@ class Syscalls(Fault):
         killed = 0
         for number, point in enumerate(points):
             part = parts[number % len(parts)]
-            until(lambda part=part: well(part), f"{part.name} serves", _PATIENCE)  # type: ignore[misc]
+            until(partial(well, part), f"{part.name} serves", _PATIENCE)
             killed += self._kill_at(target, part, point)
         tell(f"killed at {killed} of {len(points)} calls tried; a transaction has {whole}")
         tell(", ".join(f"{name} {count}" for name, count in self._last.most_common()))

@@ -54,11 +54,11 @@ class GuardedRequest(Request):
         super().setResponseCode(code, message or _PHRASES.get(code))
 
     def gotLength(self, length: int | None) -> None:
-        self.content = Overflow()  # type: ignore[assignment]
+        self.content = Overflow()  # type: ignore[assignment]  # to Twisted a file
 
     def _handleStar(self) -> None:
         # twisted.web would answer `OPTIONS *` by itself, whoever asks
-        self.render(self.site.resource)  # type: ignore[union-attr]
+        self.render(self.site.resource)  # type: ignore[union-attr]  # it has one
 
     def handleContentChunk(self, data: bytes) -> None:
         self._read += len(data)
@@ -80,7 +80,7 @@ class GuardedChannel(HTTPChannel):
 
     def connectionMade(self) -> None:
         """Let the site know of us, though nothing may ever be asked here: browsers connect ahead."""
-        self.site.connections.add(self)  # type: ignore[attr-defined]
+        self.site.connections.add(self)  # type: ignore[attr-defined]  # it is a GuardedSite
         super().connectionMade()
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
@@ -148,7 +148,7 @@ class Guard(Resource):
 
     def render(self, request: Request) -> Any:
         """Check, then let ``inner`` answer."""
-        request.site.begin(request)  # type: ignore[union-attr]
+        request.site.begin(request)  # type: ignore[union-attr]  # it is a GuardedSite
         for name, value in _EVERYWHERE:
             request.setHeader(name, value)
         try:
@@ -205,7 +205,7 @@ def _harmless(request: Request) -> bool:
 class GuardedSite(Site):
     """A Site that knows its connections and requests, so that it can end them. It writes no access log."""
 
-    protocol = GuardedChannel  # type: ignore[assignment]
+    protocol = GuardedChannel  # type: ignore[assignment]  # Twisted wraps its own
     displayTracebacks = False
     noisy = False
 
@@ -220,7 +220,7 @@ class GuardedSite(Site):
         self._idle: Deferred[None] | None = None
         self.requests = 0
 
-    def log(self, request: Request) -> None:  # type: ignore[override]
+    def log(self, request: Request) -> None:  # type: ignore[override]  # what is asked is a Request
         """Nothing: metrics count requests, and the log has the ones that failed."""
 
     def begin(self, request: Request) -> None:

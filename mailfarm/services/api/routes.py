@@ -148,7 +148,7 @@ def route(
             if answer is not None:
                 write(request, answer)
 
-        handle.operation = operation  # type: ignore[attr-defined]
+        handle.operation = operation  # type: ignore[attr-defined]  # a function takes it
         app.route(path, methods=[method], endpoint=f"{method} {path}")(handle)
         return function
 
@@ -166,7 +166,7 @@ def _to_the_end(work: Awaitable[Answer | None]) -> Deferred[Answer | None]:
         elif isinstance(result, Failure) and not result.check(MailfarmError, Problem):
             log.failure("What a client that went away had asked for failed", result)
 
-    Deferred.fromCoroutine(work).addBoth(done)  # type: ignore[arg-type]
+    Deferred.fromCoroutine(work).addBoth(done)  # type: ignore[arg-type]  # a route is a coroutine
     return answered
 
 
@@ -200,4 +200,5 @@ def _members(request: Request, body: Body | None) -> Mapping[str, Any]:
 
 def operations(resources: Iterable[type[Resource] | Resource]) -> list[Operation]:
     """Every declared route of these resources."""
-    return [handler.operation for resource in resources for handler in resource.app.endpoints.values()]  # type: ignore[attr-defined]
+    handlers: list[Any] = [handler for resource in resources for handler in resource.app.endpoints.values()]
+    return [handler.operation for handler in handlers]

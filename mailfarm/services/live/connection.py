@@ -45,7 +45,7 @@ _ENDS = frozenset({CursorTooOld, MailboxClosed})
 
 
 @implementer(IPushProducer)
-class Connection(WebSocketServerProtocol):  # type: ignore[misc]
+class Connection(WebSocketServerProtocol):
     """Its factory's ``live`` is the service: see `service.Live`."""
 
     log_ = Logger(namespace="mailfarm.live")
@@ -79,7 +79,7 @@ class Connection(WebSocketServerProtocol):  # type: ignore[misc]
         if not self._judging:
             super().processHandshake()
 
-    async def onConnect(self, request: ConnectionRequest) -> None:  # type: ignore[override]
+    async def onConnect(self, request: ConnectionRequest) -> None:  # type: ignore[override]  # it may be one
         """Refuse who is not meant to be here. The guard of the API has looked too, where there is one."""
         self._judging = True
         live = self.factory.live

@@ -42,7 +42,7 @@ async def take(self: Accept, envelope: Any, content: Any, *given: Any) -> Reply:
     return Reply(250, "2.0.0", "spooled")
 
 
-Accept.take = take  # type: ignore[method-assign]
+Accept.take = take
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -23,7 +23,7 @@ async def file(self: Pipeline, items: Any, done: list[str], *given: Any) -> None
     await _file(self, items, done, *given)
 
 
-Pipeline._file = file  # type: ignore[method-assign]
+Pipeline._file = file
 
 if __name__ == "__main__":
     sys.exit(main())

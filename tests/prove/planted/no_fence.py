@@ -16,7 +16,7 @@ def read(name: str, shared: str = "") -> Script:
     return Script(name, text, sha1(text.encode()).hexdigest())
 
 
-Script.read = read  # type: ignore[method-assign,assignment]
+Script.read = read
 
 if __name__ == "__main__":
     sys.exit(main())
