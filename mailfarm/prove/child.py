@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import ssl
 import subprocess
 import threading
 import time
@@ -19,8 +20,15 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Without a proxy that the environment names: what we ask is on this machine."""
+
+
+def _opener(*context: ssl.SSLContext) -> urllib.request.OpenerDirector:
+    """Without a proxy that the environment names: what we ask is on this machine, or in its network."""
+    https = [urllib.request.HTTPSHandler(context=each) for each in context]
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}), *https)
+
+
+_DIRECT = _opener()
 
 
 def guard() -> list[str]:
@@ -65,10 +73,12 @@ def clean_environ() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("MAILFARM_")}
 
 
-def get(url: str, headers: Mapping[str, str] | None = None, timeout: float = 10) -> tuple[int, str]:
-    """The code and text of a page; the code is 0 where nobody answers."""
+def get(url: str, headers: Mapping[str, str] | None = None, timeout: float = 10, cafile: str = "") -> tuple[int, str]:
+    """The code and text of a page; the code is 0 where nobody answers whom we believe. ``cafile`` has the authority
+    that is believed, in place of the system's."""
+    opener = _opener(ssl.create_default_context(cafile=cafile)) if cafile else _DIRECT
     try:
-        with _DIRECT.open(urllib.request.Request(url, headers=dict(headers or {})), timeout=timeout) as answer:
+        with opener.open(urllib.request.Request(url, headers=dict(headers or {})), timeout=timeout) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:

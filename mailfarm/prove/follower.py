@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -34,6 +34,7 @@ from mailfarm.sdk import AsyncFarm, FarmError, WaitTimeout, trust
 from mailfarm.sdk.events import SseParser
 
 from .child import guarded
+from .hearing import Told
 from .websocket import WebSocket
 
 SILENCE = 15.0
@@ -60,6 +61,10 @@ class Plan:
     patience: float = 60.0
 
 
+class Unwritten(Exception):
+    """What a consumer was told could not be written down."""
+
+
 class Consumer:
     """One consumer: what it saw, and how often it was cut."""
 
@@ -69,11 +74,12 @@ class Consumer:
         self.cuts = 0
         self.errors: list[str] = []
         self.problems: list[str] = []
+        self.broken = ""
         self.last: int | None = None
         self.longest = 0.0
         self.there = asyncio.Event()
         self._away_since = time.monotonic()
-        self._file: IO[str] = open(path_of(plan.folder, how, mailbox), "w", buffering=1)  # noqa: SIM115 - until done
+        self._file = open(path_of(plan.folder, how, mailbox), "wb", buffering=0)  # noqa: SIM115 - until done
 
     @property
     def done(self) -> bool:
@@ -86,6 +92,10 @@ class Consumer:
         while not self.done:
             try:
                 await follow()
+            except Unwritten as error:
+                self.broken = str(error)
+                self.there.set()
+                break
             except (OSError, EOFError, TimeoutError, FarmError, httpx.HTTPError, ValueError) as error:
                 if self.there.is_set() and not self._away_since:
                     self.cuts += 1
@@ -114,14 +124,20 @@ class Consumer:
     def _saw(self, form: Mapping[str, Any]) -> None:
         kind = form.get("type")
         if kind == "filed":
-            self._write(int(form["seq"]), str((form.get("message") or {}).get("id", "")))
+            message = str((form.get("message") or {}).get("id", ""))
+            self._write(Told(int(form["seq"]), message, str(form.get("id", ""))))
         elif kind in ("problem", "resync"):
             self._problem(json.dumps(form))
             raise ConnectionResetError(json.dumps(form)[:300])
 
-    def _write(self, seq: int, id: str) -> None:
-        self._file.write(f"{seq} {id}\n")
-        self.cursor = max(self.cursor, seq)
+    def _write(self, told: Told) -> None:
+        line = f"{told.number} {told.message} {told.event}\n".encode()
+        try:
+            while line:  # a disk that is nearly full takes a part of it
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise Unwritten(f"what {self.how} was told could not be written down: {error.strerror}") from error
+        self.cursor = max(self.cursor, told.number)
 
     @property
     def _headers(self) -> dict[str, str]:
@@ -204,11 +220,12 @@ class Consumer:
                     self._connected()
                     continue
                 self._connected()
-                self._write(mail.seq, mail.id)
+                self._write(Told(mail.seq, mail.id))
 
 
 def path_of(folder: str | Path, how: str, mailbox: str) -> Path:
-    """The file in which a consumer writes down a line for each event: its change number and its message."""
+    """The file in which a consumer writes down a line for each event: its change number, its message, and its own id
+    where it has been given one."""
     return Path(folder) / f"{how}-{mailbox}.seen"
 
 
@@ -251,10 +268,11 @@ class Following:
         found: dict[str, dict[str, Any]] = json.loads(said)
         return found
 
-    def saw(self, how: str, mailbox: str) -> list[int]:
-        """The change numbers a consumer was told, in the order in which it was."""
-        lines = path_of(self.plan.folder, how, mailbox).read_text().splitlines()
-        return [int(line.split()[0]) for line in lines]
+    def saw(self, how: str, mailbox: str) -> list[Told]:
+        """What a consumer was told, in the order in which it was; whole lines only."""
+        text = path_of(self.plan.folder, how, mailbox).read_text()
+        told = (line.split(" ") for line in text.split("\n")[:-1])
+        return [Told(int(number), message, event) for number, message, event in told]
 
     def kill(self) -> None:
         """End it at once."""
@@ -317,6 +335,7 @@ async def _run(plan: Plan) -> dict[str, dict[str, Any]]:
             "done": consumer.done,
             "errors": consumer.errors,
             "problems": consumer.problems,
+            "broken": consumer.broken,
         }
         for consumer in consumers
     }

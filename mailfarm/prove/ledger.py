@@ -9,6 +9,7 @@ A folder holds the ledgers of one target, a file for each process that sends. An
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -21,8 +22,12 @@ MOST = 500_000
 """Lines a ledger takes, some 120 MB; a client that finds it full stops sending."""
 
 
-class LedgerFull(Exception):
-    """The ledger has MOST lines."""
+class LedgerBroken(Exception):
+    """What clients were told could not be written down, so the ledger is not whole any more."""
+
+
+class LedgerFull(LedgerBroken):
+    """The ledger has as many lines as it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +48,34 @@ class Attempt:
 
 
 class Ledger:
-    """Writes one file, ``name.ledger`` in ``folder``."""
+    """Writes one file, ``name.ledger`` in ``folder``, of ``most`` lines. ``broken`` says why something is not in it."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, most: int = MOST) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{name}.ledger"
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - until close
         self._lines = 0
+        self._most = most
+        self.broken = ""
 
     def write(self, attempts: Iterable[Attempt]) -> None:
-        """Append them, in one write and one sync. Raises LedgerFull, OSError."""
+        """Append them, with one sync; all of them or none. Raises LedgerFull, and LedgerBroken where the disk is."""
         lines = [json.dumps(asdict(attempt)).encode() + b"\n" for attempt in attempts]
         if not lines:
             return
-        if self._lines + len(lines) > MOST:
-            raise LedgerFull(f"{self.path} has {self._lines} lines")
-        self._file.write(b"".join(lines))
-        os.fdatasync(self._file.fileno())
+        if self._lines + len(lines) > self._most:
+            self.broken = f"the ledger {self.path.name} is full: it takes {self._most} lines"
+            raise LedgerFull(self.broken)
+        before, data = os.fstat(self._file.fileno()).st_size, b"".join(lines)
+        try:
+            while data:  # a disk that is nearly full takes a part of it
+                data = data[self._file.write(data) :]
+            os.fdatasync(self._file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):  # half a line would keep the rest from being read
+                os.ftruncate(self._file.fileno(), before)
+            self.broken = f"the ledger {self.path.name} could not be written: {error.strerror}"
+            raise LedgerBroken(self.broken) from error
         self._lines += len(lines)
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from .report import KINDS, Course, Report, Row
+from .traffic import COUNTS
 
 _WIDTH = 960
 _STYLE = """
@@ -40,7 +41,8 @@ def page(report: Report) -> str:
         ("duplicates", total.duplicates),
         ("unknown", total.unknown),
         ("faults injected", total.injected),
-        ("95 % bound", f"{report.bound:.2g}" if total.acknowledged and not total.lost else "–"),
+        ("95 % bound", f"{report.bound:.2g}" if total.judged and not total.lost else "–"),
+        *([("not judged", total.not_judged)] if total.not_judged else []),
     )
     shown = "".join(f"<div>{escape(str(value))}<small>{name}</small></div>" for name, value in figures)
     return (
@@ -60,6 +62,7 @@ def page(report: Report) -> str:
         + "<h2>What clients were told</h2>\n"
         + _key()
         + "".join(_course(course, number) for number, course in enumerate(report.courses, 1))
+        + _clients(report)
         + _consumers(report)
         + "</body></html>\n"
     )
@@ -150,6 +153,21 @@ def _course(course: Course, number: int) -> str:
         f'<svg class="course" viewBox="0 0 {_WIDTH} {height + 18}" role="img" aria-label="course of target {number}">'
         f'{marks}{"".join(bars)}<text x="0" y="{height + 14}">target {number}: {most} attempts in {course.step:g} s at '
         f'most</text><text x="{_WIDTH}" y="{height + 14}" text-anchor="end">{steps * course.step:.0f} s</text></svg>\n'
+    )
+
+
+def _clients(report: Report) -> str:
+    if not report.clients:
+        return ""
+    head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in COUNTS)
+    rows = "".join(
+        f"<tr><td>{escape(kind)}</td>{''.join(f'<td>{counted[name]}</td>' for name in COUNTS)}</tr>"
+        for kind, counted in report.clients.items()
+    )
+    return (
+        f'<h2>Clients</h2>\n<div class="wide"><table id="clients"><tr><th>sent to</th>{head}</tr>{rows}</table></div>\n'
+        '<p class="soft">Messages: begun, left out as all clients were busy, given up, unfinished. Attempts: '
+        "acked, refused, unknown.</p>\n"
     )
 
 

@@ -10,9 +10,9 @@ A service alone of its kind is called by its kind (``api``); of several each has
 replica, ``redis-queue-1-replica``, and a Sentinel, ``sentinel-1``; with two ``replicas`` of ``redis-queue`` it has the
 replica alone.
 
-Each service reaches each store through a wire of its own, ``wire("mx-1", "postgres")``. Only where Sentinel says where
-the queue's master is, services go there directly. A wire between other parts is made when it is asked for, and nobody
-uses it by himself.
+Each service reaches each store through a wire of its own, ``wire("mx-1", "postgres")``. So it does where Sentinel says
+where the queue's master is: what that says is changed on its way (``announced``). A wire between other parts is made
+when it is asked for, and nobody uses it by himself.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .announced import Announced
 from .certificate import write_certificate
 from .child import clean_environ, get, guarded, innermost, until
 from .servers import Postgres, Redis, Sentinel, free_port, server_folder
 from .target import SERVICES, Options, Part, Target
 from .tmpfs import Tmpfs
+from .watcher import Watcher
 from .wire import Wire, Wires
 
 TOKEN = "a-token-of-mailfarm-prove-0123456789"
@@ -124,8 +126,9 @@ class ServicePart(Part):
 class StorePart(Part):
     """A store: ``server`` is what ``servers`` makes of it."""
 
-    def __init__(self, name: str, kind: str, server: Redis | Sentinel | Postgres) -> None:
+    def __init__(self, name: str, kind: str, server: Redis | Sentinel | Postgres, watcher: Watcher) -> None:
         self.name, self.kind, self.server = name, kind, server
+        self._watcher = watcher
 
     def pid(self) -> int:
         """As in Part; of Postgres its first process."""
@@ -141,16 +144,21 @@ class StorePart(Part):
 
     def pause(self) -> None:
         """As in Part; of Postgres every process."""
-        self._signal(signal.SIGSTOP)
+        family = self._family()
+        self._watcher.hold(family)
+        for each in family:
+            os.kill(each, signal.SIGSTOP)
 
     def resume(self) -> None:
         """As in Part."""
-        self._signal(signal.SIGCONT)
+        family = self._family()
+        for each in family:
+            os.kill(each, signal.SIGCONT)
+        self._watcher.release(family)
 
-    def _signal(self, number: int) -> None:
+    def _family(self) -> list[int]:
         pid = self.pid()
-        for each in [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]:
-            os.kill(each, number)
+        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
     def start(self, *, before: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> None:
         """As in Part."""
@@ -181,6 +189,7 @@ class Processes(Target):
         """By the name of the part whose folder it is."""
         self._wires: Wires | None = None
         self._pairs: dict[tuple[str, str], Wire] = {}
+        self._watcher = Watcher()
         mx = [("127.0.0.1", free_port()) for _ in range(self._count("mx"))]
         self.smtp = mx
         self.submission = [("127.0.0.1", free_port()) for _ in range(self._count("submission"))]
@@ -210,7 +219,7 @@ class Processes(Target):
         self.healthy()
 
     def _store(self, name: str, server: Redis | Sentinel | Postgres, kind: str) -> None:
-        part = StorePart(name, kind, server)
+        part = StorePart(name, kind, server, self._watcher)
         self.parts.append(part)
         part.start()
 
@@ -235,10 +244,14 @@ class Processes(Target):
     def _wired(self, name: str) -> dict[str, str]:
         """The stores' URLs for a service, by wires of its own."""
         found = dict(self._urls)
-        for part in self.parts:
-            if isinstance(part, StorePart) and not (self.options.sentinel and part.kind in ("redis-queue", "sentinel")):
-                direct, wire = f"127.0.0.1:{part.server.port}", self.wire(name, part.name)
-                found = {key: url.replace(direct, wire.address) for key, url in found.items()}
+        stores = [part for part in self.parts if isinstance(part, StorePart)]
+        for part in stores:
+            direct, wire = f"127.0.0.1:{part.server.port}", self.wire(name, part.name)
+            found = {key: url.replace(direct, wire.address) for key, url in found.items()}
+        queues = [part for part in stores if part.kind == "redis-queue"]
+        ports = {part.server.port: self.wire(name, part.name).port for part in queues}
+        for sentinel in self.of("sentinel"):
+            self.wire(name, sentinel.name).watch(lambda: Announced(ports))
         return {f"MAILFARM_{key}_URL": url for key, url in found.items()}
 
     def _queue(self, name: str) -> str:
@@ -316,6 +329,7 @@ class Processes(Target):
         """As in Target."""
         for part in reversed(self.parts):
             part.kill()
+        self._watcher.close()
         if self._wires is not None:
             self._wires.close()
         for disk in self.disks.values():

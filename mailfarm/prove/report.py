@@ -5,16 +5,20 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from .faults import Fault
-from .oracle import Fate, Tally, tally
+from .oracle import Fate, Tally, Verdict, tally
 from .run import Injected, Proof
+from .traffic import COUNTS
 
 SHOWN: Final = 20
 """Findings of one kind that are spelt out; of more the number is given."""
+SILENT: Final = 10
+"""Messages after which clients of whom none was acknowledged are a finding."""
 BUCKETS: Final = 400
 """Steps in a target's course, at most."""
 KINDS: Final = {
@@ -25,6 +29,9 @@ KINDS: Final = {
     "stray": "there, and nobody sent it",
     "gap": "a change number is missing",
     "missed": "a consumer of events was not told",
+    "mistold": "a consumer of events was told what is not so",
+    "unread": "not judged: a mailbox could not be read",
+    "silent": "nothing of what clients sent there was acknowledged",
     "control": "a control was not found out: the proof would not notice a loss",
     "wrong": "a claim of the fault itself does not hold",
     "broke": "could not be judged",
@@ -48,10 +55,17 @@ class Row:
     lost: int = 0
     altered: int = 0
     ghosts: int = 0
+    not_judged: int = 0
+    """Of those acknowledged."""
     recovery: list[float] = field(default_factory=list)
     seconds: float = 0.0
     remarks: list[str] = field(default_factory=list)
     not_run: str = ""
+
+    @property
+    def judged(self) -> int:
+        """What was acknowledged, and is known to be there or not."""
+        return self.acknowledged - self.not_judged
 
     @property
     def median(self) -> float | None:
@@ -97,6 +111,8 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     sequence: list[dict[str, Any]] = field(default_factory=list)
     """Every injection, in order, and what it said of itself."""
+    clients: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By the kind of listener they sent to: what clients counted (``traffic.COUNTS``)."""
     consumers: dict[str, dict[str, int]] = field(default_factory=dict)
     """By kind of consumer: how many events it was told, again, not at all, and how often it was cut."""
     courses: list[Course] = field(default_factory=list)
@@ -133,6 +149,10 @@ class Report:
         for fault in proof.faults:
             self._sum_up(self.row(fault), tally(by_fault[fault.name]))
         self._find(proof, {fault.name: tally(by_fault[fault.name]) for fault in proof.faults})
+        for kind, numbers in proof.traffic.clients.items():
+            all_of_them = self.clients.setdefault(kind, dict.fromkeys(COUNTS, 0))
+            for name, number in numbers.items():
+                all_of_them[name] += number
         for consumer, counted in proof.consumers.items():
             of_kind = self.consumers.setdefault(
                 consumer.split()[0], {"told": 0, "again": 0, "missed": 0, "cuts": 0, "consumers": 0}
@@ -168,18 +188,23 @@ class Report:
         row.lost += len(counted.lost)
         row.altered += len(counted.altered)
         row.ghosts += len(counted.ghosts)
+        row.not_judged += len(counted.not_judged)
+        if counted.not_judged:
+            row.remarks.append(f"{len(counted.not_judged)} not judged")
 
     def _find(self, proof: Proof, tallies: dict[str, Tally]) -> None:
         names = ", ".join(tallies)
         if proof.broke:
             self._note("broke", names, [proof.broke])
         verdict, control = proof.verdict, any(fault.control for fault in proof.faults)
+        self._note("unread", names, _unread(verdict))
         for name, counted in tallies.items():
             if control:
                 seen = all(fault.seen(verdict) for fault in proof.faults)
                 found = "found out, as it must be" if seen else "not found out"
                 self.rows[name].remarks.append(f"control: lost {len(counted.lost)}, {found}")
-                if not (seen or proof.broke or proof.interrupted or self.rows[name].not_run):
+                void = proof.broke or proof.interrupted or verdict.unread or self.rows[name].not_run
+                if not (seen or void):
                     self._note("control", name, ["it lost nothing that was noticed"])
                 continue
             self._note("lost", name, counted.lost)
@@ -191,6 +216,9 @@ class Report:
         self._note("stray", names, verdict.strays)
         self._note("gap", names, [f"{box}: {_some(numbers)}" for box, numbers in verdict.gaps.items()])
         self._note("missed", names, [f"{consumer}: {_some(numbers)}" for consumer, numbers in verdict.missed.items()])
+        self._note("mistold", names, [f"{consumer}: {each}" for consumer, all_of_it in verdict.mistold.items()
+                                      for each in all_of_it])  # fmt: skip
+        self._note("silent", names, _silent(proof))
         self._note("wrong", names, verdict.wrong)
 
     def _note(self, kind: str, fault: str, what: list[str]) -> None:
@@ -205,7 +233,7 @@ class Report:
         for row in self.rows.values():
             if not row.control:
                 for name in ("injected", "attempts", "acknowledged", "refused", "unknown", "duplicates", "lost",
-                             "altered", "ghosts"):  # fmt: skip
+                             "altered", "ghosts", "not_judged"):  # fmt: skip
                     setattr(whole, name, getattr(whole, name) + getattr(row, name))
                 whole.recovery += row.recovery
                 whole.seconds += row.seconds
@@ -215,7 +243,7 @@ class Report:
     def bound(self) -> float:
         """With 95 % confidence no more than this share of acknowledged mail is lost, if none was and each is by itself:
         3/n, and never more than all."""
-        return min(3 / max(self.total.acknowledged, 1), 1.0)
+        return min(3 / max(self.total.judged, 1), 1.0)
 
     @property
     def left_out(self) -> list[Row]:
@@ -226,7 +254,7 @@ class Report:
     def proved(self) -> bool:
         """Whether nothing is wrong, something was acknowledged while something was injected, and nothing was left out
         that had to be there."""
-        enough = self.total.injected > 0 and self.total.acknowledged > 0
+        enough = self.total.injected > 0 and self.total.judged > 0
         only_controls = bool(self.rows) and all(row.control for row in self.rows.values())
         return (
             not self.findings
@@ -245,10 +273,11 @@ class Report:
             "seconds": self.seconds,
             "interrupted": self.interrupted,
             "total": _row_form(self.total),
-            "bound_95": self.bound if self.total.acknowledged and not self.total.lost else None,
+            "bound_95": self.bound if self.total.judged and not self.total.lost else None,
             "readable_after": round(self.readable_after, 2),
             "faults": [_row_form(row) for row in self.rows.values()],
             "findings": [asdict(finding) for finding in self.findings],
+            "clients": self.clients,
             "consumers": self.consumers,
             "sequence": self.sequence,
             "courses": [asdict(course) for course in self.courses],
@@ -274,9 +303,13 @@ class Report:
                 f"{total.acknowledged} acknowledged, {total.lost} lost, {total.ghosts} ghosts, {total.duplicates} "
                 f"duplicates, {total.unknown} unknown, {total.injected} faults injected"
             )
-            if not total.lost:
-                least = f"0 lost of {total.acknowledged}"
+            if total.not_judged:
+                said.append(f"{total.not_judged} of those acknowledged are not judged: they could not be read")
+            if total.judged and not total.lost:
+                least = f"0 lost of {total.judged}"
                 said.append(f"{least}: at most {self.bound:.2g} of it under these faults, with 95 % confidence (3/n)")
+        for kind, counted in self.clients.items():
+            said.append(f"clients of {kind}: " + ", ".join(f"{counted[name]} {_plain(name)}" for name in COUNTS))
         for kind, counted in self.consumers.items():
             said.append(
                 f"{kind}: {counted['consumers']} consumers were told {counted['told']} events, {counted['again']} of "
@@ -338,5 +371,27 @@ def _course(proof: Proof) -> list[Course]:
     return [Course(round(step, 3), counts["acked"], counts["refused"], counts["unknown"], faults)]
 
 
-def _some(numbers: list[int]) -> str:
+def _unread(verdict: Verdict) -> list[str]:
+    """A line for each mailbox that could not be read: why, and what of it is not judged."""
+    found = []
+    for address, why in verdict.unread.items():
+        names = [fate.id for fate in verdict.fates.values() if fate.to == address and fate.not_judged]
+        found.append(f"{address}: {why}; acknowledged, and not judged: {_some(names) or 'nothing, all was found'}")
+    return found
+
+
+def _silent(proof: Proof) -> list[str]:
+    """The kinds of listener at which clients did nothing."""
+    return [
+        f"{kind}: {counted['begun']} messages were begun, {counted['no_session']} found no session"
+        for kind, counted in proof.traffic.clients.items()
+        if not counted["acked"] and counted["begun"] + counted["left_out"] >= SILENT
+    ]
+
+
+def _plain(name: str) -> str:
+    return {"no_session": "without a session", "acked": "attempts acknowledged"}.get(name, name.replace("_", " "))
+
+
+def _some(numbers: Sequence[int | str]) -> str:
     return ", ".join(map(str, numbers[:10])) + (f" and {len(numbers) - 10} more" if len(numbers) > 10 else "")

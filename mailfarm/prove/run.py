@@ -25,7 +25,7 @@ from .oracle import Verdict, judge
 from .processes import Processes
 from .sender import Sender
 from .target import Door, Options, Target
-from .traffic import Plan, Steady
+from .traffic import Counted, Plan, Steady
 
 TARGETS: dict[str, type[Dev] | type[Processes]] = {"dev": Dev, "processes": Processes}
 MAILBOXES = 6
@@ -39,6 +39,7 @@ READABLE = 8.0
 CONTROL = 10.0
 """Seconds without anything new after which what a control's target has not given back is lost."""
 _TOLD = 20
+_NOT_WHOLE = "the ledger is not whole: who is a ghost, a copy too many or a stray is not judged"
 
 
 @dataclass(slots=True)
@@ -67,7 +68,7 @@ class Proof:
     injected: list[Injected] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     verdict: Verdict = field(default_factory=Verdict)
-    traffic: dict[str, Any] = field(default_factory=dict)
+    traffic: Counted = field(default_factory=Counted)
     consumers: dict[str, dict[str, Any]] = field(default_factory=dict)
     interrupted: bool = False
     broke: str = ""
@@ -114,12 +115,9 @@ class Run:
                     steady.start()
                     self._until_flowing(steady)
                 proof.began = time.monotonic()
-                self._inject_all(schedule, proof, probed, enough)
-                try:
-                    proof.traffic = steady.stop()
-                except (OSError, ValueError, SubprocessError) as error:  # what is in its ledger is judged all the same
-                    proof.broke = proof.broke or f"{type(error).__name__}: {error}"
-                self._judge(proof, [*inboxes, probed], following)
+                self._inject_all(schedule, proof, probed, steady, enough)
+                whole = self._stop(steady, proof)
+                self._judge(proof, [*inboxes, probed], following, whole)
                 if proof.verdict.clean:
                     with suppress(FarmError):
                         for inbox in [*inboxes, probed]:
@@ -130,7 +128,10 @@ class Run:
                 target.mail.close()
         return proof
 
-    def _inject_all(self, schedule: Sequence[Fault], proof: Proof, probed: Inbox, enough: Callable[[], bool]) -> None:
+    def _inject_all(
+        self, schedule: Sequence[Fault], proof: Proof, probed: Inbox, steady: Steady, enough: Callable[[], bool]
+    ) -> None:
+        sending = steady.running
         try:
             for done, fault in enumerate(schedule):
                 if enough():
@@ -138,6 +139,8 @@ class Run:
                 self._begins(done)
                 self.tell(f"{fault.name}: {fault.says}")
                 self._inject(fault, proof, probed)
+                if sending and not steady.running:
+                    raise ChildProcessError("the clients have ended by themselves")
         except KeyboardInterrupt:
             proof.interrupted = True
             self.tell("interrupted: what was sent until now is judged")
@@ -146,6 +149,18 @@ class Run:
         if proof.interrupted or proof.broke:
             self._mend()
         proof.ended = time.monotonic()
+
+    def _stop(self, steady: Steady, proof: Proof) -> bool:
+        """Let the clients finish. Whether all that anybody was told is in the ledger; what is in it is judged all the
+        same."""
+        try:
+            proof.traffic = steady.stop()
+        except (OSError, ValueError, SubprocessError) as error:
+            proof.broke = f"{type(error).__name__}: {error}; {_NOT_WHOLE}"
+            return False
+        if unwritten := proof.traffic.unwritten or self.target.mail.broken:
+            proof.broke = f"{unwritten}; {_NOT_WHOLE}"
+        return not unwritten
 
     def _mend(self) -> None:
         """Start what a fault that did not come to its end has left stopped."""
@@ -249,11 +264,12 @@ class Run:
                 time.sleep(0.1)
         return False
 
-    def _judge(self, proof: Proof, inboxes: Sequence[Inbox], following: Following) -> None:
+    def _judge(self, proof: Proof, inboxes: Sequence[Inbox], following: Following, whole: bool) -> None:
+        """``whole``: the ledger is."""
         self.tell("judging")
         try:
             self.target.healthy()
-        except TimeoutError as error:
+        except (OSError, SubprocessError) as error:
             proof.broke = proof.broke or str(error)
         proof.attempts = list(Reading(self._ledgers).more())
         wrong = proof.verdict.wrong
@@ -261,36 +277,45 @@ class Run:
         still = CONTROL if any(fault.control for fault in proof.faults) else self._patience
         addresses = [inbox.address for inbox in inboxes]
         patience = self._patience
-        verdict = judge(proof.attempts, self.farm, addresses, seconds=patience, still=still, drained=self._drained)
+        verdict = judge(
+            proof.attempts, self.farm, addresses, seconds=patience, still=still, drained=self._drained, written=whole
+        )
         verdict.wrong = wrong + verdict.wrong
-        proof.broke = proof.broke or verdict.unread
         proof.verdict = verdict
         try:
             self._hear(proof, inboxes, following)
         except (OSError, ValueError, SubprocessError) as error:
             proof.broke = proof.broke or f"the consumers of events: {type(error).__name__}: {error}"
         for fault in proof.faults:
-            verdict.wrong += [f"{fault.name}: {each}" for each in fault.judge_more(self.target, verdict)]
+            try:
+                verdict.wrong += [f"{fault.name}: {each}" for each in fault.judge_more(self.target, verdict)]
+            except (OSError, ValueError, FarmError, SubprocessError) as error:
+                proof.broke = proof.broke or f"{fault.name}: {type(error).__name__}: {error}"
 
     def _drained(self) -> bool:
-        """Whether nothing waits in the queue and nobody works on anything; also where that cannot be asked."""
+        """Whether nothing waits in the queue and nobody works on anything; also where we may not ask that."""
         headers = {"Authorization": f"Bearer {self.target.token}"} if self.target.token else {}
-        code, text = get(f"{self.target.url}/v1/queue", headers)
-        if code != HTTPStatus.OK:
+        code, text = get(f"{self.target.url}/v1/queue", headers, cafile=self.target.cafile)
+        if code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
             return True
+        if code != HTTPStatus.OK:
+            return False
         said = json.loads(text)
         return bool(said["waiting"] == said["leased"] == 0)
 
     def _hear(self, proof: Proof, inboxes: Sequence[Inbox], following: Following) -> None:
         """Judge what consumers were told. Raises OSError, ValueError, SubprocessError where they have ended."""
         verdict = proof.verdict
-        last = {inbox.id: max(verdict.numbers.get(inbox.address, ()), default=0) for inbox in inboxes}
+        last = {inbox.id: max(verdict.filed.get(inbox.address, {}).values(), default=0) for inbox in inboxes}
         counted = following.finish(last)
         addresses = {inbox.id: inbox.address for inbox in inboxes}
         for how, mailbox in following.plan.watched:
             consumer = f"{how} {mailbox}"
             saw = following.saw(how, mailbox)
             proof.consumers[consumer] = counted[consumer] | {"told": len(saw)}
+            if broken := counted[consumer]["broken"]:
+                proof.broke = proof.broke or f"{broken}; what {consumer} missed is not judged"
+                continue
             verdict.heard(consumer, addresses[mailbox], saw)
 
 

@@ -29,10 +29,15 @@ class Sender:
 
     def send(self, letter: Letter, door: Door | None = None, timeout: float = TIMEOUT) -> list[Attempt]:
         """Send it once, by a connection of its own to ``door``, or to the mx listeners in turn; what came of it. Sent
-        again it is the same message, as of a client that does not know what became of it."""
+        again it is the same message, as of a client that does not know what became of it. Raises LedgerBroken."""
         attempts = asyncio.run(send_once(letter, door or self._doors[self._number % len(self._doors)], timeout))
         self._ledger.write(attempts)
         return attempts
+
+    @property
+    def broken(self) -> str:
+        """Why something that was sent is not in the ledger; empty if all is."""
+        return self._ledger.broken
 
     def close(self) -> None:
         """No more is sent."""

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from .child import guarded
+
 SENDS = ("write", "writev", "sendto", "sendmsg", "pwrite64", "pwritev")
 HEARS = ("read", "recvfrom", "recvmsg")
 SYNCS = ("fdatasync", "fsync")
@@ -118,7 +120,7 @@ class Trace:
         for pid in pids:
             command += ["-p", str(pid)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            guarded(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         try:
             self._attached(set(pids))

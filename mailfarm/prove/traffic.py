@@ -5,7 +5,8 @@
     python -m mailfarm.prove.traffic < plan.json
 
 The plan is one line of JSON. It sends until its standard input ends, then tries what is unknown until it is known or
-``drain`` seconds have passed, and prints one line of JSON with what it counted.
+``drain`` seconds have passed, and prints one line of JSON with what it counted (``Counted``). Where the ledger cannot
+be written it ends at once.
 
 ``rate`` messages a second are begun whatever the server does; when ``clients`` of them are under way and as many wait,
 those that would be next are left out, and counted. Sessions are kept for a few messages. What was refused before its
@@ -27,10 +28,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from .child import guarded
-from .ledger import Attempt, Ledger, LedgerFull
+from .ledger import MOST, Attempt, Ledger, LedgerBroken
 from .smtp import TIMEOUT, How, Letter, Refused, Session, compose, unsent
 from .target import Door
 
@@ -57,6 +58,23 @@ class Plan:
     sizes: list[int] = field(default_factory=lambda: [2000] * 90 + [20_000] * 8 + [200_000] * 2)
     sources: list[str] = field(default_factory=list)
     """Addresses of ours to connect from, in turn; none: whichever."""
+    lines: int = MOST
+    """Lines of the ledger."""
+
+
+COUNTS = ("begun", "left_out", "no_session", "given_up", "unfinished", "acked", "refused", "unknown")
+"""What is counted: messages that were begun, and those that were not because all clients were busy; sessions that could
+not be had; messages that are unknown and were not sent again, because there were too many or because it was over;
+attempts by their outcome."""
+
+
+@dataclass(slots=True)
+class Counted:
+    """What clients counted, by the kind of listener they sent to (``mx`` or ``submission``), each with COUNTS."""
+
+    clients: dict[str, dict[str, int]] = field(default_factory=dict)
+    unwritten: str = ""
+    """Why the ledger is not whole; empty if it is."""
 
 
 class Traffic:
@@ -64,18 +82,20 @@ class Traffic:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._ledger = Ledger(Path(plan.folder), plan.label)
+        self._ledger = Ledger(Path(plan.folder), plan.label, plan.lines)
         self._dice = Random(plan.seed)
-        self._counts: Counter[str] = Counter()
+        self._counts = {_kind(door): Counter(dict.fromkeys(COUNTS, 0)) for door in plan.doors}
         self._fresh: asyncio.Queue[tuple[Letter, Door]] = asyncio.Queue(plan.clients)
         self._again: deque[tuple[float, int, Letter, Door]] = deque()
         self._busy = 0
+        self._under_way: dict[int, tuple[Letter, Door]] = {}
         self._number = 0
         self._ended = asyncio.Event()
+        self._syncing = True
         self._unsynced: list[tuple[list[Attempt], asyncio.Future[None]]] = []
         self._wants_sync = asyncio.Event()
 
-    async def run(self) -> dict[str, Any]:
+    async def run(self) -> Counted:
         """Until standard input ends."""
         asyncio.get_running_loop().add_reader(sys.stdin, self._heard)
         clients = [asyncio.create_task(self._client(number)) for number in range(self._plan.clients)]
@@ -88,13 +108,35 @@ class Traffic:
                 await asyncio.wait_for(self._ended.wait(), max(due - time.monotonic(), 0.0))
         await self._ended.wait()
         deadline = time.monotonic() + self._plan.drain
-        while (self._busy or self._again or not self._fresh.empty()) and time.monotonic() < deadline:  # noqa: ASYNC110 - three of them
+        while self._unfinished and time.monotonic() < deadline:  # noqa: ASYNC110 - it is many things
             await asyncio.sleep(0.02)
-        for task in [*clients, syncing]:
+        for task in clients:
             task.cancel()
-        await asyncio.gather(*clients, syncing, return_exceptions=True)
+        for ended in await asyncio.gather(*clients, return_exceptions=True):
+            if isinstance(ended, Exception):
+                raise ended
+        self._syncing = False
+        self._wants_sync.set()
+        await syncing
+        self._end()
         self._ledger.close()
-        return dict(self._counts)
+        return Counted({kind: dict(counts) for kind, counts in self._counts.items()}, self._ledger.broken)
+
+    @property
+    def _unfinished(self) -> bool:
+        return bool(self._busy or self._again or not self._fresh.empty()) and not self._ledger.broken
+
+    def _end(self) -> None:
+        """Whatever is under way when it is over may be there."""
+        now = time.monotonic()
+        for letter, door in self._under_way.values():
+            self._counts[_kind(door)]["unfinished"] += 1
+            where = f"{door.host}:{door.port}"
+            lines = [Attempt(letter.id, to, "unknown", 0, letter.sha256, now, now, where) for to in letter.to]
+            with contextlib.suppress(LedgerBroken):
+                self._ledger.write(lines)
+        for _, _, _, door in self._again:
+            self._counts[_kind(door)]["unfinished"] += 1
 
     def _heard(self) -> None:
         if not os.read(sys.stdin.fileno(), 65536):
@@ -117,8 +159,9 @@ class Traffic:
         letter = Letter(name, tuple(to), compose(name, to, dice.choice(plan.sizes), dice), how)
         try:
             self._fresh.put_nowait((letter, door))
+            self._counts[_kind(door)]["begun"] += 1
         except asyncio.QueueFull:
-            self._counts["left_out"] += 1
+            self._counts[_kind(door)]["left_out"] += 1
 
     async def _client(self, number: int) -> None:
         """One client: a session for a few messages, then another."""
@@ -139,14 +182,16 @@ class Traffic:
                     if session is None:
                         session, at, left = await self._open(door, source), door, 5
                     left -= 1
+                    self._under_way[number] = letter, door
                     attempts = await session.send(letter)
+                    del self._under_way[number]
                 except Refused as refused:
-                    self._counts["no_session"] += 1
+                    self._counts[_kind(door)]["no_session"] += 1
                     attempts = unsent(letter, door, refused, began)
                 if session is not None and session.broken:
                     session.close()
                     session = None
-                await self._write(attempts)
+                await self._write(attempts, door)
                 self._later(letter, door, tries, attempts, stale=kept)
             finally:
                 self._busy -= 1
@@ -156,7 +201,6 @@ class Traffic:
         Raises Refused."""
         like, last = self._like(door), Refused(0, "")
         for each in like:
-            self._counts["connects"] += 1
             try:
                 return await Session.open(each, self._plan.timeout, source)
             except Refused as refused:
@@ -190,7 +234,7 @@ class Traffic:
         if not open_ones:
             return
         if len(self._again) >= _MOST_UNKNOWN:
-            self._counts["given_up"] += 1
+            self._counts[_kind(door)]["given_up"] += 1
             return
         how: How = "data" if letter.how == "cut" else letter.how
         pause = _PAUSES[min(max(tries, 0), len(_PAUSES) - 1)] if tries >= 0 else 0.0
@@ -200,8 +244,8 @@ class Traffic:
             place -= 1
         self._again.insert(place, due)
 
-    async def _write(self, attempts: list[Attempt]) -> None:
-        self._counts.update(attempt.outcome for attempt in attempts)
+    async def _write(self, attempts: list[Attempt], door: Door) -> None:
+        self._counts[_kind(door)].update(attempt.outcome for attempt in attempts)
         done = asyncio.get_running_loop().create_future()
         self._unsynced.append((attempts, done))
         self._wants_sync.set()
@@ -209,18 +253,22 @@ class Traffic:
 
     async def _sync(self) -> None:
         """One write and one sync for all who wait."""
-        while True:
+        while self._syncing or self._unsynced:
             await self._wants_sync.wait()
             self._wants_sync.clear()
             group, self._unsynced = self._unsynced, []
             try:
                 await asyncio.to_thread(self._ledger.write, [each for attempts, _ in group for each in attempts])
-            except LedgerFull:
-                self._counts["ledger_full"] += 1
+            except LedgerBroken:
                 self._ended.set()
             for _, done in group:
                 if not done.done():
                     done.set_result(None)
+
+
+def _kind(door: Door) -> str:
+    """The kind of listener behind a door."""
+    return "submission" if door.user else "mx"
 
 
 class Steady:
@@ -228,7 +276,7 @@ class Steady:
 
     def __init__(self, plan: Plan, before: Sequence[str] = ()) -> None:
         self.plan = plan
-        self.result: dict[str, Any] = {}
+        self.result = Counted()
         self._before = before
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -250,14 +298,14 @@ class Steady:
         """Whether it sends."""
         return self._process is not None and self._process.poll() is None
 
-    def stop(self) -> dict[str, Any]:
+    def stop(self) -> Counted:
         """Finish what is under way; what it counted. Raises ChildProcessError if it had ended by itself."""
         process, self._process = self._process, None
         if process is not None:
             said, _ = process.communicate(timeout=self.plan.drain + 60)
             if process.returncode:
                 raise ChildProcessError(f"the traffic ended with exit code {process.returncode}")
-            self.result = json.loads(said)
+            self.result = Counted(**json.loads(said))
         return self.result
 
     def kill(self) -> None:
@@ -284,7 +332,7 @@ def main() -> int:
     """Read the plan, run it, print what was counted."""
     given = json.loads(sys.stdin.buffer.readline())
     plan = Plan(**{**given, "doors": [Door(**each) for each in given["doors"]]})
-    print(json.dumps(asyncio.run(Traffic(plan).run())))
+    print(json.dumps(asdict(asyncio.run(Traffic(plan).run()))))
     return 0
 
 

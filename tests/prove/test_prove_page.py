@@ -16,9 +16,11 @@ from mailfarm.prove.command import write
 from mailfarm.prove.faults import Fault, Tell
 from mailfarm.prove.ledger import Attempt
 from mailfarm.prove.oracle import Verdict, fates_of
+from mailfarm.prove.page import page as page_of
 from mailfarm.prove.report import Report
 from mailfarm.prove.run import Injected, Proof
 from mailfarm.prove.target import Target
+from mailfarm.prove.traffic import COUNTS
 
 
 class Nothing(Fault):
@@ -123,15 +125,51 @@ def test_what_could_not_be_injected_is_said_and_counts_if_all_is_required() -> N
     assert not report.proved
 
 
+def test_what_could_not_be_read_is_not_judged_and_voids_the_proof() -> None:
+    report, one = Report("processes", 1), proof(Nothing("one"), there=20)
+    one.verdict.unread = {"a@example.org": "nobody answers"}
+    for fate in one.verdict.fates.values():
+        fate.read = False
+    report.add(one)
+    said = report.text()
+    assert [(finding.kind, finding.what) for finding in report.findings] == [
+        ("unread", "a@example.org: nobody answers; acknowledged, and not judged: m-20, m-21, m-22, m-23, m-24, m-25, "
+                   "m-26, m-27, m-28, m-29")]  # fmt: skip
+    assert (report.total.lost, report.total.not_judged, report.bound) == (0, 10, 3 / 20)
+    assert "10 not judged" in said
+    assert "0 lost of 20" in said
+    assert report.form()["faults"][0]["not_judged"] == 10
+    assert "<div>10<small>not judged</small></div>" in page_of(report)
+    assert not report.proved
+
+
+def test_what_clients_counted_is_shown_and_who_is_never_heard_is_found() -> None:
+    report, one = Report("processes", 1), proof(Nothing("one"))
+    none = dict.fromkeys(COUNTS, 0)
+    one.traffic.clients = {
+        "mx": none | {"begun": 30, "acked": 28, "given_up": 2, "left_out": 7},
+        "submission": none | {"begun": 15, "no_session": 15, "refused": 15},
+    }
+    report.add(one)
+    assert [finding.kind for finding in report.findings] == ["silent"]
+    assert "SILENT (one): submission: 15 messages were begun, 15 found no session" in report.text()
+    assert "clients of mx: 30 begun, 7 left out, 0 without a session, 2 given up, 0 unfinished" in report.text()
+    assert report.form()["clients"] == one.traffic.clients
+    assert "<td>mx</td><td>30</td><td>7</td><td>0</td><td>2</td>" in page_of(report)
+    report.add(proof(Nothing("two")))
+    assert report.clients["mx"]["begun"] == 30
+
+
 def test_what_broke_or_was_missed_is_found() -> None:
     report = Report("processes", 1)
     broken = proof(Nothing("one"))
     broken.broke = "TimeoutError: not healthy"
     broken.verdict.missed = {"sse x": list(range(30))}
+    broken.verdict.mistold = {"sse x": ["change 3, message a: it is change 4"]}
     broken.verdict.gaps = {"a@example.org": [4]}
     broken.verdict.strays = ["x in a@example.org: not recognised"]
     report.add(broken)
-    assert [finding.kind for finding in report.findings] == ["broke", "stray", "gap", "missed"]
+    assert [finding.kind for finding in report.findings] == ["broke", "stray", "gap", "missed", "mistold"]
     assert "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 20 more" in report.text()
 
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -171,17 +172,22 @@ def test_progress_is_one_line_on_a_terminal_only(terminal: bool, monkeypatch: py
 
 
 class Underway:
-    """A run that has begun to send. ``children`` are the processes that it started, and theirs."""
+    """A run that has begun to send. ``children`` are the processes that it started, and theirs. ``stopped``: it goes on
+    until so many of them stand still."""
 
-    def __init__(self, folder: Path, words: Sequence[str]) -> None:
+    def __init__(self, folder: Path, words: Sequence[str], stopped: int = 0) -> None:
         command = [sys.executable, "-m", "mailfarm", "prove", *words, "--report", str(folder)]
         self.folder = folder
         self.process = subprocess.Popen(
             command, env=clean_environ() | {"TMPDIR": str(folder)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True,
         )  # fmt: skip
-        until(self._acknowledged, 60)
+        until((lambda: len(self.still()) >= stopped) if stopped else self._acknowledged, 60)
         self.children = descendants(self.process.pid)
+
+    def still(self) -> list[int]:
+        """Those that are stopped (SIGSTOP)."""
+        return [child for child in descendants(self.process.pid) if state(child) == "T"]
 
     def _acknowledged(self) -> bool:
         """Whether the first fault is over: then the run sends a message of its own."""
@@ -193,9 +199,10 @@ class Underway:
 
 def descendants(pid: int) -> list[int]:
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found += [child, *descendants(child)]
+    with suppress(FileNotFoundError, ProcessLookupError):  # it may end meanwhile
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *descendants(child)]
     return found
 
 
@@ -210,6 +217,25 @@ def test_what_it_started_ends_with_it_also_when_it_is_killed(words: list[str], m
     run.process.kill()
     run.process.communicate()
     until(run.gone, 20)
+    shutil.rmtree(folder)
+
+
+def state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def test_what_it_stopped_ends_with_it_also_when_it_is_killed() -> None:
+    """PostgreSQL's processes, of which only the first one dies with us."""
+    folder = server_folder()
+    run = Underway(folder, ["processes", "--faults", "stop-postgres"], stopped=10)
+    still = run.still()
+    run.process.kill()
+    run.process.communicate()
+    until(run.gone, 20)
+    assert len(still) >= 10
     shutil.rmtree(folder)
 
 

@@ -11,10 +11,11 @@ import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from mailfarm.prove.target import Options, Target
+from mailfarm.prove.target import Options, Part, Target
 
-from . import Fault, NotHere, Tell
-from .stops import LEASES, LONG_PAST, LONGEST, PAST
+from . import Fault, Tell
+from .roles import roles
+from .stops import BEHIND_SENTINEL, LEASES, LONG_PAST, LONGEST, PAST
 
 PAIRS = {
     "mx": ("redis-queue", "postgres", "redis-cache"),
@@ -25,6 +26,7 @@ PAIRS = {
     "live": ("postgres", "redis-cache"),
 }
 """Which service goes to which stores."""
+QUEUE_USERS = ("mx", "submission", "inbound", "api")
 IN_SHORT = {("mx", "redis-queue"), ("inbound", "postgres")}
 """Those of the short run."""
 WAYS: tuple[Literal["both", "up", "down"], ...] = ("both", "up", "down")
@@ -49,8 +51,8 @@ class Partition(Fault):
 
     def inject(self, target: Target, dice: random.Random, tell: Tell) -> None:
         """As in Fault."""
-        service, store = dice.choice(target.of(self._service)), dice.choice(target.of(self._store))
-        wire = target.wire(service.name, store.name)
+        service = dice.choice(target.of(self._service))
+        wire = target.wire(service.name, self.store(target, dice).name)
         for number, seconds in enumerate(self._seconds):
             time.sleep(number)  # between two, it works again
             way, connects = dice.choice(WAYS), dice.choice(CONNECTS)
@@ -60,6 +62,26 @@ class Partition(Fault):
                 time.sleep(seconds)
             finally:
                 wire.heal()
+
+    def store(self, target: Target, dice: random.Random) -> Part:
+        """Which one of its kind."""
+        return dice.choice(target.of(self._store))
+
+
+class SentinelPartition(Partition):
+    """A service and the Sentinel that tells it where the queue's master is, or that master; Sentinel itself sees the
+    master all the time, and so does the replica."""
+
+    short = False
+
+    def __init__(self, service: str, store: Literal["sentinel", "queue-master"], *, long: bool) -> None:
+        super().__init__(service, store, long=long)
+        self.options = BEHIND_SENTINEL[long]
+        self._master = store == "queue-master"
+
+    def store(self, target: Target, dice: random.Random) -> Part:
+        """The master of the moment. Raises NotHere."""
+        return roles(target)[0] if self._master else super().store(target, dice)
 
 
 class ReplicaPartition(Fault):
@@ -79,15 +101,10 @@ class ReplicaPartition(Fault):
 
     def inject(self, target: Target, dice: random.Random, tell: Tell) -> None:
         """As in Fault."""
-        # they are whoever is it now: another fault may have promoted the replica
-        servers: list[Any] = [getattr(part, "server", None) for part in target.of("redis-queue")]
-        roles = [server.ask("role").split()[0] for server in servers if server is not None]
-        if sorted(roles) != ["master", "slave"]:
-            raise NotHere(f"the queue's servers are {' and '.join(roles) or 'not ours'}")
-        master, replica = (servers[roles.index(role)] for role in ("master", "slave"))
-        names = [part.name for part in target.of("redis-queue")]
-        wire = target.wire(names[roles.index("slave")], names[roles.index("master")])
-        sentinels: list[Any] = [getattr(part, "server", None) for part in target.of("sentinel")]
+        parts = roles(target)
+        master, replica = (server_of(part) for part in parts)
+        wire = target.wire(parts[1].name, parts[0].name)
+        sentinels = [server_of(part) for part in target.of("sentinel")]
         for sentinel in sentinels:  # or it would lead the replica past the wire
             sentinel.ask("sentinel", "set", "farm", "failover-timeout", "600000")
         try:
@@ -106,10 +123,18 @@ class ReplicaPartition(Fault):
                 sentinel.ask("sentinel", "set", "farm", "failover-timeout", "3000")
 
 
+def server_of(part: Part) -> Any:
+    """What ``servers`` made of a store."""
+    return getattr(part, "server", None)
+
+
 def faults() -> Iterator[Fault]:
     """Each pair, for a moment and for long."""
     for long in (False, True):
         for service, stores in PAIRS.items():
             for store in stores:
                 yield Partition(service, store, long=long)
+        for service in QUEUE_USERS:
+            yield SentinelPartition(service, "sentinel", long=long)
+            yield SentinelPartition(service, "queue-master", long=long)
         yield ReplicaPartition(long=long)
