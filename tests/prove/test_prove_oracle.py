@@ -136,7 +136,9 @@ def test_what_was_read_before_the_api_went_away_is_judged(house: House) -> None:
                 wire.refuse()
             return True
 
-        api = lambda: Farm(f"http://{wire.address}", house.dev.token, timeout=2)  # noqa: E731
+        def api() -> Farm:
+            return Farm(f"http://{wire.address}", house.dev.token, timeout=2)
+
         verdict = judge(attempts, api, [house.inbox.address], seconds=1, drained=later)
     tally = verdict.tally
     assert (tally.lost, tally.not_judged) == ([], [f"own-0 to {house.inbox.address}"])
@@ -155,7 +157,11 @@ def test_with_a_ledger_that_is_not_whole_only_what_is_in_it_is_held_against_anyb
     house.sender.send(house.letters[3])
     attempts = [replace(house.attempts[0], outcome="refused", code=550), *house.attempts[2:]]
     gone = replace(house.attempts[0], id="own-0")
-    api, box = lambda: Farm(house.dev.url, house.dev.token), [house.inbox.address]
+    box = [house.inbox.address]
+
+    def api() -> Farm:
+        return Farm(house.dev.url, house.dev.token)
+
     whole = judge(attempts, api, box, seconds=1)
     assert (len(whole.tally.ghosts), len(whole.tally.excess), len(whole.strays)) == (1, 1, 1)
     assert judge(attempts, api, box, seconds=1, written=False).clean
