@@ -329,6 +329,8 @@ class Processes(Target):
         """As in Target."""
         for part in reversed(self.parts):
             part.kill()
+            if isinstance(part, StorePart) and part.server.log.exists():  # beside those of the services
+                shutil.copyfile(part.server.log, self.folder / f"{part.name}.log")
         self._watcher.close()
         if self._wires is not None:
             self._wires.close()

@@ -35,6 +35,7 @@ def test_a_failover_loses_nothing(tmp_path: Path) -> None:
     (fault,) = chosen(list(failover.faults()), "redis-failover")
     fault.times = 1
     nothing_lost(proof_of([fault], tmp_path))
+    assert "+switch-master" in (tmp_path / "sentinel-1.log").read_text(), "the stores' logs are kept beside the others"
 
 
 def test_a_failover_without_wait_is_found_out(tmp_path: Path) -> None:
