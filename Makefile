@@ -32,8 +32,9 @@ stack-test: setup-test stack-images ## deploy the stack on a Swarm of its own, u
 	@$(call within,1500,make stack-test,$(PY) -m pytest tests/stack -m stack \
 		-o faulthandler_timeout=900 --durations=25 -ra $(ARGS))
 
-prove: setup-test ## break a cluster of processes in every way there is, and prove that no mail is lost (long; root)
+prove: setup-test ## break a cluster of processes and mailfarm dev in every way there is, and prove that no mail is lost (long; root)
 	.venv/bin/mailfarm prove --full --jobs 3 --report .make/prove $(ARGS)
+	.venv/bin/mailfarm prove dev --full --jobs 3 --report .make/prove-dev $(ARGS)
 
 stack-images: setup-test
 	@$(PY) tests/stack/images.py

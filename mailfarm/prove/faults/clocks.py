@@ -36,7 +36,7 @@ class Clock(Fault):
     """All processes of the kinds it names are started an hour ``ahead`` (or behind), and later at the right time."""
 
     family = "clocks"
-    lasts = 30.0
+    lasts = 16.0
 
     def __init__(self, kinds: tuple[str, ...], ahead: int) -> None:
         self._kinds, self._ahead = kinds, ahead

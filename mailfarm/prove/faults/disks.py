@@ -67,7 +67,7 @@ class Filled(Fault):
     """``part`` has the disk, ``what`` of it is used up. ``then`` says what comes of it."""
 
     family = "disks"
-    lasts = 12.0
+    lasts = 6.0
 
     def __init__(self, part: str, what: What, options: Options, name: str, place: str, then: str) -> None:
         self.part, self.what = part, what

@@ -60,7 +60,7 @@ class LeaseLost(Fault):
 
     family = "partitions"
     traffic = False
-    lasts = 12.0
+    lasts = 6.0
     options = replace(LEASES, settings={"MAILFARM_INBOUND_LEASE": "3"})
 
     def __init__(self, first: Literal["old", "new"]) -> None:

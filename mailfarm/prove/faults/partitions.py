@@ -44,7 +44,7 @@ class Partition(Fault):
         leases = service == "inbound"
         self._seconds = [LONGEST, *([LONG_PAST] if leases else [])] if long else [1.0, PAST]
         self.name = f"partition-{'long-' if long else ''}{service}-{store}"
-        self.lasts = sum(self._seconds) + 3 * len(self._seconds)
+        self.lasts = sum(self._seconds) + len(self._seconds)
         times = ", then for ".join(f"{seconds:g} s" for seconds in self._seconds)
         self.says = f"no packet passes between {service} and {store} for {times}"
         self.options = Options(replicas={"inbound": 2}) if long else LEASES
@@ -94,7 +94,7 @@ class ReplicaPartition(Fault):
     def __init__(self, *, long: bool) -> None:
         self._seconds = [LONGEST] if long else [1.0, PAST]
         self.name = f"partition-{'long-' if long else ''}replica"
-        self.lasts = sum(self._seconds) + 3 * len(self._seconds)
+        self.lasts = sum(self._seconds) + len(self._seconds)
         times = ", then for ".join(f"{seconds:g} s" for seconds in self._seconds)
         self.says = f"no packet passes between the queue's master and its replica for {times}"
         self.options = Options(sentinel=True)

@@ -57,7 +57,7 @@ class Poison(Fault):
 
     family = "poison"
     options = OPTIONS
-    lasts = 60.0
+    lasts = 30.0
 
     def __init__(self, how: How) -> None:
         self._how = how

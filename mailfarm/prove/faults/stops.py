@@ -48,7 +48,7 @@ class Stop(Fault):
         self.says = f"SIGSTOP of {kind} for {self._seconds:g} s, longer than " + (
             "every lease" if long else f"a worker's lease of {LEASE:g} s"
         )
-        self.lasts = self._seconds + 3
+        self.lasts = self._seconds + 1
         self.options = LEASES_AS_THEY_ARE if long else LEASES
 
     def inject(self, target: Target, dice: random.Random, tell: Tell) -> None:

@@ -46,6 +46,7 @@ class Syscalls(Fault):
     """One kind of process."""
 
     family = "syscalls"
+    lasts = 60.0
     traffic = False
 
     def __init__(self, kind: str, target: str, options: Options, says: str) -> None:
