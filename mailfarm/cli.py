@@ -26,6 +26,8 @@ from .errors import ConfigurationError
 
 SERVICES = ALL
 TAB = "    "
+MOST_LISTED = 1_000_000
+"""Entries of the queue that are listed at most."""
 
 CLIENT_SETTINGS = (
     ("MAILFARM_URL=http://127.0.0.1:8025", "the mailfarm to talk to"),
@@ -110,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     listing = does.add_parser("list", help="the oldest entries in a state")
     listing.add_argument("state", nargs="?", choices=("aside", "waiting", "leased"), default="aside")
     listing.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON object a line")
-    listing.add_argument("--limit", type=int, default=100, help="how many at most (100)")
+    listing.add_argument("--limit", type=_entries, default=100, metavar="N", help="how many at most (100)")
     listing.set_defaults(does="list")
     showing = does.add_parser("show", help="an entry's mail, byte for byte")
     showing.add_argument("id")
@@ -123,9 +125,16 @@ def _parser() -> argparse.ArgumentParser:
         doing.set_defaults(does=verb)
     commands.add_parser("prove", help="break a mailfarm under load, and judge whether mail is gone", add_help=False)
     helping = commands.add_parser("help", help="explain a service, the settings or how it works")
-    helping.add_argument("topic", nargs="?", help="a service, settings, or one of the documents")
-    helping.set_defaults(run=_help, parser=parser)
+    helping.add_argument("topic", nargs="?", help="a service, a command, settings, or one of the documents")
+    helping.set_defaults(run=_help, parser=parser, commands=commands.choices)
     return parser
+
+
+def _entries(text: str) -> int:
+    """How many entries of the queue to list."""
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_LISTED:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of entries, 1 to {MOST_LISTED}")
+    return int(text)
 
 
 def _settings(services: Sequence[str] | None, overrides: dict[str, str] | None = None) -> Settings | None:
@@ -199,9 +208,15 @@ def _queue(args: argparse.Namespace) -> int:
     if settings is None:
         return 2
     from .queue_command import run
+    from .sdk.telling import FAILED, standard_output, tell
 
-    code: int = run(settings, Path(args.data or settings.farm.data or _data_home()), args)
-    return code
+    try:
+        with standard_output():
+            return int(run(settings, Path(args.data or settings.farm.data or _data_home()), args))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return tell("queue", str(error), FAILED)
 
 
 def _health(args: argparse.Namespace) -> int:
@@ -225,8 +240,11 @@ def _help(args: argparse.Namespace) -> int:
         print(manual())
     elif (document := resources.files("mailfarm") / "docs" / f"{args.topic}.md").is_file():
         print(document.read_text("utf-8"))
+    elif args.topic in args.commands:
+        args.commands[args.topic].print_help()
     else:
-        print(f"mailfarm help: no topic {args.topic!r}; there are: {' '.join(_topics())}", file=sys.stderr)
+        there = dict.fromkeys([*_topics(), *args.commands])
+        print(f"mailfarm help: no topic {args.topic!r}; there are: {' '.join(there)}", file=sys.stderr)
         return 2
     return 0
 

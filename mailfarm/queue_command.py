@@ -1,4 +1,4 @@
-"""``mailfarm queue``: look at what waits between the 250 and the mailbox, and decide about what was set aside.
+"""mailfarm queue: look at what waits between the 250 and the mailbox, and decide about what was set aside.
 
     mailfarm queue                    how many entries wait, are leased, are set aside; the age of the oldest that waits
                                       (of several shards each)
@@ -36,7 +36,7 @@ SECOND = 1_000_000
 
 
 def run(settings: Settings, folder: Path, args: argparse.Namespace) -> int:
-    """Do what the command line asks. The exit code."""
+    """Do what the command line asks. The exit code. Raises OSError when what it shows cannot be written."""
     if args.does == "drop" and not args.yes and not sys.stdin.isatty():
         print("mailfarm queue: there is no terminal to ask on; to drop mail for good, say --yes", file=sys.stderr)
         return 2
@@ -45,6 +45,7 @@ def run(settings: Settings, folder: Path, args: argparse.Namespace) -> int:
     globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
     loop: Any = reactor
     codes: list[int] = []
+    unforeseen: list[Exception] = []
 
     async def main() -> None:
         try:
@@ -52,12 +53,17 @@ def run(settings: Settings, folder: Path, args: argparse.Namespace) -> int:
         except MailfarmError as error:
             print(f"mailfarm queue: {error}", file=sys.stderr)
             codes.append(1)
+        except Exception as error:
+            unforeseen.append(error)
         finally:
             loop.stop()
 
     loop.callWhenRunning(lambda: Deferred.fromCoroutine(main()))
     loop.run()
-    sys.stdout.flush()
+    for error in unforeseen:
+        if isinstance(error, OSError) and not error.filename:  # standard output's: stores have errors of their own
+            raise error
+        print(f"mailfarm queue: {type(error).__name__}: {error}", file=sys.stderr)
     return codes[0] if codes else 1
 
 

@@ -306,6 +306,19 @@ def test_the_documents_help_shows_are_there(capsys: pytest.CaptureFixture[str]) 
         assert len(capsys.readouterr().out) > 500
 
 
+def test_help_that_is_named_somewhere_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """``mailfarm help WORD``, in documents, in the Makefile and in what programs say."""
+    places = [ROOT / "README.md", ROOT / "Makefile", *(ROOT / "stack").glob("*.md"), *(HOUSE / "docs").rglob("*.md")]
+    texts = [path.read_text("utf-8") for path in [*places, *modules(HOUSE)]]
+    words = {word for text in texts for word in re.findall(r"mailfarm help ([a-z][a-z-]*[a-z])", text)}
+    assert {"dev", "settings", "queue"} <= words
+    for word in sorted(words):
+        assert cli.main(["help", word]) == 0, f"mailfarm help {word}"
+    assert cli.main(["help", "nonsense"]) == 2
+    said = capsys.readouterr().err
+    assert all(f" {word}" in said for word in ("dev", "send", "settings", "proving"))
+
+
 def test_the_documents_name_modules_that_exist() -> None:
     """``net/smtp_server.py`` in a document is a file of the house."""
     for path in [ROOT / "README.md", *(HOUSE / "docs").glob("*.md")]:

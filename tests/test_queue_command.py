@@ -144,3 +144,48 @@ def test_a_queue_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert not (tmp_path / "nothing").exists()
     done = command("queue", MAILFARM_QUEUE_URL="redis://127.0.0.1:1")
     assert (done.returncode, "is away" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("limit", ["-1", "0", "x", "1000001", "99999999999999999999"])
+def test_a_number_that_makes_no_sense_is_said(limit: str) -> None:
+    done = command("queue", "list", f"--limit={limit}")
+    assert done.returncode == 2
+    assert f"argument --limit: '{limit}' is not a number of entries, 1 to 1000000" in done.stderr
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize(("size", "unbuffered"), [(10, ""), (10, "1"), (100_000, "")])
+async def test_a_mail_that_could_not_be_written_is_not_said_to_be_saved(
+    tmp_path: Path, size: int, unbuffered: str
+) -> None:
+    """``mailfarm queue show ID > FILE`` comes before ``drop``."""
+    engine = Engine(tmp_path / "mailfarm.sqlite", clock=clock, deliver=reactor.callFromThread)
+    mail = spooled(b"x" * size)
+    await SqliteQueue(engine, "inbound", IDS, clock, reactor=reactor, reserve=0).put(mail)
+    await engine.close()
+    words = [sys.executable, "-m", "mailfarm", "queue", "--data", str(tmp_path), "show", mail.id]
+
+    environ = clean_environ() | {"PYTHONUNBUFFERED": unbuffered}
+
+    def show() -> subprocess.CompletedProcess[str]:
+        with open("/dev/full", "w") as full:
+            return subprocess.run(
+                words, env=environ, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+            )
+
+    done = await deferToThread(show)
+    about, said = done.stderr.split("\n", 1)
+    assert json.loads(about)["id"] == mail.id
+    assert (done.returncode, said) == (1, "mailfarm queue: cannot write to standard output: No space left on device\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_fault_of_our_own_is_said_in_a_line(at) -> None:
+    settings, options, filled = at
+    await filled()
+    broken = "import sys\nfrom mailfarm import cli, queue_command\nqueue_command._line = None\nsys.exit(cli.main())"
+    words = [sys.executable, "-c", broken, "queue", *options, "list"]
+    done = await deferToThread(
+        subprocess.run, words, env=clean_environ() | settings, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "mailfarm queue: TypeError: 'NoneType' object is not callable\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import pytest_twisted
 from redis_house import Working, server
@@ -49,6 +51,23 @@ async def test_it_is_told_before_a_cap_is_reached_and_a_full_queue_is_not_behind
         with pytest.raises(QueueFull) as full:
             await queue.admit(0)
         assert not isinstance(full.value, QueueBehind)
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_is_told_before_the_servers_memory_is_used_up_and_no_more_when_it_is_free(component):
+    component("redis-server")
+    with server("--maxmemory", "16mb") as own:
+        async with Working(own.url) as queue:
+            assert await behind(queue) == 0
+            while not (by := await behind(queue)):
+                await queue.put(spooled(os.urandom(100_000)))
+            assert QueueBehind.HALF <= by < QueueBehind.HALF + 0.1
+            while (by := await behind(queue)) < 1:
+                await queue.put(spooled(os.urandom(100_000)))
+            assert by < 1.1
+            while attempts := await queue.take(100, LONG):
+                await queue.done([attempt.fence for attempt in attempts])
+            assert await until_behind(queue, lambda by: by == 0) == 0
 
 
 @pytest_twisted.ensureDeferred

@@ -98,3 +98,20 @@ def test_a_door_without_limits_asks_nobody() -> None:
     nobody: Any = None
     door = Door("mx", "mx.test", nobody, [], 0, str)
     assert isinstance(door.answer("192.0.2.1", door.visit()), Reply)
+
+
+def test_while_mail_comes_in_faster_than_it_is_filed_a_door_turns_networks_away_before_it_asks_anybody() -> None:
+    nobody: Any = None
+    asked: list[str] = []
+
+    def may_come(network: str) -> bool:
+        asked.append(network)
+        return not network.startswith("2001")
+
+    door = Door("mx", "mx.test", nobody, [], 0, str, may_come)
+    turned = door.answer("2001:db8:1:2:3:4:5:6", door.visit())
+    assert isinstance(turned, Reply)
+    assert turned.close
+    assert str(turned) == "421 4.3.2 More mail comes in than can be filed; try again in a minute"
+    assert str(door.answer("192.0.2.1", door.visit())).startswith("220 ")
+    assert asked == ["2001:db8:1:2::/64", "192.0.2.1"]
