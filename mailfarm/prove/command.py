@@ -33,6 +33,7 @@ Exit code 0 when nothing was, 1 when it is not proved, 2 for wrong usage. See: m
 dev:   one mailfarm dev, started for this and gone after it.
 processes: each service a process of its own, with Redis and PostgreSQL, on this machine and for this only.
 {stack_options.MANUAL}"""
+MOST_KILLS = 10_000
 PATIENCE = 60.0
 
 
@@ -88,6 +89,8 @@ def _check(wanted: Sequence[Fault], args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             raise Unusable(f"--{name} {value:g}: give a number above 0")
+    if args.kills is not None and args.kills > MOST_KILLS:
+        raise Unusable(f"--kills {args.kills}: at most {MOST_KILLS}")
     if args.target == "stack" and args.jobs > 1:
         raise Unusable(f"--jobs {args.jobs}: there is one stack")
     if not any(args.target in fault.targets for fault in wanted):
@@ -179,6 +182,6 @@ def _list(wanted: Sequence[Fault], target: str) -> int:
             family = fault.family
             print(f"{family}:")
         why = fault.missing(target)
-        control = " (a control: it must lose)" if fault.control else ""
+        control = " (a control: it must be found out)" if fault.control else ""
         print(f"  {fault.name.ljust(width)}  {fault.says}{control}" + (f"; not here: {why}" if why else ""))
     return 0

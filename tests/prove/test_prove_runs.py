@@ -22,6 +22,7 @@ from servers import server_folder
 from mailfarm import cli
 from mailfarm.prove.campaign import MOST
 from mailfarm.prove.child import runs
+from mailfarm.prove.command import MOST_KILLS
 from mailfarm.prove.progress import Progress
 
 PLANTED = Path(__file__).with_name("planted")
@@ -125,6 +126,9 @@ def test_a_name_that_no_fault_has_is_wrong_usage(tmp_path: Path) -> None:
     [
         (["dev", "--faults", "kill-mx"], "none of these faults is for dev: see mailfarm prove dev --list"),
         (["dev", "--kills", "0"], "--kills 0: give a number above 0"),
+        (["dev", "--kills", str(MOST_KILLS + 1)], f"--kills {MOST_KILLS + 1}: at most {MOST_KILLS}"),
+        (["dev", "--jobs", "0"], "--jobs 0: give a number above 0"),
+        (["stack", "--jobs", "2"], "--jobs 2: there is one stack"),
         (["dev", "--minutes", "0"], "--minutes 0: give a number above 0"),
         (["dev", "--patience", "nan"], "--patience nan: give a number above 0"),
         (["dev", "--report", "/dev/null/x"], "--report /dev/null/x: nothing can be written there: Not a directory"),
@@ -147,6 +151,7 @@ def test_every_fault_is_listed_with_what_it_does() -> None:
     assert done.returncode == 0
     assert "  kill-postgres " in done.stdout
     assert "  kill-dev " not in done.stdout
+    assert "fsync=off, which must be found out (a control: it must be found out)" in done.stdout
 
 
 def test_it_has_a_page_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
