@@ -35,6 +35,7 @@ stack-test: setup-test stack-images ## deploy the stack on a Swarm of its own, u
 prove: setup-test ## break a cluster of processes and mailfarm dev in every way there is, and prove that no mail is lost (long; root)
 	.venv/bin/mailfarm prove --full --jobs 3 --report .make/prove $(ARGS)
 	.venv/bin/mailfarm prove dev --full --jobs 3 --report .make/prove-dev $(ARGS)
+	$(if $(ARGS),,$(PY) -m pytest tests/prove -m prove -n 3 -ra)
 
 stack-images: setup-test
 	@$(PY) tests/stack/images.py

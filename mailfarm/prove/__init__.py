@@ -21,7 +21,8 @@
 ``oracle``         what the ledger says was promised, compared with what the API gives back
 ``run``            a target, traffic and faults, and then the oracle
 ``campaign``       which faults share a target; one run after the other, or ``beside`` one another
-``report``         a row for each fault, what is wrong, and whether it is a proof; ``page``: the same as HTML
+``report``         a row for each fault, what is wrong, and whether it is a proof; ``page``: the same as HTML;
+                   ``course``: what clients were told, over time
 ``progress``       what it shows while it runs
 ``command``        the command line; ``stack_options``: what it is told of a stack
 =================  =================================================================================================

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -125,7 +125,7 @@ class Verdict:
     filed: dict[str, dict[str, int]] = field(default_factory=dict)
     """The messages that are there and their change numbers, by mailbox."""
     gaps: dict[str, list[int]] = field(default_factory=dict)
-    """Change numbers that are missing, by mailbox."""
+    """Change numbers that are missing, or that several messages have, by mailbox."""
     missed: dict[str, list[int]] = field(default_factory=dict)
     """Change numbers that a consumer of events did not see, by consumer."""
     mistold: dict[str, list[str]] = field(default_factory=dict)
@@ -209,10 +209,10 @@ def judge(
         verdict.strays = []
     for address in mailboxes:
         filed = verdict.filed[address] = {id: number for id, (number, _, _) in read[address].items()}
-        numbers = set(filed.values())
-        missing = sorted(set(range(1, max(numbers, default=0) + 1)) - numbers)
-        if missing and address not in verdict.unread:
-            verdict.gaps[address] = missing
+        times = Counter(filed.values())
+        least = 1 if address not in verdict.unread else 0  # what is not there may not have been read
+        if wrong := [number for number in range(1, max(times, default=0) + 1) if not least <= times[number] <= 1]:
+            verdict.gaps[address] = wrong
     return verdict
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from .report import KINDS, Course, Report, Row
+from .course import Course
+from .report import KINDS, Report, Row, bound_of
 from .traffic import COUNTS
 
 _WIDTH = 960
@@ -24,7 +25,7 @@ p.soft, .soft { color: var(--soft) } .good { color: var(--acked) } .bad { color:
 th, td { text-align: right; padding: .25rem .5rem; border-bottom: 1px solid var(--line); white-space: nowrap }
 th:first-child, td:first-child, td.text, th.text { text-align: left } td.text { white-space: normal }
 td { vertical-align: top } td small { display: block; font-weight: normal; line-height: 1.3; min-width: 15rem }
-tr.total { font-weight: 600 } svg { width: 100%; height: auto; display: block; margin-bottom: .8rem }
+tr.total { font-weight: 600 } svg { width: 100%; min-width: 640px; height: auto; display: block; margin-bottom: .8rem }
 svg text { fill: var(--soft); font: 12px system-ui, sans-serif } svg .name { fill: var(--ink) }
 .key span { margin-right: 1.2rem } .key i { display: inline-block; width: .8em; height: .8em; margin-right: .3em }
 """
@@ -41,7 +42,7 @@ def page(report: Report) -> str:
         ("duplicates", total.duplicates),
         ("unknown", total.unknown),
         ("faults injected", total.injected),
-        ("95 % bound", f"{report.bound:.2g}" if total.judged and not total.lost else "–"),
+        ("95 % bound", bound_of(total, "–")),
         *([("not judged", total.not_judged)] if total.not_judged else []),
     )
     shown = "".join(f"<div>{escape(str(value))}<small>{name}</small></div>" for name, value in figures)
@@ -80,7 +81,8 @@ def _findings(report: Report) -> str:
 
 
 def _table(report: Report) -> str:
-    names = ("fault", "injected", "acked", "lost", "altered", "ghosts", "dup.", "unknown", "refused", "p50 s", "max s")
+    names = ("fault", "injected", "acked", "lost", "altered", "ghosts", "dup.", "unknown", "refused", "bound",
+             "p50 s", "max s")  # fmt: skip
     head = "".join(f"<th>{name}</th>" for name in names)
     rows = "".join(_row(row) for row in report.rows.values())
     total = _row(report.total).replace("<tr>", '<tr class="total">', 1)
@@ -89,10 +91,10 @@ def _table(report: Report) -> str:
 
 def _row(row: Row) -> str:
     if row.not_run:
-        return f"<tr>{_name(row, f'not run: {row.not_run}')}{'<td>–</td>' * 10}</tr>"
+        return f"<tr>{_name(row, f'not run: {row.not_run}')}{'<td>–</td>' * 11}</tr>"
     numbers = (row.injected, row.acknowledged, row.lost, row.altered, row.ghosts, row.duplicates, row.unknown)
     times = ("–" if value is None else f"{value:.1f}" for value in (row.median, row.longest))
-    cells = "".join(f"<td>{value}</td>" for value in (*numbers, row.refused, *times))
+    cells = "".join(f"<td>{value}</td>" for value in (*numbers, row.refused, bound_of(row, "–"), *times))
     return f"<tr>{_name(row, *dict.fromkeys(row.remarks))}{cells}</tr>"
 
 
@@ -119,8 +121,9 @@ def _recovery(rows: list[Row]) -> str:
             f'<text x="{left + longest * scale + 6:.1f}" y="{top + 15}">{median:.1f} · {longest:.1f}</text>'
         )
     return (
-        f'<svg id="recovery" viewBox="0 0 {_WIDTH} {len(rows) * height}" role="img" aria-label="time to recover">'
-        f'{"".join(lines)}</svg>\n<p class="soft">Dark: half of the times; light: the longest.</p>\n'
+        f'<div class="wide"><svg id="recovery" viewBox="0 0 {_WIDTH} {len(rows) * height}" role="img" '
+        'aria-label="time to recover">'
+        f'{"".join(lines)}</svg></div>\n<p class="soft">Dark: half of the times; light: the longest.</p>\n'
     )
 
 
@@ -150,9 +153,11 @@ def _course(course: Course, number: int) -> str:
                 path.append(f"M{place * wide:.1f} {floors[place]:.1f}h{wide:.1f}v{tall:.1f}h-{wide:.1f}z")
         bars.append(f'<path d="{"".join(path)}" style="fill:var(--{name})"/>')
     return (
-        f'<svg class="course" viewBox="0 0 {_WIDTH} {height + 18}" role="img" aria-label="course of target {number}">'
+        f'<div class="wide"><svg class="course" viewBox="0 0 {_WIDTH} {height + 18}" role="img" '
+        f'aria-label="course of target {number}">'
         f'{marks}{"".join(bars)}<text x="0" y="{height + 14}">target {number}: {most} attempts in {course.step:g} s at '
-        f'most</text><text x="{_WIDTH}" y="{height + 14}" text-anchor="end">{steps * course.step:.0f} s</text></svg>\n'
+        f'most</text><text x="{_WIDTH}" y="{height + 14}" text-anchor="end">{steps * course.step:.0f} s</text>'
+        "</svg></div>\n"
     )
 
 

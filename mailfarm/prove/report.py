@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from .course import Course, course_of
 from .faults import Fault
 from .oracle import Fate, Tally, Verdict, tally
 from .run import Injected, Proof
@@ -17,17 +18,29 @@ from .traffic import COUNTS
 
 SHOWN: Final = 20
 """Findings of one kind that are spelt out; of more the number is given."""
+HEAD: Final = (
+    "fault",
+    "injected",
+    "acked",
+    "lost",
+    "ghosts",
+    "dup.",
+    "unknown",
+    "refused",
+    "bound",
+    "p50 s",
+    "max s",
+    "",
+)
 SILENT: Final = 10
 """Messages after which clients of whom none was acknowledged are a finding."""
-BUCKETS: Final = 400
-"""Steps in a target's course, at most."""
 KINDS: Final = {
     "lost": "acknowledged, and not readable",
     "altered": "read back with other content",
     "ghost": "refused, and there all the same",
     "excess": "there more often than attempts account for",
     "stray": "there, and nobody sent it",
-    "gap": "a change number is missing",
+    "gap": "a change number is missing, or there twice",
     "missed": "a consumer of events was not told",
     "mistold": "a consumer of events was told what is not so",
     "unread": "not judged: a mailbox could not be read",
@@ -68,6 +81,12 @@ class Row:
         return self.acknowledged - self.not_judged
 
     @property
+    def bound(self) -> float | None:
+        """With 95 % confidence no more than this share of what was acknowledged is lost, if each is by itself: 3/n, and
+        never more than all. None where something was, and where nothing is known."""
+        return min(3 / self.judged, 1.0) if self.judged and not self.lost else None
+
+    @property
     def median(self) -> float | None:
         """Seconds to recover, half of the times or less."""
         return sorted(self.recovery)[(len(self.recovery) - 1) // 2] if self.recovery else None
@@ -85,18 +104,6 @@ class Finding:
     kind: str
     fault: str
     what: str
-
-
-@dataclass(slots=True)
-class Course:
-    """The course of one target: how many attempts had which outcome in each ``step`` seconds, and when faults were."""
-
-    step: float
-    acked: list[int]
-    refused: list[int]
-    unknown: list[int]
-    faults: list[tuple[float, float, str]]
-    """When each began and was healed, in seconds from the first attempt."""
 
 
 @dataclass(slots=True)
@@ -162,7 +169,7 @@ class Report:
             of_kind["missed"] += len(proof.verdict.missed.get(consumer, []))
             of_kind["cuts"] += counted["cuts"]
             of_kind["consumers"] += 1
-        self.courses += _course(proof)
+        self.courses += course_of(proof)
         self.readable_after = max(self.readable_after, proof.verdict.seconds)
 
     def _count(self, injected: Injected) -> None:
@@ -229,7 +236,8 @@ class Report:
     @property
     def total(self) -> Row:
         """All rows but those of controls."""
-        whole = Row("all", "", "controls left out", False)
+        controls = any(row.control for row in self.rows.values())
+        whole = Row("all", "", "controls left out" if controls else "", False)
         for row in self.rows.values():
             if not row.control:
                 for name in ("injected", "attempts", "acknowledged", "refused", "unknown", "duplicates", "lost",
@@ -238,12 +246,6 @@ class Report:
                 whole.recovery += row.recovery
                 whole.seconds += row.seconds
         return whole
-
-    @property
-    def bound(self) -> float:
-        """With 95 % confidence no more than this share of acknowledged mail is lost, if none was and each is by itself:
-        3/n, and never more than all."""
-        return min(3 / max(self.total.judged, 1), 1.0)
 
     @property
     def left_out(self) -> list[Row]:
@@ -273,7 +275,7 @@ class Report:
             "seconds": self.seconds,
             "interrupted": self.interrupted,
             "total": _row_form(self.total),
-            "bound_95": self.bound if self.total.judged and not self.total.lost else None,
+            "bound_95": self.total.bound,
             "readable_after": round(self.readable_after, 2),
             "faults": [_row_form(row) for row in self.rows.values()],
             "findings": [asdict(finding) for finding in self.findings],
@@ -285,9 +287,8 @@ class Report:
 
     def text(self) -> str:
         """The table, for a terminal."""
-        head = ("fault", "injected", "acked", "lost", "ghosts", "dup.", "unknown", "refused", "p50 s", "max s", "")
-        lines = [head, *(_cells(row) for row in [*self.rows.values(), self.total])]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(head) - 1)]
+        lines = [HEAD, *(_cells(row) for row in [*self.rows.values(), self.total])]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD) - 1)]
         shown = []
         for line in lines:
             cells = [line[0].ljust(widths[0])]
@@ -305,9 +306,9 @@ class Report:
             )
             if total.not_judged:
                 said.append(f"{total.not_judged} of those acknowledged are not judged: they could not be read")
-            if total.judged and not total.lost:
+            if total.bound:
                 least = f"0 lost of {total.judged}"
-                said.append(f"{least}: at most {self.bound:.2g} of it under these faults, with 95 % confidence (3/n)")
+                said.append(f"{least}: at most {total.bound:.2g} of it under these faults, with 95 % confidence (3/n)")
         for kind, counted in self.clients.items():
             said.append(f"clients of {kind}: " + ", ".join(f"{counted[name]} {_plain(name)}" for name in COUNTS))
         for kind, counted in self.consumers.items():
@@ -331,16 +332,22 @@ class Report:
 def _row_form(row: Row) -> dict[str, Any]:
     form = asdict(row)
     form["recovery_p50"], form["recovery_max"] = row.median, row.longest
+    form["bound_95"] = None if row.control else row.bound
     form["seconds"] = round(row.seconds, 1)
     return form
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     if row.not_run:
-        return (row.name, *("-" for _ in range(9)), "not run: " + row.not_run)
+        return (row.name, *("-" for _ in range(10)), "not run: " + row.not_run)
     numbers = (row.injected, row.acknowledged, row.lost, row.ghosts, row.duplicates, row.unknown, row.refused)
     times = tuple("-" if value is None else f"{value:.1f}" for value in (row.median, row.longest))
-    return (row.name, *map(str, numbers), *times, "; ".join(dict.fromkeys(row.remarks)))
+    return (row.name, *map(str, numbers), bound_of(row, "-"), *times, "; ".join(dict.fromkeys(row.remarks)))
+
+
+def bound_of(row: Row, none: str) -> str:
+    """A row's bound; ``none`` where it has none, as a control."""
+    return none if row.bound is None or row.control else f"{row.bound:.2g}"
 
 
 def _by_fault(proof: Proof) -> dict[str, list[Fate]]:
@@ -352,23 +359,6 @@ def _by_fault(proof: Proof) -> dict[str, list[Fate]]:
         place = max(bisect_right(begins, fate.ended) - 1, 0)
         found[injected[place].fault.name if injected else proof.faults[0].name].append(fate)
     return found
-
-
-def _course(proof: Proof) -> list[Course]:
-    if not proof.attempts:
-        return []
-    first = min(attempt.began for attempt in proof.attempts)
-    last = max(attempt.ended for attempt in proof.attempts)
-    step = max(1.0, (last - first) / BUCKETS)
-    counts = {outcome: [0] * (int((last - first) / step) + 1) for outcome in ("acked", "refused", "unknown")}
-    for attempt in proof.attempts:
-        counts[attempt.outcome][int((attempt.ended - first) / step)] += 1
-    faults = [
-        (round(each.began - first, 2), round(each.healed - first, 2), each.fault.name)
-        for each in proof.injected
-        if not each.not_here
-    ]
-    return [Course(round(step, 3), counts["acked"], counts["refused"], counts["unknown"], faults)]
 
 
 def _unread(verdict: Verdict) -> list[str]:

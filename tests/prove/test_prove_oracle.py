@@ -18,7 +18,7 @@ from mailfarm.prove.sender import Sender
 from mailfarm.prove.smtp import Letter
 from mailfarm.prove.target import Door
 from mailfarm.prove.wire import Wires
-from mailfarm.sdk import Farm, Inbox
+from mailfarm.sdk import Farm, Inbox, Message
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +198,12 @@ def test_a_change_number_that_is_missing_is_a_gap(house: House) -> None:
     verdict = house.judged([attempt for attempt in house.attempts if attempt.id != "own-5"])
     assert list(verdict.gaps) == [house.inbox.address]
     assert len(verdict.gaps[house.inbox.address]) == 1
+
+
+def test_two_messages_with_the_same_change_number_are_found(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    seq = Message.seq
+    monkeypatch.setattr(Message, "seq", property(lambda message: min(seq.fget(message), 9)))
+    assert house.judged(house.attempts).gaps == {house.inbox.address: [9]}
 
 
 def test_a_consumer_must_be_told_everything_and_may_be_told_twice(house: House) -> None:

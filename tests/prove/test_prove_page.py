@@ -57,6 +57,8 @@ def test_a_message_counts_for_the_fault_that_began_last() -> None:
     report.add(proof(Nothing("one"), Nothing("two"), Nothing("three"), there=25))
     rows = [(row.name, row.injected, row.acknowledged, row.lost, row.recovery) for row in report.rows.values()]
     assert rows == [("one", 1, 10, 0, [1.5]), ("two", 1, 10, 0, [2.5]), ("three", 1, 10, 5, [3.5])]
+    assert [form["bound_95"] for form in report.form()["faults"]] == [0.3, 0.3, None]
+    assert [line.split()[8] for line in report.text().splitlines()[2:5]] == ["0.3", "0.3", "-"]
     assert {(finding.kind, finding.fault) for finding in report.findings} == {("lost", "three")}
     assert not report.proved
 
@@ -65,7 +67,7 @@ def test_nothing_lost_is_a_proof_with_a_bound() -> None:
     report = Report("processes", 1)
     report.add(proof(Nothing("one")))
     assert report.proved
-    assert report.bound == 0.1
+    assert report.total.bound == report.form()["bound_95"] == 0.1
     assert "0 lost of 30: at most 0.1 of it under these faults, with 95 % confidence (3/n)" in report.text()
     assert report.text().endswith("\nproved")
 
@@ -78,6 +80,8 @@ def test_a_control_must_lose_and_what_it_loses_is_no_finding() -> None:
     kept.add(proof(Nothing("control", control=True)))
     assert lost.proved
     assert lost.total.lost == 0
+    assert lost.total.says == "controls left out"
+    assert lost.form()["faults"][1]["bound_95"] is None
     assert not kept.proved
     assert [(finding.kind, finding.fault) for finding in kept.findings] == [("control", "control")]
 
@@ -135,7 +139,7 @@ def test_what_could_not_be_read_is_not_judged_and_voids_the_proof() -> None:
     assert [(finding.kind, finding.what) for finding in report.findings] == [
         ("unread", "a@example.org: nobody answers; acknowledged, and not judged: m-20, m-21, m-22, m-23, m-24, m-25, "
                    "m-26, m-27, m-28, m-29")]  # fmt: skip
-    assert (report.total.lost, report.total.not_judged, report.bound) == (0, 10, 3 / 20)
+    assert (report.total.lost, report.total.not_judged, report.total.bound) == (0, 10, 3 / 20)
     assert "10 not judged" in said
     assert "0 lost of 20" in said
     assert report.form()["faults"][0]["not_judged"] == 10
@@ -215,6 +219,9 @@ def test_the_page_stands_alone_and_draws_what_the_report_says(chromium: Chromium
         assert len(course.locator("path").first.get_attribute("d") or "") > 100
         assert page.locator("#consumers tr").nth(1).inner_text().split() == ["sse", "2", "30", "1", "0", "3"]
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert min(page.locator("svg").nth(n).bounding_box()["width"] for n in range(2)) >= 640
         assert page.locator("script").count() == 0
         assert asked == [url]
         assert said == []

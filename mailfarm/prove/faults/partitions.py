@@ -41,7 +41,7 @@ class Partition(Fault):
     def __init__(self, service: str, store: str, *, long: bool) -> None:
         self._service, self._store = service, store
         self.short = not long and (service, store) in IN_SHORT
-        leases = service == "inbound"
+        leases = service == "inbound" or store == "redis-cache"  # the worker's own, and places in the limiter
         self._seconds = [LONGEST, *([LONG_PAST] if leases else [])] if long else [1.0, PAST]
         self.name = f"partition-{'long-' if long else ''}{service}-{store}"
         self.lasts = sum(self._seconds) + len(self._seconds)

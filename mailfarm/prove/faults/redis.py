@@ -129,11 +129,12 @@ class SyncFails(Fault):
 
 
 class Full(Fault):
-    """Redis comes to its memory limit: mail is put off, with a reason, and taken again once there is room."""
+    """Redis comes to its memory limit: mail is put off, with a reason, and taken again once there is room. There one is
+    killed."""
 
     name = "redis-full"
     family = "redis"
-    says = "every Redis of the queue comes to its memory limit: 452 or 451, and mail flows again once it is drained"
+    says = "every Redis of the queue comes to its memory limit, and one is killed there; drained, mail flows again"
     short = True
 
     def __init__(self) -> None:
@@ -141,7 +142,8 @@ class Full(Fault):
 
     def inject(self, target: Target, dice: random.Random, tell: Tell) -> None:
         """As in Fault."""
-        shards = [server(part) for part in target.of("redis-queue")]
+        parts = target.of("redis-queue")
+        shards = [server(part) for part in parts]
         with queued(target):
             for redis in shards:
                 redis.ask("config", "set", "maxmemory", str(int(_fact(redis, "memory", "used_memory")) + ROOM))
@@ -152,6 +154,9 @@ class Full(Fault):
                 self._wrong.append("it never was full")
             if wrong := sorted(set(refused) - {451, 452}):
                 self._wrong.append(f"mail for a full queue was answered {wrong}")
+            killed = dice.choice(parts)
+            killed.kill()
+            killed.start()
         until(lambda: self._send(target) == 250, "a queue that was drained takes mail again", 60)
         for redis in shards:
             redis.ask("config", "set", "maxmemory", "0")
