@@ -160,10 +160,7 @@ def test_a_bomb_goes_off_quietly(name):
             assert len(part(raw, each.n, parsed.head.parser)[2]) == each.size
 
 
-MUCH = ("messages around much", "multiparts around much", "messages within a message in base64")
-
-
-@pytest.mark.parametrize("name", [*MUCH, "100,000 parts"])
+@pytest.mark.parametrize("name", BOMBS)
 def test_memory_is_bounded_by_the_message(name):
     raw = BOMBS[name]()
     parse(b"Subject: warm\r\n\r\nup")
