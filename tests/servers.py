@@ -7,7 +7,9 @@ test that stops or breaks a server starts its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg2
@@ -22,6 +24,7 @@ __all__ = [
     "add_clock",
     "free_port",
     "postgres_program",
+    "queue_and_cache",
     "server_folder",
     "set_clock",
     "shifted_url",
@@ -34,6 +37,19 @@ _CLOCK = """
     create function shifted.clock_timestamp() returns timestamptz language sql as
         'select pg_catalog.clock_timestamp() + ahead from shifted.clock';
 """
+
+
+@contextmanager
+def queue_and_cache() -> Iterator[tuple[Redis, Redis]]:
+    """The Redis servers of a cluster of a test's own. Their folder is gone afterwards."""
+    folder = server_folder()
+    for name in ("queue", "cache"):
+        (folder / name).mkdir()
+    try:
+        with Redis(folder / "queue") as queue, Redis(folder / "cache", "--appendonly", "no") as cache:
+            yield queue, cache
+    finally:
+        shutil.rmtree(folder)
 
 
 def add_clock(url: str) -> None:

@@ -294,6 +294,13 @@ def test_the_map_of_the_house_shows_every_room() -> None:
     assert not missing, f"mailfarm/__init__.py does not show {sorted(missing)}"
 
 
+@pytest.mark.parametrize("word", cli.SERVICES)
+def test_a_service_has_the_same_job_in_its_manual_and_in_the_glossary(word: str) -> None:
+    job = re.search(rf"^ *{word} - (.+)$", manual(word), re.MULTILINE)
+    assert job
+    assert f"| `{word}` | {job[1]} |" in (HOUSE / "docs" / "glossary.md").read_text("utf-8")
+
+
 def test_every_event_is_in_the_glossary() -> None:
     text = (HOUSE / "docs" / "glossary.md").read_text("utf-8")
     missing = [name for name in events._TYPES.values() if f"`{name}`" not in text]

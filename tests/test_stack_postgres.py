@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import psycopg2
 import pytest
 import yaml
+from beside_postgres import beside
 from running import command, until
 from servers import Postgres, postgres_program, server_folder
 
@@ -73,25 +73,7 @@ class FirstStart(Postgres):
 
     def beside(self, *words: str) -> str:
         """A function of stack/deployment/postgres.bash; what it said."""
-        program = postgres_program("pg_dump")
-        assert program is not None
-        environ = {
-            "PATH": f"{program.parent}:{os.environ['PATH']}",
-            "LANG": "C.UTF-8",
-            "PGHOST": "127.0.0.1",
-            "PGPORT": str(self.port),
-            "PGUSER": "mailfarm",
-            "DATABASE": "mailfarm",
-            "HERE": str(self.folder),
-            "PASSWORD_FILE": str(self.folder / "database_password"),
-        }
-        script = (STACK / "deployment" / "postgres.bash").read_text("utf-8")
-        done = subprocess.run(
-            ["bash", "-c", script, "bash", *words],
-            env=environ, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return beside(self.port, "mailfarm", self.folder, "database_password", *words)
 
 
 @pytest.fixture(scope="module")

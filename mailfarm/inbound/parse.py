@@ -68,11 +68,6 @@ def part(content: bytes, n: int, parser: Parser) -> tuple[str, str, bytes]:
     raise NoPart(f"the message has no part {n} with content of its own")
 
 
-def part_content(content: bytes, parser: Parser, n: int) -> bytes:
-    """The decoded bytes of part ``n``. Raises NoPart."""
-    return part(content, n, parser)[2]
-
-
 class NoPart(NotFound, LookupError):
     """There is no such part."""
 

@@ -41,8 +41,8 @@ DIAGNOSTICS
                              the line has the reason; the message is tried again, then set aside
     the database did not take a batch
                              locked, full or away: nothing is lost; it is tried again after up to 15 seconds
-    the queue does not answer
-                             the same, for the queue
+    nothing could be taken; the queue is asked again: ...
+                             the queue is away; the line has the reason, and mail waits there
     the database cannot work on mailbox or message ...
                              locked for more than four seconds, or damaged: look who holds locks (pg_stat_activity) and
                              what PostgreSQL's log says; what leads there waits in the queue with this reason

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import psycopg2
 import pytest
 import pytest_twisted
+from mailbox_house import House, until
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "mailboxes"))
-
-from mailbox_house import House, until
 
 from mailfarm.backends.postgres_partitions import AGAIN, LOOK, Partitions
 from mailfarm.mailboxes import messages

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import smtplib
 import socket
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from running import Cluster, Service, command, get, until
-from servers import Postgres, Redis, server_folder
+from servers import Postgres, queue_and_cache
 from websocket import WebSocket
 
 from mailfarm.net.tls import dev_certificate
@@ -28,18 +27,13 @@ def cluster(
 ) -> Iterator[Cluster]:
     """Nine processes."""
     component("redis-server")
-    folder = server_folder()
-    for name in ("queue", "cache"):
-        (folder / name).mkdir()
     with (
-        Redis(folder / "queue") as queue,
-        Redis(folder / "cache", "--appendonly", "no") as cache,
+        queue_and_cache() as (queue, cache),
         Cluster(tmp_path_factory.mktemp("cluster"), postgres.new_database(), [queue.url], cache.url) as services,
     ):
         services.schema()
         services.start(*WORDS)
         yield services
-    shutil.rmtree(folder)
 
 
 def all_of(cluster: Cluster, word: str) -> list[Service]:

@@ -6,7 +6,6 @@ By every way in, on SQLite in one process and on Redis and PostgreSQL in several
 from __future__ import annotations
 
 import base64
-import shutil
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from running import Cluster, Running
-from servers import Postgres, Redis, server_folder
+from servers import Postgres, queue_and_cache
 
 from mailfarm.sdk import Farm, Inbox, UnexpectedMessage
 
@@ -82,12 +81,8 @@ def farm(
     component: Callable[[str], Path] = request.getfixturevalue("component")
     component("redis-server")
     postgres: Postgres = request.getfixturevalue("postgres")
-    folder = server_folder()
-    for name in ("queue", "cache"):
-        (folder / name).mkdir()
     with (
-        Redis(folder / "queue") as queue,
-        Redis(folder / "cache", "--appendonly", "no") as cache,
+        queue_and_cache() as (queue, cache),
         Cluster(tmp_path_factory.mktemp("cluster"), postgres.new_database(), [queue.url], cache.url) as services,
     ):
         services.schema()
@@ -95,7 +90,6 @@ def farm(
         ports = {word: (mx if word == "mx" else submission).port(*name) for word, name in WAYS.items()}
         with Farm(api.url, services.token) as client:
             yield client, ports
-    shutil.rmtree(folder)
 
 
 WAYS = {"mx": ("mx",), "submission": ("smtp", "starttls"), "capture": ("smtp", "capture")}

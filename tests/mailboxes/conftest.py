@@ -1,12 +1,3 @@
 """A house with a database of its own, on each engine."""
 
-import pytest_twisted
-from mailbox_house import House
-
-
-@pytest_twisted.async_yield_fixture
-async def house(database_url):
-    made = await House(database_url).open()
-    yield made
-    await made.close()
-    assert not made.failures
+from mailbox_house import house as house

@@ -6,7 +6,6 @@ import random
 
 import pytest
 import pytest_twisted
-from mailbox_house import House
 from servers import shifted_url
 from spooled_samples import start
 from twisted.internet import reactor
@@ -19,12 +18,9 @@ from mailfarm.mailboxes import filing, messages, store
 from mailfarm.mailboxes.mailbox import NewMailbox
 
 
-@pytest_twisted.async_yield_fixture
-async def house(postgres_database):
-    made = await House(postgres_database).open()
-    yield made
-    await made.close()
-    assert not made.failures
+@pytest.fixture
+def database_url(postgres_database):
+    return postgres_database
 
 
 @pytest_twisted.async_yield_fixture

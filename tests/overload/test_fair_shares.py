@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import smtplib
 import ssl
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from running import Cluster, get, until
-from servers import Postgres, Redis, server_folder
+from servers import Postgres, queue_and_cache
 
 from mailfarm.sdk import Farm
 
@@ -93,12 +92,8 @@ def in_a_row(said: Sending) -> int:
 def cluster(component: Callable[[str], Path], postgres: Postgres, tmp_path: Path) -> Iterator[Cluster]:
     """submission and api, on stores of their own, and a worker that is slow."""
     component("redis-server")
-    folder = server_folder()
-    for name in ("queue", "cache"):
-        (folder / name).mkdir()
     with (
-        Redis(folder / "queue") as queue,
-        Redis(folder / "cache", "--appendonly", "no") as cache,
+        queue_and_cache() as (queue, cache),
         Cluster(tmp_path, postgres.new_database(), [queue.url], cache.url, MAILFARM_BACKLOG_AGE="5") as services,
         subprocess.Popen([sys.executable, WORKER, queue.url, str(PACE)]) as worker,
     ):
@@ -108,7 +103,6 @@ def cluster(component: Callable[[str], Path], postgres: Postgres, tmp_path: Path
             yield services
         finally:
             worker.kill()
-    shutil.rmtree(folder)
 
 
 def test_a_quiet_credential_is_served_beside_one_that_sends_as_fast_as_it_can(

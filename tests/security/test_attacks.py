@@ -15,7 +15,7 @@ import houses
 import pytest
 from houses import MARK, Place, ask, bearer
 from running import Cluster, Running, until
-from servers import Postgres, Redis, server_folder
+from servers import Postgres, queue_and_cache
 
 NO_END = [
     b"\n.\n", b"\n.\r", b"\r.\n", b"\r.\r", b"\n.\r\n", b"\r.\r\n", b"\r\n.\n", b"\r\n.\r",
@@ -188,13 +188,9 @@ def alone(
 ) -> Iterator[Cluster]:
     """A live and an mx, each by itself."""
     component("redis-server")
-    folder = server_folder()
-    for name in ("queue", "cache", "services"):
-        (folder / name).mkdir()
     with (
-        Redis(folder / "queue") as queue,
-        Redis(folder / "cache") as cache,
-        Cluster(folder / "services", postgres.new_database(), [queue.url], cache.url) as cluster,
+        queue_and_cache() as (queue, cache),
+        Cluster(tmp_path_factory.mktemp("services"), postgres.new_database(), [queue.url], cache.url) as cluster,
     ):
         cluster.schema()
         cluster.start("live", "mx")

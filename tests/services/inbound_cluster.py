@@ -9,16 +9,12 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
+from mailbox_house import Bytes, House
 from prometheus_client import CollectorRegistry
 from servers import Postgres, Redis, add_clock, server_folder
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "mailboxes"))
-
-from mailbox_house import Bytes, House
 
 from mailfarm.backends.postgres_database import PostgresDatabase
 from mailfarm.backends.postgres_schema import migrate

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import pytest_twisted
+from mailbox_house import Bytes, House, until
 from prometheus_client import CollectorRegistry
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "mailboxes"))
-
-from mailbox_house import Bytes, House, until
 
 from mailfarm.backends.sqlite_database import Database
 from mailfarm.backends.sqlite_queue import Queue

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import pytest_twisted
 from prometheus_client import CollectorRegistry
+from redis_house import Working, server
 from spooled_samples import DEADLINE, IDS, clock, octets, soon, spooled, until
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import formatEvent, globalLogPublisher
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "backends"))
-
-from redis_house import Working, server
 
 from mailfarm.backends.spool_disk import DiskSpool
 from mailfarm.backends.spool_form import to_form

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 import pytest_twisted
+from mailbox_house import House, until
 from prometheus_client import CollectorRegistry
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "mailboxes"))
-
-from mailbox_house import House, until
 
 from mailfarm.accounts import store as accounts
 from mailfarm.accounts.secret import new_secret

@@ -198,11 +198,6 @@ class Engine:
                 time.sleep(0.05)
         self.kill()
 
-    def kill_daemon(self) -> None:
-        """SIGKILL dockerd and its containerd, and nothing else on the machine."""
-        pids = [self.folder / "run" / "daemon", self.folder / "run" / "docker" / "containerd" / "containerd.pid"]
-        self.run("kill", "-KILL", *(path.read_text().strip() for path in pids))
-
     def kill(self) -> None:
         """Power loss: every process of the machine at once."""
         process, self.process = self.process, None

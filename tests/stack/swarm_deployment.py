@@ -51,11 +51,6 @@ class Deployment(Services):
         """The machines' IPv4 addresses: what an MX record or a DNS name would lead to."""
         return [address(number) for number in self.lab.machines]
 
-    @property
-    def addresses6(self) -> list[str]:
-        """The same in IPv6."""
-        return [address6(number) for number in self.lab.machines]
-
     def prepare(self) -> None:
         """Secrets, and a certificate by an authority of its own."""
         self._say("stack/prepare", HOST, DOMAIN)

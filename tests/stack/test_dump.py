@@ -4,7 +4,6 @@ test_stack_backup.py."""
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,12 +13,12 @@ from urllib.parse import urlsplit
 
 import psycopg2
 import pytest
+from beside_postgres import beside
 from running import until
-from servers import Postgres, postgres_program
+from servers import Postgres
 
 from mailfarm.backends.postgres_schema import migrate
 
-SCRIPT = Path(__file__).resolve().parents[2] / "stack" / "deployment" / "postgres.bash"
 EVERYTHING = "select content.id, data, message.id, mailbox.seq from content, message, mailbox order by 1, 3"
 
 
@@ -69,22 +68,7 @@ class Place:
 
     def run(self, *words: str, code: int = 0) -> str:
         """A function of postgres.bash; what it said."""
-        program = postgres_program("pg_dump")
-        assert program is not None
-        environ = {
-            "PATH": f"{program.parent}:{os.environ['PATH']}",
-            "LANG": "C.UTF-8",
-            "PGHOST": "127.0.0.1",
-            "PGPORT": str(self.parts.port),
-            "PGUSER": "mailfarm",
-            "DATABASE": self.name,
-            "HERE": str(self.folder),
-            "PASSWORD_FILE": str(self.folder / "password"),
-        }
-        command = ["bash", "-c", SCRIPT.read_text("utf-8"), "bash", *words]
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout
+        return beside(self.parts.port, self.name, self.folder, "password", *words, code=code)
 
     def dump(self) -> Path:
         """Make one."""

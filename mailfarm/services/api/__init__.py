@@ -2,6 +2,9 @@
 NAME
     api - REST and the web inbox
 
+SYNOPSIS
+    mailfarm api
+
 DESCRIPTION
     Serves the REST resources below /v1 (OpenAPI at /v1/openapi.json), the web inbox at /, and /healthz, /readyz and
     /metrics. Where `live` runs in the same process, its WebSocket is at /v1/events.

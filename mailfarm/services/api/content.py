@@ -34,12 +34,12 @@ from mailfarm.ports import CHUNK, Database
 from .access import Access
 from .answering import REVALIDATE, Answer, attachment, matches, tag_of
 from .asking import Field
+from .raw import GIVES, SANDBOX, TRACE, send_raw
 from .routes import Ask, Gives, Resource, route
 from .streaming import send
 
 T = TypeVar("T")
 
-SANDBOX = "sandbox; default-src 'none'"
 PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 TYPES = (
     *PICTURES,
@@ -108,32 +108,15 @@ class Contents(Resource):
         "/v1/messages/<id>/raw",
         "Read a message as it came",
         name="getRawMessage",
-        gives=Gives(200, types=("message/rfc822",), etag=True),
+        gives=GIVES,
         scope="messages:read",
-        query=(Field("trace", "boolean", "Whether our own Received header stands on top.", default=True),),
+        query=(TRACE,),
     )
     async def raw(self, ask: Ask) -> Answer | None:
         """Byte for byte. With `trace=false` exactly what was sent after DATA."""
         # the texts of all that are being read slowly would be in memory
         message = replace(await self._find(ask), text="", html="")
-        trace = message.trace if ask.query["trace"] else b""
-        request = ask.request
-        tag = f"{message.sha256.hex()}-{tag_of(trace)[:8] if trace else 'bare'}"
-        request.setHeader("Cache-Control", REVALIDATE)
-        request.setHeader("ETag", f'"{tag}"')
-        if matches(request.getHeader("if-none-match"), tag):
-            request.setResponseCode(304)
-            return None
-        request.setHeader("Content-Type", "message/rfc822")
-        request.setHeader("Content-Security-Policy", SANDBOX)
-        request.setHeader("Content-Disposition", attachment(f"{ask.id}.eml"))
-        await send(
-            request,
-            self._reactor,
-            len(trace) + message.summary.size,
-            trace,
-            self._checked(message),
-        )
+        await send_raw(ask, self._reactor, message.sha256, message.trace, message.summary.size, self._checked(message))
         return None
 
     @route(

@@ -31,12 +31,11 @@ from mailfarm.ports import Depth, Entry, Spooled
 from mailfarm.ports import Queue as QueuePort
 
 from .access import Access, need
-from .answering import REVALIDATE, Answer, attachment, matches, tag_of
+from .answering import Answer
 from .asking import Body, Field
-from .content import SANDBOX
 from .errors import AGAIN
+from .raw import GIVES, TRACE, send_raw
 from .routes import Ask, Gives, Resource, route
-from .streaming import send
 
 EVERYONES = "queue:all"
 _SECOND = 1_000_000
@@ -138,9 +137,9 @@ class Queue(Resource):
         "/v1/queue/entries/<id>/raw",
         "Read the mail of an entry as it came",
         name="getRawQueueEntry",
-        gives=Gives(200, types=("message/rfc822",), etag=True),
+        gives=GIVES,
         scope="queue:read",
-        query=(Field("trace", "boolean", "Whether our own Received header stands on top.", default=True),),
+        query=(TRACE,),
         problems=("queue-unavailable",),
     )
     async def raw(self, ask: Ask) -> Answer | None:
@@ -148,18 +147,7 @@ class Queue(Resource):
         need(ask.caller, "messages:read")
         await self._entry(ask)
         spooled = await self._queue.read(ask.id)
-        trace = spooled.trace if ask.query["trace"] else b""
-        tag = f"{spooled.sha256.hex()}-{tag_of(trace)[:8] if trace else 'bare'}"
-        request = ask.request
-        request.setHeader("Cache-Control", REVALIDATE)
-        request.setHeader("ETag", f'"{tag}"')
-        if matches(request.getHeader("if-none-match"), tag):
-            request.setResponseCode(304)
-            return None
-        request.setHeader("Content-Type", "message/rfc822")
-        request.setHeader("Content-Security-Policy", SANDBOX)
-        request.setHeader("Content-Disposition", attachment(f"{ask.id}.eml"))
-        await send(request, self._reactor, len(trace) + spooled.content.size, trace, _checked(spooled))
+        await send_raw(ask, self._reactor, spooled.sha256, spooled.trace, spooled.content.size, _checked(spooled))
         return None
 
     @route(

@@ -2,6 +2,9 @@
 NAME
     live - push events over WebSocket
 
+SYNOPSIS
+    mailfarm live
+
 DESCRIPTION
     Serves the WebSocket /v1/events: the changes of mailboxes as they happen, in order, each at least once to a consumer
     and never twice on one connection. A consumer that was away goes on where it was, by cursor.

@@ -28,7 +28,7 @@ DESCRIPTION
     asked for within the last hour are known and take mail; others are answered 451 4.3.0.
 
     Before content is let in the queue and the folder for what comes in are asked for room, for the SIZE that was
-    declared or else the largest allowed (452 4.3.1). Content is in memory up to 256 KiB, and 64 MiB for all sessions
+    declared or else the largest allowed (452 4.3.1). Content is in memory up to 2 MiB, and 64 MiB for all sessions
     together; the rest is in that folder. After its end 250 is said when the queue has confirmed, never earlier; with
     MAILFARM_SPOOL, while no shard of the queue takes mail, when it is synced to this machine's disk. What is refused is
     told to the account whose address it is ("refusals"), sampled; what names no address of ours, to the account of the

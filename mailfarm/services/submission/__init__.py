@@ -34,7 +34,7 @@ DESCRIPTION
     those that are signed in go on until they end.
 
     Before content the queue and the folder for what comes in are asked for room, for the SIZE that was declared or else
-    the largest allowed (452 4.3.1). Content is in memory up to 256 KiB, and 64 MiB for all sessions together; the rest
+    the largest allowed (452 4.3.1). Content is in memory up to 2 MiB, and 64 MiB for all sessions together; the rest
     is in that folder. 250 is said when the queue has confirmed, never earlier; with MAILFARM_SPOOL, while no shard of
     the queue takes mail, when it is synced to this machine's disk.
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import pytest_twisted
 from servers import set_clock, shifted_url
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -176,3 +177,12 @@ async def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
         reactor.callLater(0.002, turn.callback, None)
         await turn
     return value
+
+
+@pytest_twisted.async_yield_fixture
+async def house(database_url):
+    """For a conftest: a house with a database of its own."""
+    made = await House(database_url).open()
+    yield made
+    await made.close()
+    assert not made.failures
