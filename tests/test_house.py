@@ -259,9 +259,16 @@ def test_settings_a_document_names_exist() -> None:
     known = {variable.name for variable in config.variables()} | config.CLIENT_VARIABLES
     known |= {f"{name}_FILE" for name in known}
     # what the stack's own files and commands read
-    stack = "\n".join(path.read_text("utf-8") for path in (ROOT / "stack").iterdir() if path.is_file())
+    stack = "\n".join(
+        path.read_text("utf-8") for path in (ROOT / "stack").iterdir() if path.is_file() and path.suffix != ".md"
+    )
     known |= set(re.findall(r"\bMAILFARM_[A-Z0-9_]*[A-Z0-9]\b", stack))
-    for path in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(HOUSE / "docs").rglob("*.md")]:
+    for path in [
+        ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
+        ROOT / "stack" / "README.md",
+        *(HOUSE / "docs").rglob("*.md"),
+    ]:
         names = re.findall(r"\bMAILFARM_[A-Z0-9_]*[A-Z0-9]\b(?![_<…])", path.read_text("utf-8"))
         assert set(names) <= known, f"{path.relative_to(ROOT)}: {sorted(set(names) - known)}"
 
@@ -299,6 +306,15 @@ def test_a_service_has_the_same_job_in_its_manual_and_in_the_glossary(word: str)
     job = re.search(rf"^ *{word} - (.+)$", manual(word), re.MULTILINE)
     assert job
     assert f"| `{word}` | {job[1]} |" in (HOUSE / "docs" / "glossary.md").read_text("utf-8")
+
+
+def test_the_tests_say_where_what_is() -> None:
+    shown = (ROOT / "tests" / "README.md").read_text("utf-8")
+    names = {path.relative_to(ROOT / "tests").parts[0] for path in tracked("tests/*/*")}
+    shared = {path.stem for path in (ROOT / "tests").glob("*.py") if not path.name.startswith(("test_", "conftest"))}
+    missing = [name for name in sorted(names) if f"`{name}/`" not in shown]
+    missing += [name for name in sorted(shared) if f"`{name}`" not in shown]
+    assert not missing, f"tests/README.md does not name {missing}"
 
 
 def test_every_event_is_in_the_glossary() -> None:
