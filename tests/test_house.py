@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mailfarm import cli, config, events
+from mailfarm import cli, config
 
 ROOT = Path(__file__).resolve().parent.parent
 HOUSE = ROOT / "mailfarm"
@@ -254,25 +254,6 @@ def test_help_shows_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert [v.name for v in config.variables() if f"{v.name}=" not in shown] == []
 
 
-def test_settings_a_document_names_exist() -> None:
-    """A renamed setting leaves no trace of its old name in the documents."""
-    known = {variable.name for variable in config.variables()} | config.CLIENT_VARIABLES
-    known |= {f"{name}_FILE" for name in known}
-    # what the stack's own files and commands read
-    stack = "\n".join(
-        path.read_text("utf-8") for path in (ROOT / "stack").iterdir() if path.is_file() and path.suffix != ".md"
-    )
-    known |= set(re.findall(r"\bMAILFARM_[A-Z0-9_]*[A-Z0-9]\b", stack))
-    for path in [
-        ROOT / "README.md",
-        ROOT / "CHANGELOG.md",
-        ROOT / "stack" / "README.md",
-        *(HOUSE / "docs").rglob("*.md"),
-    ]:
-        names = re.findall(r"\bMAILFARM_[A-Z0-9_]*[A-Z0-9]\b(?![_<…])", path.read_text("utf-8"))
-        assert set(names) <= known, f"{path.relative_to(ROOT)}: {sorted(set(names) - known)}"
-
-
 def test_metrics_carry_the_word_of_their_service() -> None:
     """A metric of a service begins with its word, one of a store with what the store is to us."""
     prefixes = tuple(f"mailfarm_{word}_" for word in cli.SERVICES)
@@ -299,66 +280,6 @@ def test_the_map_of_the_house_shows_every_room() -> None:
     rooms = {p.name.removesuffix(".py") for p in HOUSE.iterdir() if p.suffix == ".py" or _has_code(p)}
     missing = {name for name in rooms if not re.search(rf"\b{name}\b", shown)} - {"__init__", "__main__"}
     assert not missing, f"mailfarm/__init__.py does not show {sorted(missing)}"
-
-
-@pytest.mark.parametrize("word", cli.SERVICES)
-def test_a_service_has_the_same_job_in_its_manual_and_in_the_glossary(word: str) -> None:
-    job = re.search(rf"^ *{word} - (.+)$", manual(word), re.MULTILINE)
-    assert job
-    assert f"| `{word}` | {job[1]} |" in (HOUSE / "docs" / "glossary.md").read_text("utf-8")
-
-
-def test_the_tests_say_where_what_is() -> None:
-    shown = (ROOT / "tests" / "README.md").read_text("utf-8")
-    names = {path.relative_to(ROOT / "tests").parts[0] for path in tracked("tests/*/*")}
-    shared = {path.stem for path in (ROOT / "tests").glob("*.py") if not path.name.startswith(("test_", "conftest"))}
-    missing = [name for name in sorted(names) if f"`{name}/`" not in shown]
-    missing += [name for name in sorted(shared) if f"`{name}`" not in shown]
-    assert not missing, f"tests/README.md does not name {missing}"
-
-
-def test_every_event_is_in_the_glossary() -> None:
-    text = (HOUSE / "docs" / "glossary.md").read_text("utf-8")
-    missing = [name for name in events._TYPES.values() if f"`{name}`" not in text]
-    assert not missing, f"docs/glossary.md does not explain {missing}"
-
-
-def test_the_documents_help_shows_are_there(capsys: pytest.CaptureFixture[str]) -> None:
-    for topic in ("glossary", "flow", "lifecycle", "process"):
-        assert cli.main(["help", topic]) == 0
-        assert len(capsys.readouterr().out) > 500
-
-
-def test_help_that_is_named_somewhere_is_there(capsys: pytest.CaptureFixture[str]) -> None:
-    """``mailfarm help WORD``, in documents, in the Makefile and in what programs say."""
-    places = [ROOT / "README.md", ROOT / "Makefile", *(ROOT / "stack").glob("*.md"), *(HOUSE / "docs").rglob("*.md")]
-    texts = [path.read_text("utf-8") for path in [*places, *modules(HOUSE)]]
-    words = {word for text in texts for word in re.findall(r"mailfarm help ([a-z][a-z-]*[a-z])", text)}
-    assert {"dev", "settings", "queue"} <= words
-    for word in sorted(words):
-        assert cli.main(["help", word]) == 0, f"mailfarm help {word}"
-    assert cli.main(["help", "nonsense"]) == 2
-    said = capsys.readouterr().err
-    assert all(f" {word}" in said for word in ("dev", "send", "settings", "proving"))
-
-
-def test_the_documents_name_modules_that_exist() -> None:
-    """``net/smtp_server.py`` in a document is a file of the house."""
-    for path in [ROOT / "README.md", *(HOUSE / "docs").glob("*.md")]:
-        for name in re.findall(r"`((?:mailfarm/)?[a-z_]+(?:/[a-z_]+)+\.(?:py|sql|js))`", path.read_text("utf-8")):
-            inside = HOUSE / name.removeprefix("mailfarm/")
-            assert inside.exists() or (ROOT / name).exists(), f"{path.relative_to(ROOT)}: there is no {name}"
-
-
-def test_decisions_are_numbered_and_carry_a_number_that_decided_them() -> None:
-    files = sorted((HOUSE / "docs" / "decisions").glob("*.md"))
-    numbers = [path.name[:4] for path in files]
-    assert all(number.isdigit() for number in numbers)
-    assert len(set(numbers)) == len(numbers)
-    for path in files:
-        body = path.read_text("utf-8").partition("\n")[2]
-        assert re.search(r"\d", body), f"{path.name}: no number decided this"
-        assert len(body.split()) < 400, f"{path.name}: half a page is enough"
 
 
 def ports() -> list[str]:
