@@ -8,6 +8,7 @@ import pytest
 from test_house import HOUSE, ROOT, manual, modules, tracked
 
 from mailfarm import cli, config, events
+from mailfarm.prove import faults
 
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md")),
@@ -105,3 +106,13 @@ def test_what_a_document_says_to_run_is_there() -> None:
         for program in re.findall(r"(?:^|`|&& )((?:stack|bench)/[a-z_]+(?:\.[a-z]+)?)\b", text, re.MULTILINE):
             made = program == "stack/private"  # by stack/prepare
             assert made or (ROOT / program).exists(), f"{name}: {program}"
+
+
+def test_faults_a_document_names_are_there() -> None:
+    known = {fault.name for fault in faults.every()}
+    for path in (ROOT / "stack" / "README.md", HOUSE / "docs" / "proving.md"):
+        rows = [line.split("|")[1] for line in path.read_text("utf-8").splitlines() if line.startswith("| `")]
+        named = {name for row in rows for name in re.findall(r"`([a-z]+(?:-[a-z0-9]+)+)`", row)}
+        named -= {each.name for each in (ROOT / "stack").iterdir()}
+        assert len(named) > 5
+        assert named <= known, f"{path.relative_to(ROOT)}: {sorted(named - known)}"
