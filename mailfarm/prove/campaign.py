@@ -178,8 +178,12 @@ class Campaign:
     def _took(self, number: int, proof: Proof) -> None:
         self._ahead.ends(number)
         self._at(self._ahead)
+        before = len(self.report.findings)
         self.report.add(proof)
         self.report.interrupted |= proof.interrupted
+        found = [f"{each.kind.upper()} ({each.fault}): {each.what}" for each in self.report.findings[before:]]
+        acknowledged = proof.verdict.tally.acknowledged
+        self._tell(f"target {number + 1} is judged: {acknowledged} acknowledged, {'; '.join(found) or 'nothing wrong'}")
 
     def _late(self) -> bool:
         return bool(self._deadline) and time.monotonic() > self._deadline

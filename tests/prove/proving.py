@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from mailfarm.prove.run import Proof, Run, set_up
 def proof_of(faults: Sequence[Fault], folder: Path, target: str = "processes", patience: float = 60) -> Proof:
     """Inject each of them as often as it wants to be into one target, with the options of the first."""
     run = Run(set_up(target, folder, faults[0].options or USUAL), folder, patience=patience)
-    return run.prove([fault for fault in faults for _ in range(fault.times)])
+    proof = run.prove([fault for fault in faults for _ in range(fault.times)])
+    pickle.dumps(proof)  # it goes from one process to another where targets are proved beside one another
+    return proof
 
 
 def nothing_lost(proof: Proof) -> None:

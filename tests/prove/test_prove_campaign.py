@@ -198,6 +198,9 @@ def test_targets_beside_one_another_give_the_report_of_those_in_turn(tmp_path: P
         ("loses", 1, True),
         ("third", 3, True),
     ]
+    judged = {line.split()[1]: line for line in lines if "is judged" in line}
+    assert judged["1"].endswith("acknowledged, nothing wrong")
+    assert "LOST (loses): own-0 to " in judged["2"]
     assert counts == sorted(counts)
     assert counts[-1] == (5, 5)
     assert sum("third: nothing" in line for line in lines) == 3

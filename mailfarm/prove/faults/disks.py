@@ -209,7 +209,10 @@ class IncomingFilled(Filled):
         with Farm(target.url, target.token or None, timeout=30) as farm:
             self._inbox = farm.create_mailbox()
             before = target.part(self.part).pid()
-            super().inject(target, dice, tell)
+            try:
+                super().inject(target, dice, tell)
+            finally:
+                del self._inbox  # an open client: a fault goes back to who made the report, from one process to another
             if target.part(self.part).pid() != before:
                 self.wrong.append(f"{self.part} has ended")
 
