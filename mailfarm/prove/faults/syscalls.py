@@ -72,7 +72,10 @@ class Syscalls(Fault):
         if not self.thorough:
             points = dice.sample(points, min(SAMPLE, whole))
         killed = 0
+        step = len(points) // 5 + 1
         for number, point in enumerate(points):
+            if number and number % step == 0:
+                tell(f"{number} of {len(points)} calls so far, killed at {killed}")
             part = parts[number % len(parts)]
             until(partial(well, part), f"{part.name} serves", _PATIENCE)
             killed += self._kill_at(target, part, point)
