@@ -10,12 +10,13 @@ SIGHUP                  read the certificate again
 At its start it takes as many open files as the system lets it (the hard limit of RLIMIT_NOFILE), since a connection is
 one and the usual soft limit is 1,024. Where the settings allow more connections than that, the log says so.
 
-Exit codes: 0 it was told to stop, 1 it could not start, 2 the settings are wrong. One line on standard output says
-where it listens once it does, as JSON with ``--json``; the log goes to standard error.
+Exit codes: 0 it was told to stop, 1 it could not start, or a message hangs in it, 2 the settings are wrong. One line on
+standard output says where it listens once it does, as JSON with ``--json``; the log goes to standard error.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import resource
@@ -29,6 +30,7 @@ from typing import Any
 import orjson
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from .assembly import Farm, spawn
@@ -38,6 +40,8 @@ from .net import log
 
 _log = Logger()
 
+_TURN = 120.0
+"""Seconds of CPU time in which the loop must have had a turn."""
 _OTHER_FILES = 256
 """Open files besides clients' connections: stores, spilled content, the program itself."""
 
@@ -63,7 +67,8 @@ def run(settings: Settings, folder: Path | None, services: Collection[str], *, n
     loop: Any = reactor
     farm: Farm | None = None
     reasons: list[str] = []
-    """Why it could not start: said last, below whatever the log says."""
+    """Why it could not start, or go on: said last, below whatever the log says."""
+    hangs = False
 
     def ended() -> int:
         lines.flush()
@@ -115,14 +120,31 @@ def run(settings: Settings, folder: Path | None, services: Collection[str], *, n
         loop.callFromThread(farm.hurry if stopping else halt)
         stopping = True
 
+    def stuck(why: str) -> None:
+        nonlocal hangs
+        if not hangs:
+            hangs = True
+            _log.error("{why}", why=why)
+            reasons.append(why)
+            halt()
+
+    async def leave() -> None:
+        assert farm is not None
+        await farm.stop()
+        if hangs:
+            os._exit(ended())  # the thread would be waited for, for ever
+
+    farm.stuck = stuck
+
     def begin() -> None:
+        _watch()
         signal.signal(signal.SIGHUP, lambda *_: loop.callFromThread(farm.reload))
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
         spawn(start())
 
     loop.callWhenRunning(begin)
-    loop.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(farm.stop()))
+    loop.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(leave()))
     try:
         loop.run()
     except Exception as error:  # not even the loop would begin
@@ -149,6 +171,14 @@ def connections(settings: Settings, services: Collection[str]) -> int:
         "live": live.max_connections,
     }
     return sum(most.get(service, 0) for service in services)
+
+
+def _watch() -> None:
+    """Have the kernel end this process, and say in the log where each thread is, when it has computed for ``_TURN``
+    seconds and the loop never had its turn: a parser hangs, and nothing in here could end it. It is CPU time, so that
+    a process which was stopped for long, or waits, is not meant."""
+    faulthandler.register(signal.SIGPROF, chain=True)
+    LoopingCall(lambda: signal.setitimer(signal.ITIMER_PROF, _TURN)).start(_TURN / 10)
 
 
 def _collect_less() -> None:

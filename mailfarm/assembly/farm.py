@@ -84,6 +84,8 @@ class Farm:
         self.status.starting = "it has just begun"
         self._status_at: Address | None = None
         self._status_port: Any = None
+        self.stuck: Callable[[str], None] = lambda why: None
+        """Told why the process should end: something in it cannot be ended but with it."""
         self.tls: ServerTls | None = None
         self.mx: Any = None
         self.submission: Any = None
@@ -126,6 +128,7 @@ class Farm:
             tls=self.tls,
             incoming=self._incoming(),
             grace=self._grace,
+            stuck=lambda why: self.stuck(why),
         )
         await self._steps.up(*self._make(rooms))
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Rooms:
     """What services are made of. ``tls`` and ``incoming`` (a folder for large content) may be None; ``grace`` is
-    seconds."""
+    seconds. ``stuck`` is told why the process should end."""
 
     settings: Settings
     stores: Stores
@@ -56,13 +56,15 @@ class Rooms:
     tls: ServerTls | None
     incoming: Path | None
     grace: float
+    stuck: Callable[[str], None]
 
     def intake(self, inbound: Inbound | None) -> Intake:
         """Where mail goes that is accepted: to be filed at once where this process has all for it, else the queue,
         with the local spool in front of it if there is one."""
         if self.stores.gathering is None or inbound is None:
-            queue: Intake = self.stores.queue
-            return queue if self.stores.spool is None else SpoolingIntake(queue, self.stores.spool)
+            spool = self.stores.spool
+            intake: Intake = self.stores.queue if spool is None else SpoolingIntake(self.stores.queue, spool)
+            return intake
         from mailfarm.inbound.embedded import FilingIntake
 
         return FilingIntake(
@@ -91,7 +93,8 @@ class Rooms:
     def inbound(self) -> Inbound:
         from mailfarm.services.inbound import Inbound
 
-        return Inbound(settings=self.settings.inbound, queue=self.stores.queue, clock=clock, **self._common)
+        queue, stuck = self.stores.queue, self.stuck
+        return Inbound(settings=self.settings.inbound, queue=queue, clock=clock, stuck=stuck, **self._common)
 
     def spool(self) -> Spool:
         """Only where ``stores`` has one."""

@@ -30,6 +30,11 @@ DESCRIPTION
     On SIGTERM: nothing new is taken, batches under way are finished, and what cannot be finished because a store is
     away goes back into the queue at once.
 
+    A message that is parsed for two minutes hangs. In a thread it is filed as it is, with a finding that says so; the
+    process then finishes its batches and ends with exit code 1, since a thread cannot be ended: have it started again.
+    One that keeps the whole process from working is ended with it (SIGPROF, after two minutes of CPU time; the log has
+    where every thread was), and its entry comes again when its lease ends: see above.
+
 SETTINGS
     MAILFARM_INBOUND_BATCH   entries taken from the queue at once
     MAILFARM_INBOUND_LEASE   seconds until another worker may take an entry; extended while work goes on
@@ -46,6 +51,8 @@ DIAGNOSTICS
     the database cannot work on mailbox or message ...
                              locked for more than four seconds, or damaged: look who holds locks (pg_stat_activity) and
                              what PostgreSQL's log says; what leads there waits in the queue with this reason
+    a message was parsed for 120 s and hangs
+                             it is kept, and the process ends: please report it, with the message if you may
     metrics mailfarm_inbound_messages_total by outcome: filed, known (filed before), dropped, failed, unparsed, retried
                              (a batch), held (gone back because the database cannot work on its mailbox);
     mailfarm_inbound_held    entries being worked on
@@ -59,6 +66,7 @@ from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore, gatherResults
+from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -78,13 +86,17 @@ IN_MEMORY = 64 * 1024 * 1024
 """Octets of content that stand in memory at once."""
 AFTER_TROUBLE = 1.0
 """Seconds until the queue is asked again when it did not answer, and until what must be alone is taken again."""
+LONGEST = 120.0
+"""Seconds of one message in a thread; 50 MB take some tenths of one. What takes longer hangs: it is filed unparsed, and
+the process ends once its batches are, to be started again, for a thread cannot be ended."""
 LOST_TOGETHER = 2
 """Tries of an entry beside others. From then on nothing else is in this process with it: if its worker dies of it,
 nobody else's mail has used up a try."""
 
 
 class Inbound:
-    """The service. ``clock`` gives microseconds since 1970, ``reactor`` is Twisted's."""
+    """The service. ``clock`` gives microseconds since 1970, ``reactor`` is Twisted's. ``stuck`` is told why this
+    process should end, in an orderly way."""
 
     log = Logger()
 
@@ -101,11 +113,13 @@ class Inbound:
         registry: CollectorRegistry,
         workers: int = WORKERS,
         in_memory: int = IN_MEMORY,
+        stuck: Callable[[str], None] = lambda why: None,
     ) -> None:
         self._settings = settings
         self._queue = queue
         self._reactor = reactor
         self._workers = workers
+        self._stuck = stuck
         self._stopping = False
         self._running: list[Deferred[None]] = []
         self._turns = DeferredSemaphore(workers)
@@ -242,8 +256,13 @@ class Inbound:
         return now
 
     async def compute(self, work: Callable[[], T]) -> T:
-        """Do ``work`` in a thread."""
-        result: T = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
+        """Do ``work`` in a thread. Raises TookTooLong after ``LONGEST`` seconds."""
+        working = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
+        try:
+            result: T = await working.addTimeout(LONGEST, self._reactor)
+        except TookTooLong:
+            self._stuck(f"a message was parsed for {LONGEST:g} s and hangs; it is kept as it is. Start this again")
+            raise
         return result
 
     async def together(self, works: Iterator[Awaitable[None]], most: int) -> None:
