@@ -34,6 +34,10 @@ class QueueFull(Temporary):
     """The queue has no room: disk, memory budget or backlog. SMTP 452 4.3.1."""
 
 
+class TooLarge(QueueFull):
+    """The queue has no room for so much, and never will have as its servers are set up. SMTP 552 5.3.4."""
+
+
 class QueueBehind(QueueFull):
     """The queue has room, and more comes in than is worked off. ``by`` says how far, from ``HALF`` on; at 1.0
     less should come in, and nothing at ``NOBODY``. SMTP 451 4.3.2."""

@@ -225,6 +225,7 @@ class Stores:
         from mailfarm.backends.redis_queue import RedisQueue
 
         farm = self._farm
+        takes_mail = self._name in ("mx", "submission", "dev")
         shards = []
         for number, url in enumerate(farm.queue_url, 1):
             name = "queue" if len(farm.queue_url) == 1 else f"queue shard {number}"
@@ -240,6 +241,7 @@ class Stores:
                     max_entries=farm.backlog,
                     holder=_holder(),
                     max_wait=farm.backlog_age,
+                    max_size=farm.max_size if takes_mail else 0,
                 )
             )
         if len(shards) == 1:

@@ -25,11 +25,12 @@ from mailfarm.ids import Ids
 from mailfarm.ports import CHUNK, Attempt, Content, Depth, Entry, Shard, Spooled, State
 
 from . import redis_queue_entries
-from .queue_content import NEWER_PAUSE, Stored, Whole, check_size, kept_reason, nonce_of, shard_of
+from .queue_content import NEWER_PAUSE, check_size, kept_reason, nonce_of, shard_of
 from .queue_ends import Ends
 from .queue_taking import Taking, Turn
 from .redis_link import RedisLink
-from .redis_queue_calls import MOST_FENCES, Batch, Calls, Found, Put, Taken, certainly_not
+from .redis_queue_calls import MOST_FENCES, Batch, Calls, Put, certainly_not
+from .redis_queue_entries import content_of
 from .redis_queue_metrics import ShardMetrics
 from .redis_queue_puts import Pieces, Puts, is_new, packed
 from .redis_queue_room import RedisRoom, ServerCheck, unavailable
@@ -48,7 +49,7 @@ class RedisQueue:
 
     ``clock`` gives microseconds since 1970, for gauges and timers alone. An entry is set aside after ``max_tries``
     turns. ``max_entries`` and ``max_octets`` cap the backlog, entries set aside included; ``max_wait``: `RedisRoom`.
-    ``holder`` names this process to who looks at its leases; no blanks in it.
+    ``holder`` names this process to who looks at its leases; no blanks in it. ``max_size``: as in `ServerCheck`.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class RedisQueue:
         max_octets: int = 4 * 1024 * 1024 * 1024,
         max_wait: float = 0.0,
         holder: str = "",
+        max_size: int = 0,
     ) -> None:
         self.name = name
         self.link = link
@@ -80,7 +82,7 @@ class RedisQueue:
         self._puts = Puts(reactor, (self,))
         self._pieces = Pieces(self._calls, ids)
         self._room = RedisRoom(reactor.seconds, max_entries, max_octets, max_wait)
-        self._check = ServerCheck(f"the queue at {link}", link.replicated)
+        self._check = ServerCheck(f"the queue at {link}", link.replicated, max_size)
         self._taking = Taking(reactor, clock, self.look, lambda some: self.give_back([each.fence for each in some]))
         self._ends = Ends(reactor, self._end, MOST_FENCES)
         self._hints = RedisSubscriber(link, lambda channel, payload: self._wake(1), lambda: self._wake(1))
@@ -124,8 +126,13 @@ class RedisQueue:
         """Whether ``admit`` can tell without asking the server."""
         return self._room.fresh
 
+    def fits(self, size: int) -> None:
+        """Raises TooLarge if it can never hold so many octets, as far as it is known; also while it is away."""
+        self._room.fits(size)
+
     async def admit(self, size: int) -> None:
         """Whether content of ``size`` octets (0: unknown) finds room. As the port says."""
+        self.fits(size)
         if error := self.unavailable:
             raise error
         if not self._room.fresh:
@@ -134,6 +141,7 @@ class RedisQueue:
 
     async def put(self, spooled: Spooled) -> None:
         """Returns when the entry would survive a crash. Raises QueueFull, QueueUnavailable, Invalid."""
+        self.fits(spooled.content.size)
         if error := self.unavailable:
             self._metrics.unavailable.inc()
             raise error
@@ -218,7 +226,7 @@ class RedisQueue:
         for taken in batch.taken:
             fence = f"{taken.number}.{nonce}"
             try:
-                spooled = from_form(taken.form, self._content(taken))
+                spooled = from_form(taken.form, content_of(self._calls, taken))
             except NewerFormError as error:
                 why = str(error)
                 newer.append(fence)
@@ -234,19 +242,6 @@ class RedisQueue:
             self._metrics.taken.inc(len(attempts))
             self._metrics.take_entries.observe(len(attempts))
         return Turn(attempts, batch.due, batch.alone, batch.more or len(attempts) < len(batch.taken))
-
-    def _content(self, entry: Taken | Found) -> Content:
-        if not entry.pieces:
-            return Whole(entry.content)
-        key = entry.pieces
-
-        async def load(number: int) -> bytes:
-            data = await self._calls.load(key, number)
-            if data is None:
-                raise NotFound(f"the content of entry {entry.id} is no longer in the queue {self.name}")
-            return data
-
-        return Stored(entry.size, load)
 
     # Ending a turn
 
@@ -326,7 +321,7 @@ class RedisQueue:
         if found is None:
             raise NotFound(f"the queue {self.name} has no entry {id}")
         try:
-            return from_form(found.form, self._content(found))
+            return from_form(found.form, content_of(self._calls, found))
         except ValueError as error:
             raise NotFound(f"entry {id} cannot be read: {error}") from None
 

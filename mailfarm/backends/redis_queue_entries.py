@@ -9,15 +9,30 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList
 
 from mailfarm.errors import NotFound
-from mailfarm.ports import Entry, State
+from mailfarm.ports import Content, Entry, State
 
-from .queue_content import holder_of
-from .redis_queue_calls import Calls, Found
+from .queue_content import Stored, Whole, holder_of
+from .redis_queue_calls import Calls, Found, Taken
 from .spool_form import envelope_of
 
 LOOKED_AT = 10_000
 """Entries that are looked at for those of one account."""
 _AT_ONCE = 100
+
+
+def content_of(calls: Calls, entry: Taken | Found) -> Content:
+    """An entry's content: what stands in it, or the pieces it names, which are loaded when they are asked for."""
+    if not entry.pieces:
+        return Whole(entry.content)
+    key = entry.pieces
+
+    async def load(number: int) -> bytes:
+        data = await calls.load(key, number)
+        if data is None:
+            raise NotFound(f"the content of entry {entry.id} is no longer in the queue {calls.name}")
+        return data
+
+    return Stored(entry.size, load)
 
 
 async def inspect(calls: Calls, state: State, limit: int, account: str) -> Sequence[Entry]:

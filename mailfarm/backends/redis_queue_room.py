@@ -15,7 +15,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from mailfarm.errors import QueueBehind, QueueFull, QueueRefuses, QueueUnavailable
+from mailfarm.errors import QueueBehind, QueueFull, QueueRefuses, QueueUnavailable, TooLarge
 
 from .queue_wait import Untouched, Wait
 from .redis_connection import Connection, RedisRefused
@@ -46,12 +46,14 @@ _log = Logger()
 
 class ServerCheck:
     """Asks a server whether it would keep mail. ``complaint`` says why it would not; empty when it would, or may not be
-    asked. ``replicated`` is for a server that sentinels watch."""
+    asked. ``replicated`` is for a server that sentinels watch; ``max_size`` is the largest mail we take, in octets; 0
+    for a process that takes none."""
 
-    def __init__(self, name: str, replicated: bool) -> None:
+    def __init__(self, name: str, replicated: bool, max_size: int = 0) -> None:
         self.complaint = ""
         self._name = name
         self._replicated = replicated
+        self._max_size = max_size
         self._said = ""
 
     async def look(self, place: Connection | RedisLink) -> None:
@@ -75,10 +77,17 @@ class ServerCheck:
             pass
         self.complaint = f"the Redis of the queue cannot be trusted with mail: {'; '.join(wrong)}" if wrong else ""
         advice = ""
+        most = int(SHARE * int(config.get(b"maxmemory", b"0")))
         if self._replicated and config.get(b"min-replicas-to-write", b"1") == b"0":
             advice = "min-replicas-to-write is 0: a master that was cut off takes mail it cannot confirm; set it to 1"
         elif config.get(b"maxmemory") == b"0":
             advice = "maxmemory is not set: a full queue is noticed by the kernel, which ends it; set it"
+        elif most and self._max_size > most:
+            advice = (
+                f"MAILFARM_MAX_SIZE is {self._max_size} octets, and {SHARE:.0%} of its maxmemory are {most}: larger "
+                f"mail is answered 552; set maxmemory to {int(self._max_size / SHARE) + 1} at least, better to several "
+                "times that, or lower MAILFARM_MAX_SIZE"
+            )
         elif unasked:
             advice = f"whether it keeps what it is given could not be checked ({unasked})"
         self._say(self.complaint or advice)
@@ -138,8 +147,15 @@ class RedisRoom:
         """The server has just found no memory: for a second nobody else need try."""
         self._full_until = self._seconds() + 1.0
 
+    def fits(self, size: int) -> None:
+        """Raises TooLarge for what it could not even hold when it is empty, as far as that is known."""
+        most = min(self.max_octets, int(SHARE * self._limit)) if self._limit else self.max_octets
+        if size > most:
+            raise TooLarge(f"{size} octets are more than the queue can ever hold, which is {most} (see its maxmemory)")
+
     def check(self, size: int) -> None:
-        """Raises QueueFull, QueueBehind."""
+        """Raises QueueFull, QueueBehind, TooLarge."""
+        self.fits(size)
         if self._entries >= self.max_entries:
             raise QueueFull(f"the queue holds {self._entries} entries, which is its cap")
         if self._octets + size > self.max_octets:

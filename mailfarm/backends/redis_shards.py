@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredList
 
-from mailfarm.errors import LeaseLost, NotFound, QueueBehind, QueueFull, QueueUnavailable, Temporary
+from mailfarm.errors import LeaseLost, NotFound, QueueBehind, QueueFull, QueueUnavailable, Temporary, TooLarge
 from mailfarm.ports import CHUNK, Attempt, Depth, Entry, Shard, Spooled, State
 
 from .queue_content import shard_of
@@ -67,6 +67,14 @@ class ShardedQueue:
             await shard.stop()
 
     # Putting
+
+    def fits(self, size: int) -> None:
+        """Raises TooLarge if no shard can ever hold so many octets, as far as that is known."""
+        for shard in self.shards:
+            with suppress(TooLarge):
+                shard.fits(size)
+                return
+        self.shards[0].fits(size)
 
     async def admit(self, size: int) -> None:
         """Whether any shard would find room. Raises what the best of them says: QueueBehind, QueueFull, or away."""
@@ -138,10 +146,12 @@ class ShardedQueue:
                 return
             except (QueueFull, QueueUnavailable) as error:
                 errors.append(error)
-        # One that is behind has room. One that is full answers, at least, which those that are away do not.
+        # One that is behind has room. One that is full answers, at least, which those that are away do not. One that is
+        # too small says nothing of the others.
         behind = min((error for error in errors if isinstance(error, QueueBehind)), key=attrgetter("by"), default=None)
-        full = next((error for error in errors if isinstance(error, QueueFull)), None)
-        raise behind or full or errors[-1]
+        others = [error for error in errors if not isinstance(error, TooLarge)]
+        full = next((error for error in others if isinstance(error, QueueFull)), None)
+        raise behind or full or (others or errors)[-1]
 
     # Taking
 

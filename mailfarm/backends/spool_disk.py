@@ -16,8 +16,6 @@ What a process that has ended left is taken over by ``adopt``, and is not counte
 from __future__ import annotations
 
 import errno
-import os
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,20 +29,21 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from mailfarm.errors import ConfigurationError, Damaged, QueueFull, QueueUnavailable, Temporary
-from mailfarm.ports import CHUNK, Spooled
+from mailfarm.errors import ConfigurationError, Damaged, QueueUnavailable, Temporary
+from mailfarm.ports import Spooled
 
 from .spool_entry import beginning
-from .spool_folder import SpoolFolder, damaged, free, on_disk, others
+from .spool_folder import SpoolFolder, damaged, on_disk, others
 from .spool_form import NewerFormError
 from .spool_keeping import Keeping
 from .spool_metrics import SpoolMetrics
-from .spool_read import Kept, read
+from .spool_read import Kept, UnreadableError, read
+from .spool_room import FULL, SpoolRoom, translated
+from .spool_waiting import TRIES, Waiting
 
 T = TypeVar("T")
 
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-_AGE: Final = 1.0  # seconds for which a look at the disk is good
+_OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of a mail's
 _THREADS: Final = 3  # one keeps, one writes large content, one reads
 
 _log = Logger(namespace="mailfarm.spool")
@@ -52,11 +51,12 @@ _log = Logger(namespace="mailfarm.spool")
 
 @dataclass(slots=True)
 class _Held:
-    """A folder we hold, and what waits in it: (number, octets), the oldest first."""
+    """A folder we hold, and what waits in it. ``unreadable``: so was the last one that others were let past."""
 
     folder: SpoolFolder
     own: bool
-    waiting: deque[tuple[int, int]] = field(default_factory=deque)
+    waiting: Waiting = field(default_factory=Waiting)
+    unreadable: bool = False
 
 
 class DiskSpool:
@@ -81,21 +81,17 @@ class DiskSpool:
         self._owner = owner
         self._reactor = reactor
         self._clock = clock
-        self._max_octets = max_octets
-        self._max_entries = max_entries
-        self._reserve = reserve
+        self._room = SpoolRoom(path, reactor.seconds, max_octets=max_octets, max_entries=max_entries, reserve=reserve)
         self._pool = ThreadPool(0, _THREADS, "spool")
         self._own: _Held | None = None
         self._held: list[_Held] = []
         self._left: set[Path] = set()  # what only a newer mailfarm can read
         self._closed: set[Path] = set()  # what cannot be looked into, which is said once
-        self._entries = 0  # of our own, those under way included
-        self._octets = 0
         self._keeping: Keeping | None = None
-        self._looked: float | None = None
-        self._free = 0
-        self._files = 0
-        self._metrics = SpoolMetrics(registry, lambda: self.depth[0], lambda: self.depth[1], self.oldest_age)
+        self._retrying = False
+        self._metrics = SpoolMetrics(
+            registry, lambda: self.depth[0], lambda: self.depth[1], self.oldest_age, lambda: self.passed_over
+        )
 
     async def start(self) -> None:
         """Make the folder, and take over what has no owner: that also where the disk is full, or it would stay so.
@@ -105,7 +101,7 @@ class DiskSpool:
             try:
                 await self._open()
             except OSError as error:
-                if error.errno not in _FULL:
+                if error.errno not in FULL:
                     raise
                 _log.warn("mail cannot be kept in {folder} yet: {why}", folder=str(self.path), why=error.strerror)
             await self.adopt()
@@ -124,7 +120,7 @@ class DiskSpool:
     async def _open_again(self) -> None:
         """If we have no folder, or somebody has removed it."""
         own = self._own
-        if own is not None and not await self._run(own.folder.path.exists) and not self._entries:
+        if own is not None and not await self._run(own.folder.path.exists) and not self._room.entries:
             _log.error("{folder} is gone: it is made again", folder=str(own.folder))
             self._own = None
             self._held.remove(own)
@@ -148,28 +144,43 @@ class DiskSpool:
 
     @property
     def backlog(self) -> bool:
-        """Whether mail of this process' own waits, or is being kept."""
-        return self._entries > 0
+        """Whether mail of this process' own waits in line, or is being kept."""
+        return self._room.entries > (0 if self._own is None else len(self._own.waiting.passed))
 
     @property
     def depth(self) -> tuple[int, int]:
         """Mails that wait in all folders we hold, and their octets on the disk."""
         waiting = [each.waiting for each in self._held]
-        return sum(map(len, waiting)), sum(octets for each in waiting for _, octets in each)
+        return sum(map(len, waiting)), sum(each.octets for each in waiting)
+
+    @property
+    def passed_over(self) -> int:
+        """How many of them others go past, since they were tried in vain."""
+        return sum(len(each.waiting.passed) for each in self._held)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is one that may be tried now."""
+        now = self._reactor.seconds()
+        return any(each.waiting.in_line or each.waiting.due(now) for each in self._held)
 
     def oldest_age(self) -> float:
         """Seconds for which the oldest has waited; 0 when none does."""
-        first = min((each.waiting[0][0] for each in self._held if each.waiting), default=None)
+        first = min((each.waiting.oldest for each in self._held if each.waiting.oldest is not None), default=None)
         return 0.0 if first is None else max(0.0, (self._clock() - first) / 1_000_000)
 
     async def is_empty(self) -> None:
         """For who asks how the process is. Raises Temporary while mail waits."""
         entries, octets = self.depth
         if entries:
-            raise Temporary(
+            text = (
                 f"{entries} mails wait on this machine's disk for the queue, {octets} octets, the oldest for "
                 f"{self.oldest_age():.0f} s"
             )
+            if passed := self.passed_over:
+                whys = [each.why for held in self._held for each in held.waiting.passed.values()]
+                text += f"; others go past {passed} of them: {whys[-1]}"
+            raise Temporary(text)
 
     # Keeping
 
@@ -177,25 +188,7 @@ class DiskSpool:
         """Whether content of ``size`` octets (0: unknown) would find room. Raises QueueFull, QueueUnavailable."""
         if self._own is None:
             raise QueueUnavailable("the local spool is not open")
-        octets = on_disk(size)
-        if self._entries >= self._max_entries:
-            raise QueueFull(f"no queue takes mail, and the spool holds {self._entries} mails, which is its cap")
-        if self._octets + octets > self._max_octets:
-            raise QueueFull(f"no queue takes mail, and the spool holds {self._octets} octets of {self._max_octets}")
-        now = self._reactor.seconds()
-        if self._looked is None or now - self._looked >= _AGE:
-            try:
-                self._free, self._files = free(self.path)
-            except OSError as error:
-                raise QueueUnavailable(f"{self.path} is gone: {error.strerror}") from None
-            self._looked = now
-        if self._free - octets < self._reserve:
-            raise QueueFull(
-                f"no queue takes mail, and {self._free} octets are left in {self.path}, of which {self._reserve} are "
-                "kept in reserve"
-            )
-        if self._files <= 0:
-            raise QueueFull(f"no queue takes mail, and {self.path} has no room for another file")
+        self._room.check(size)
 
     async def put(self, spooled: Spooled) -> None:
         """Returns when the mail would survive a power cut. Raises QueueFull, QueueUnavailable, Invalid, and what the
@@ -206,17 +199,17 @@ class DiskSpool:
         own, keeping = self._own, self._keeping
         assert own is not None
         assert keeping is not None
-        first = not self._entries
-        self._take(1, octets)
+        first = not self._room.entries
+        self._room.take(1, octets)
         try:
             number = await keeping.keep(start, spooled)
         except OSError as error:
-            self._take(-1, -octets)
-            raise _translated(error, self.path) from None
+            self._room.take(-1, -octets)
+            raise translated(error, self.path) from None
         except BaseException:
-            self._take(-1, -octets)
+            self._room.take(-1, -octets)
             raise
-        own.waiting.append((number, octets))
+        own.waiting.append(number, octets)
         self._metrics.stored.inc()
         if first:
             _log.warn(
@@ -224,12 +217,6 @@ class DiskSpool:
                 folder=str(own.folder),
             )
         self.heard()
-
-    def _take(self, entries: int, octets: int) -> None:
-        self._entries += entries
-        self._octets += octets
-        self._free -= octets
-        self._files -= entries
 
     # Draining
 
@@ -264,7 +251,7 @@ class DiskSpool:
             if not mails:
                 await self._run(folder.let_go)
                 continue
-            self._held.append(_Held(folder, own=False, waiting=deque(mails)))
+            self._held.append(_Held(folder, own=False, waiting=Waiting(mails)))
             adopted += len(mails)
             self._metrics.adopted.inc(len(mails))
             _log.warn(
@@ -276,26 +263,52 @@ class DiskSpool:
         return adopted
 
     async def oldest(self, most: int, octets: int) -> Sequence[Kept]:
-        """The oldest mails, all of one folder, in order: ``most`` of them and so many octets on the disk at most, or a
-        large one alone. None only if there is none that can be read. They stay until ``forget``. Raises OSError."""
-        while held := self._eldest():
-            wanted: list[tuple[int, int]] = []
-            left = octets
-            for number, size in held.waiting:
-                left -= size
-                large = size > CHUNK  # a queue stores it in pieces and its entry last: others would overtake it
-                if wanted and (large or left < 0 or len(wanted) == most):
-                    break
-                wanted.append((number, size))
-                if large:
-                    break
-            found = await self._run(lambda: self._read(held, wanted))  # noqa: B023 - awaited here
+        """The oldest mails in line, all of one folder, in order: ``most`` of them and so many octets on the disk at
+        most, or a large one alone; every other time one that others went past, if one may be tried again. None only if
+        there is none that can be read. They stay until ``forget``. Raises OSError."""
+        while some := self._some(most, octets):
+            held, wanted = some
+            try:
+                found = await self._run(lambda: self._read(held, wanted))  # noqa: B023 - awaited here
+            except UnreadableError as error:
+                tries = 1 if held.unreadable else TRIES  # what is wrong with many is not waited for with each
+                if not self._refused(held, error.number, str(error), tries):
+                    raise OSError(error.errno, str(error)) from None
+                held.unreadable = True
+                continue
             if found:
+                held.unreadable = False
                 return found
         return ()
 
-    def _eldest(self) -> _Held | None:
-        return min((each for each in self._held if each.waiting), key=lambda each: each.waiting[0], default=None)
+    def _some(self, most: int, octets: int) -> tuple[_Held, Sequence[tuple[int, int]]] | None:
+        """What is tried next."""
+        now = self._reactor.seconds()
+        self._retrying = not self._retrying
+        line = [each for each in self._held if each.waiting.in_line]
+        if self._retrying or not line:
+            for each in self._held:
+                if due := each.waiting.due(now):
+                    return each, (due,)
+        held = min(line, key=lambda each: each.waiting.first or 0, default=None)
+        return None if held is None else (held, held.waiting.window(most, octets))
+
+    def refused(self, mail: Kept, why: str) -> bool:
+        """The queue has room, and not for this one. Whether others go past it from now on, until it is tried again."""
+        held = next((each for each in self._held if mail.place == each.folder.path), None)
+        return held is not None and self._refused(held, mail.number, why, TRIES)
+
+    def _refused(self, held: _Held, number: int, why: str, tries: int) -> bool:
+        pause = held.waiting.refused(number, why, self._reactor.seconds(), tries)
+        if pause:
+            _log.error(
+                "mail {number} in {folder} is passed over and tried again in {pause:g} s: {why}",
+                number=number,
+                folder=str(held.folder),
+                pause=pause,
+                why=why,
+            )
+        return pause > 0
 
     def _read(self, held: _Held, wanted: Sequence[tuple[int, int]]) -> list[Kept]:
         """In a thread: what can be read of these. The others are put aside."""
@@ -305,6 +318,12 @@ class DiskSpool:
                 found.append(read(held.folder.path, held.folder.mail(number), number, octets, self._run))
             except FileNotFoundError:
                 self._reactor.callFromThread(self._gone, held, number, "somebody has removed it")
+            except OSError as error:
+                if found:
+                    break
+                if error.errno in _OURS:
+                    raise
+                raise UnreadableError(number, error) from None
             except (Damaged, NewerFormError) as error:
                 if isinstance(error, NewerFormError) and not held.own:
                     if not found:
@@ -354,16 +373,9 @@ class DiskSpool:
                 self._gone(held, mail.number, f"{why}; it is kept as {there}")
 
     def _forget(self, held: _Held, numbers: set[int]) -> None:
-        later = []
-        while numbers and held.waiting:
-            number, octets = held.waiting.popleft()
-            if number in numbers:
-                numbers.discard(number)
-                if held.own:
-                    self._take(-1, -octets)
-            else:
-                later.append((number, octets))
-        held.waiting.extendleft(reversed(later))
+        for octets in held.waiting.forget(numbers):
+            if held.own:
+                self._room.take(-1, -octets)
         if not held.waiting and not held.own and held in self._held:
             self._held.remove(held)
             self._pool.callInThread(held.folder.let_go)
@@ -383,10 +395,3 @@ def _claimed(path: Path) -> tuple[SpoolFolder, list[tuple[int, int]], int] | Non
     except BaseException:
         folder.let_go()  # or nobody could have it for as long as we live
         raise
-
-
-def _translated(error: OSError, path: Path) -> QueueFull | QueueUnavailable:
-    why = error.strerror or os.strerror(error.errno or 0)
-    if error.errno in _FULL:
-        return QueueFull(f"no queue takes mail, and the disk of {path} is full: {why}")
-    return QueueUnavailable(f"no queue takes mail, and it cannot be kept in {path}: {why}")

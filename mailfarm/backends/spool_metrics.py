@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 
 class SpoolMetrics:
-    """The functions give the figures of now: entries, octets, and the age of the oldest in seconds."""
+    """The functions give the figures of now: entries, octets, the age of the oldest in seconds, and how many of the
+    entries others go past."""
 
     def __init__(
         self,
@@ -19,11 +20,13 @@ class SpoolMetrics:
         entries: Callable[[], float],
         octets: Callable[[], float],
         oldest: Callable[[], float],
+        passed: Callable[[], float],
     ) -> None:
         for name, text, figure in (
             ("mailfarm_spool_entries", "Mails that wait in the local spool", entries),
             ("mailfarm_spool_octets", "Octets they take of the disk", octets),
             ("mailfarm_spool_oldest_seconds", "Age of the oldest of them; 0 when there is none", oldest),
+            ("mailfarm_spool_passed_over", "Those of them that are passed over: tried again later", passed),
         ):
             Gauge(name, text, registry=registry).set_function(figure)
         self.stored = Counter("mailfarm_spool_stored", "Mails kept in the local spool", registry=registry)

@@ -28,6 +28,15 @@ class Kept:
     spooled: Spooled
 
 
+class UnreadableError(Exception):
+    """The system does not give the file of mail ``number``, for a reason that may pass."""
+
+    def __init__(self, number: int, error: OSError) -> None:
+        super().__init__(f"it cannot be read: {error.strerror or error}")
+        self.number = number
+        self.errno = error.errno
+
+
 class InFile:
     """Content of ``size`` octets in a file, from ``start`` on."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
-from mailfarm.errors import QueueBehind, QueueFull
+from mailfarm.errors import QueueBehind, QueueFull, TooLarge
 from mailfarm.ids import Ids
 from mailfarm.mail.envelope import Envelope
 from mailfarm.mail.received import received
@@ -26,6 +26,7 @@ AT_ONCE: Final = 5 * CHUNK
 """Octets of one message that are in memory for the queue at most: it takes large content in pieces."""
 
 NO_ROOM = Reply(452, "4.3.1", "There is no room for this message now; try again later")
+TOO_LARGE = Reply(552, "5.3.4", "Message is larger than the queue here can ever hold")
 UNCONFIRMED = Reply(451, "4.3.0", "The message could not be stored safely; send it again later")
 NOT_NOW = Reply(451, "4.3.0", "Mail cannot be stored now; try again later")
 # RFC 3463 §3.4: 4.3.2 is for excessive load
@@ -98,7 +99,7 @@ class Accept:
                 return BEHIND if self.pressure.closed else OVER_SHARE
         except QueueFull as error:
             self._trouble("mail is refused before its content", error)
-            return NO_ROOM
+            return TOO_LARGE if isinstance(error, TooLarge) else NO_ROOM
         except Exception as error:
             self._trouble("mail is refused before its content", error)
             return NOT_NOW
@@ -131,7 +132,7 @@ class Accept:
             )
         except QueueFull as error:
             self._trouble(f"message {id} found no room", error)
-            return NO_ROOM
+            return TOO_LARGE if isinstance(error, TooLarge) else NO_ROOM
         except Exception as error:  # unknown means temporary: it may or may not be stored
             self._trouble(f"message {id} was not confirmed", error)
             return UNCONFIRMED

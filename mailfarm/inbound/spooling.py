@@ -4,6 +4,7 @@ The order is kept as far as one listener's mail has one: while mail of ours wait
 too, behind it, also when the queue is back. When the spool has no more room and the queue does, it goes into the queue
 at once, ahead of what waits: better out of order than refused.
 
+What the queue can never hold is refused, also while it is away: it could never leave the spool.
 Only a queue that is away is a reason to spool. One that is full, or behind, pushes back, and who sends is told.
 A put that failed may have been done all the same; what is spooled then has the same id, and is filed once.
 """
@@ -33,16 +34,24 @@ class LocalSpool(Protocol):
         """As ``Queue.put``."""
 
 
+class SpooledQueue(Intake, Protocol):
+    """What is needed of the queue."""
+
+    def fits(self, size: int) -> None:
+        """Raises TooLarge when it can never hold so many octets, as far as it is known; also while it is away."""
+
+
 class SpoolingIntake:
     """The Intake of a listener that has a ``spool``."""
 
-    def __init__(self, queue: Intake, spool: LocalSpool) -> None:
+    def __init__(self, queue: SpooledQueue, spool: LocalSpool) -> None:
         self._queue = queue
         self._spool = spool
 
     async def admit(self, size: int) -> None:
         """Whether content of ``size`` octets (0: unknown) would find room in either. Raises QueueFull,
         QueueUnavailable."""
+        self._queue.fits(size)
         try:
             await self._queue.admit(size)
         except QueueUnavailable:
@@ -50,6 +59,7 @@ class SpoolingIntake:
 
     async def put(self, spooled: Spooled) -> None:
         """Returns when the mail would survive a crash. Raises QueueFull, QueueUnavailable."""
+        self._queue.fits(spooled.content.size)
         if not self._spool.backlog:
             try:
                 await self._queue.put(spooled)

@@ -36,9 +36,12 @@ DIAGNOSTICS
                           all is well again
     mails in ... have no owner any more: they are drained from here
                           the process that kept them has ended
+    mail ... in ... is passed over and tried again in ... s: ...
+                          the queue has room for others and never took it, or its file cannot be read; the line has the
+                          reason. It is kept and tried after 10, 20, 40 ... 600 seconds, and the others are drained
     mail ... cannot go into the queue: ...; it is kept as ...
                           the file is not what was written: look at the disk, and at the file
-    metrics mailfarm_spool_entries, _octets, _oldest_seconds (of what this process drains), _stored_total,
+    metrics mailfarm_spool_entries, _octets, _oldest_seconds, _passed_over (of what this process drains), _stored_total,
     _drained_total, _adopted_total, _damaged (files on this machine that cannot be read)
 """
 
@@ -51,7 +54,7 @@ from typing import Any, Final, Protocol
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
-from mailfarm.errors import QueueBehind, Temporary
+from mailfarm.errors import QueueBehind, QueueFull, Temporary
 from mailfarm.inbound.accept import Intake
 from mailfarm.ports import Spooled
 
@@ -81,9 +84,12 @@ class Disk(Protocol):
 
     @property
     def depth(self) -> tuple[int, int]: ...
+    @property
+    def ready(self) -> bool: ...
     def adopt(self) -> Awaitable[int]: ...
     def oldest(self, most: int, octets: int) -> Awaitable[Sequence[Any]]: ...
     def forget(self, mails: Sequence[Any]) -> Awaitable[None]: ...
+    def refused(self, mail: Any, why: str) -> bool: ...
     def set_aside(self, mail: Any, why: str) -> Awaitable[None]: ...
 
 
@@ -122,7 +128,7 @@ class Spool:
             await running
 
     async def _work(self) -> None:
-        while not self._stopping or self._disk.depth[0]:
+        while not self._stopping or self._disk.ready:
             went = False
             try:
                 if not self._stopping and self._reactor.seconds() - self._adopted_at >= ADOPT:
@@ -136,7 +142,7 @@ class Spool:
             if self._stopping and (not went or self._reactor.seconds() >= self._until):
                 break
             if not went and not self._stopping:
-                self._idle = not self._disk.depth[0]
+                self._idle = not self._disk.ready
                 await self._pause(ADOPT if self._idle else AGAIN)
                 self._idle = False
         if self._stopping and (left := self._disk.depth[0]):
@@ -145,7 +151,7 @@ class Spool:
     async def _some(self) -> bool:
         """Bring the oldest into the queue; whether there are more to try at once. Raises QueueUnavailable, QueueFull
         when it did not take them all, OSError."""
-        if not self._disk.depth[0]:
+        if not self._disk.ready:
             return False
         with suppress(QueueBehind):  # that is for new mail: this was accepted, and the queue's caps hold all the same
             await self._queue.admit(0)
@@ -158,14 +164,18 @@ class Spool:
             await self._disk.forget(taken)
             self._drained += len(taken)
         trouble: Exception | None = None
+        passed = False
         for mail, (good, failure) in zip(mails, outcomes, strict=True):
             if good:
                 continue
-            if failure.check(Temporary, OSError):  # OSError: its own disk, while the content was read
-                trouble = trouble or failure.value
+            if failure.check(Temporary, OSError):
+                if trouble is None:
+                    trouble = failure.value
+                    # its own fault: the queue has room, or its own disk fails while its content is read
+                    passed = failure.check(QueueFull, OSError) and self._disk.refused(mail, str(trouble))
             else:
                 await self._disk.set_aside(mail, f"the queue will not take it: {failure.value!r}")
-        if trouble is not None:
+        if trouble is not None and not passed:
             raise trouble
         self._said = False
         if not self._disk.depth[0]:
@@ -174,7 +184,7 @@ class Spool:
         elif not self._stopping:
             # as long as that took: listeners have the other half of the time
             await self._pause(min(REST, self._reactor.seconds() - began))
-        return bool(self._disk.depth[0])
+        return self._disk.ready
 
     def _put_off(self, why: str) -> None:
         if not self._said:

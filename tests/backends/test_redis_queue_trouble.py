@@ -18,7 +18,7 @@ from spooled_samples import DEADLINE, LONG, octets, soon, spooled, start, until
 from twisted.internet.defer import DeferredList, gatherResults
 
 from mailfarm.backends import redis_queue, redis_queue_puts
-from mailfarm.errors import LeaseLost, QueueFull, QueueUnavailable
+from mailfarm.errors import LeaseLost, QueueFull, QueueUnavailable, TooLarge
 from mailfarm.net.tls import dev_certificate
 from mailfarm.ports import CHUNK, Depth
 
@@ -118,8 +118,10 @@ async def test_a_server_without_memory_is_full_and_can_be_emptied(component):
         working = Working(redis.url)
         async with working as queue:
             await queue.admit(0)
-            with pytest.raises(QueueFull, match="mail is taken up to 80%"):
+            with pytest.raises(TooLarge, match="can ever hold, which is 10066329"):
                 await queue.admit(20_000_000)
+            with pytest.raises(QueueFull, match="mail is taken up to 80%"):
+                await queue.admit(10_000_000)
             stored = 0
             said = ""
             while not said:

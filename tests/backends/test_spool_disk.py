@@ -200,7 +200,9 @@ async def test_a_disk_that_fills_up_loses_nothing_that_was_confirmed(tiny, start
     kept, refused = [], 0
     for number in range(60):
         mail = spooled(bytes([number]) * 100_000)
-        spool._looked = None if number % 2 else spool._looked  # sometimes it is foreseen, sometimes only found
+        spool._room._looked = (
+            None if number % 2 else spool._room._looked
+        )  # sometimes it is foreseen, sometimes only found
         try:
             if number % 2 == 0:
                 spool._free = ALL

@@ -6,12 +6,14 @@ import asyncio
 
 import pytest
 
-from mailfarm.errors import Invalid, QueueFull, QueueRefuses, QueueUnavailable
+from mailfarm.backends.queue_content import Whole
+from mailfarm.errors import Invalid, QueueFull, QueueRefuses, QueueUnavailable, TooLarge
 from mailfarm.inbound.spooling import SpoolingIntake
 from mailfarm.mail.envelope import Envelope, Recipient
 from mailfarm.ports import Origin, Spooled
 
 ORIGIN = Origin("mx", "192.0.2.7", 40000, "client.test", "ESMTPS")
+LARGEST = 1_000_000
 AWAY, FULL = QueueUnavailable("away"), QueueFull("full")
 
 
@@ -22,6 +24,10 @@ class Place:
         self.error = error
         self.backlog = backlog
         self.got: list[str] = []
+
+    def fits(self, size: int) -> None:
+        if size > LARGEST:
+            raise TooLarge("never")
 
     async def admit(self, size: int) -> None:
         self.check(size)
@@ -35,16 +41,16 @@ class Place:
         self.got.append(spooled.id)
 
 
-def mail() -> Spooled:
+def mail(size: int) -> Spooled:
     envelope = Envelope("a@client.test", (Recipient("b@mx.test"),))
-    return Spooled("one", "acc", 0, envelope, ORIGIN, ("box",), b"", bytes(32), None)
+    return Spooled("one", "acc", 0, envelope, ORIGIN, ("box",), b"", bytes(32), Whole(bytes(size)))
 
 
-def way(queue: Place, spool: Place) -> str:
+def way(queue: Place, spool: Place, size: int = 1000) -> str:
     """Where mail goes: queue, spool, or the error that is told."""
     intake = SpoolingIntake(queue, spool)
     try:
-        asyncio.run(intake.put(mail()))
+        asyncio.run(intake.put(mail(size)))
     except (QueueFull, QueueUnavailable, Invalid) as error:
         return type(error).__name__
     (place,) = [name for name, place in (("queue", queue), ("spool", spool)) if place.got]
@@ -89,3 +95,11 @@ def test_room_is_asked_for_where_mail_would_go(
     else:
         with pytest.raises(type(expected)):
             asyncio.run(intake.admit(1000))
+
+
+@pytest.mark.parametrize("backlog", [False, True])
+@pytest.mark.parametrize("queue", [None, AWAY, FULL])
+def test_what_the_queue_can_never_hold_is_not_kept_either(queue: Exception | None, backlog: bool) -> None:
+    assert way(Place(queue), Place(backlog=backlog), LARGEST + 1) == "TooLarge"
+    with pytest.raises(TooLarge):
+        asyncio.run(SpoolingIntake(Place(queue), Place()).admit(LARGEST + 1))

@@ -21,6 +21,7 @@ from servers import Redis, server_folder
 from mailfarm.sdk import Farm, Inbox
 
 MB = 1024 * 1024
+TOO_LARGE = b"5.3.4 Message is larger than the queue here can ever hold"
 
 
 @pytest.fixture
@@ -440,3 +441,29 @@ def test_250_is_said_after_file_and_folder_were_synced(
         assert [id for what, id, *_ in events if what == "250"] == said
         answers = in_order(events)
         assert all(answers) if not broken else not any(answers), events
+
+
+def test_mail_that_the_queue_can_never_hold_is_refused_with_the_reason_also_while_it_is_away(
+    cluster: Cluster, shards: list[Redis]
+) -> None:
+    for shard in shards:
+        shard.ask("config", "set", "maxmemory", "8mb")
+    (mx, api) = cluster.start("mx", "api")
+    assert "MAILFARM_MAX_SIZE is 52428800 octets, and 80% of its maxmemory are 6710886" in mx.log()
+    large = "x" * 70 + "\r\n"
+    large *= 7 * MB // len(large)
+
+    def is_refused() -> None:
+        assert smtp.mail("a@shop.example", ["SIZE=7000000"]) == (552, TOO_LARGE)
+        assert send(smtp, inbox, "large", large) == (552, TOO_LARGE)
+        assert "octets are more than the queue can ever hold, which is 6710886" in mx.log()
+
+    with Farm(api.url, cluster.token) as farm, session(mx) as smtp:
+        inbox = farm.create_mailbox()
+        ids(send(smtp, inbox, "before"))
+        is_refused()
+        lose(shards, mx)
+        is_refused()
+        ids(send(smtp, inbox, "meanwhile"))
+        is_refused()  # behind it, in line
+        assert figure(mx, "entries") == 1

@@ -14,9 +14,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import formatEvent, globalLogPublisher
 
+from mailfarm.backends import spool_waiting
 from mailfarm.backends.spool_disk import DiskSpool
 from mailfarm.backends.spool_form import to_form
-from mailfarm.errors import Invalid, QueueUnavailable
+from mailfarm.errors import Invalid, QueueUnavailable, Temporary
 from mailfarm.services import spool as service
 from mailfarm.services.spool import Spool
 
@@ -143,6 +144,63 @@ async def test_what_the_queue_will_never_take_is_put_aside_and_in_nobodys_way(di
         assert [each.spooled.id for each in await taken(queue)] == [mails[0].id, mails[2].id]
     (aside,) = (tmp_path / "damaged").iterdir()
     assert aside.read_bytes().endswith(await octets(mails[1]))
+
+
+@pytest.fixture
+def soon_again(monkeypatch):
+    """What is passed over is tried again after a fifth of a second."""
+    monkeypatch.setattr(spool_waiting, "FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(spool_waiting, "LONGEST_PAUSE", 0.4)
+
+
+@pytest.mark.parametrize("size", [3_800_000, 3_300_000], ids=["more than it says it can hold", "more than it can"])
+@pytest_twisted.ensureDeferred
+async def test_what_the_queue_has_no_memory_for_lets_the_others_past_and_comes_when_it_has(
+    disk, component, soon_again, size
+):
+    component("redis-server")
+    with server("--maxmemory", "4mb") as redis:
+        mails = await fill(disk, 10, size, 20, 30)
+        async with Working(redis.url) as queue, Draining(disk, queue) as draining:
+            await until(lambda: disk.depth[0] == 1)
+            attempts = await taken(queue)
+            assert [each.spooled.id for each in attempts] == [mail.id for mail in (mails[0], *mails[2:])]
+            await queue.done([each.fence for each in attempts])
+            await until(lambda: draining.count("is passed over and tried again") >= 2)
+            assert (disk.passed_over, disk.backlog) == (1, False)
+            with pytest.raises(Temporary, match=r"1 mails wait .*; others go past 1 of them: "):
+                await disk.is_empty()
+            redis.ask("config", "set", "maxmemory", "40mb")
+            await until(lambda: not disk.depth[0])
+            (large,) = await taken(queue)
+            assert large.spooled.id == mails[1].id
+            assert await octets(large.spooled) == await octets(mails[1])
+            assert (disk.passed_over, disk.depth) == (0, (0, 0))
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_disk_does_not_give_lets_the_others_past_and_comes_when_it_does(
+    disk, redis, soon_again, tmp_path
+):
+    """Root may read everything; a link that leads to itself nobody can."""
+    mails = await fill(disk, *[10] * 30)
+    files = sorted(path for path in tmp_path.glob("mx-*/*") if path.name != "lock")
+    for path in files[1:21]:
+        path.rename(tmp_path / path.name)
+        path.symlink_to(path)
+    began = reactor.seconds()
+    async with Working(redis.url) as queue, Draining(disk, queue) as draining:
+        await until(lambda: disk.depth[0] == 20)
+        assert reactor.seconds() - began < 2 * spool_waiting.TRIES * service.AGAIN + 1  # not for each of them
+        assert [each.spooled.id for each in await taken(queue)] == [mail.id for mail in (mails[0], *mails[21:])]
+        assert disk.passed_over == 20
+        assert draining.count("it cannot be read: ") >= 20
+        for path in files[1:21]:
+            path.unlink()
+            (tmp_path / path.name).rename(path)
+        await until(lambda: not disk.depth[0])
+        found = await taken(queue)
+        assert sorted(each.spooled.id for each in found) == sorted(mail.id for mail in mails[1:21])
 
 
 @pytest_twisted.ensureDeferred
