@@ -23,6 +23,7 @@ TEXT, INT8, INT4, BYTEA = 25, 20, 23, 17
 _BAD_RESPONSE: Final = 5
 _FATAL: Final = 7
 _COPY_IN: Final = 4
+_COPIES_TO_US: Final = (3, 8)  # out, and both ways: libpq would say so again for ever
 _SYNCED: Final = 10
 _ABORTED: Final = 11
 
@@ -141,6 +142,8 @@ class Libpq:
                 if not code:  # libpq itself says so: there is no server any more
                     raise Lost(self._why())
                 return Result(False, 0, code, text, constraint)
+            if status in _COPIES_TO_US:
+                raise Lost("it copies to us, which nobody asked for")
             return Result(status == _COPY_IN, int(_command_rows(found) or 0))
         finally:
             _clear(found)

@@ -70,7 +70,7 @@ def parse(url: str) -> RedisUrl:
             raise ValueError("a redis+sentinel URL ends with the name of the master, as in /mymaster")
     database = parts.pop(0) if parts else ""
     if parts and parts != [""]:
-        raise ValueError(f"there is more in a Redis URL than hosts and a database number: /{path}")
+        raise ValueError(f"there is more in a Redis URL than hosts and a database number, {path!r}")
     if database and not (database.isascii() and database.isdigit() and len(database) < 6):
         raise ValueError(f"a Redis URL ends with the number of a database, not with {database!r}")
     return RedisUrl(hosts, tls, unquote(user), unquote(password), int(database or 0), master)

@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import orjson
+import postgres_answers
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
@@ -271,6 +272,12 @@ def pushed(pieces: list[bytes]) -> tuple[list[Any], bool]:
     return [repr(each) for each in heard], transport.aborted
 
 
+def copying(data: bytes) -> None:
+    """What is heard of it depends on what was said by then, and so on how it is cut."""
+    postgres_answers.copying([data])
+    postgres_answers.copying([data[n : n + 1] for n in range(len(data))])
+
+
 class _Transport(StringTransport):
     bufferSize = 65536
     aborted = False
@@ -365,6 +372,8 @@ PARSERS: dict[str, Parser] = {
     "spooled": Parser(spooled, (ValueError,)),
     "redis": whole(redis),
     "redis_pushed": whole(pushed),
+    "postgres_journey": whole(postgres_answers.journey),
+    "postgres_copy": Parser(copying),
     "settings": Parser(spelled),
     "store_urls": Parser(urls),
     "limits": Parser(lambda data: read_limits(text(data)), (ConfigurationError,)),

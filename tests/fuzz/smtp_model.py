@@ -1,8 +1,9 @@
 """What an SMTP server has to say: a model of a session that knows nothing of how the core is written.
 
 It is asked one command at a time, in the order in which a client sends them, and says which codes answer it. It keeps
-what has been accepted. The host behind the core decides by names as in ``smtp/dialog.py``: ``nobody@`` and ``later@``
-are refused as recipients, ``nobody@`` as a sender, ``full@`` at DATA, ``reject@`` and ``defer@`` after their content.
+what has been accepted, and what was begun and ended without its content. The host behind the core decides by names as
+in ``smtp/dialog.py``: ``nobody@`` and ``later@`` are refused as recipients, ``nobody@`` as a sender, ``full@`` at DATA,
+``reject@`` and ``defer@`` after their content.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ class Model:
     draining: bool = False
     closed: bool = False
     accepted: list[tuple[str, tuple[str, ...], bytes]] = field(default_factory=list)
+    discarded: list[tuple[str, tuple[str, ...], int]] = field(default_factory=list)
     logins: list[tuple[str, str]] = field(default_factory=list)
 
     def say(self, *codes: int, close: bool = False) -> list[int]:
         """These codes; one more when the session is drained and nothing is under way."""
         said = list(codes)
         if close:
+            self.discard()
             self.closed = True
         elif self.draining and self.sender is None:
             self.closed = True
@@ -46,6 +49,13 @@ class Model:
 
     def over(self) -> None:
         self.sender, self.recipients, self.refused, self.chunks = None, [], False, None
+
+    def discard(self, code: int = 0) -> None:
+        """The host had let a transaction in, and it ends without its content, by this reply of the core itself; 0: by
+        none."""
+        if self.sender is not None:
+            self.discarded.append((self.sender, tuple(self.recipients), code))
+        self.over()
 
     def capabilities(self) -> set[str]:
         """Those that depend on the session."""
@@ -61,7 +71,7 @@ class Model:
             return self.say(501)
         if name == "refused.example":
             return self.say(550)
-        self.over()
+        self.discard()
         self.hello = verb
         return self.say(250)
 
@@ -110,7 +120,7 @@ class Model:
         """The content as it is without the dots that were put in."""
         rest = content.replace(b"\r\n", b"")
         if b"\r" in rest or b"\n" in rest or b"\0" in rest:
-            self.over()
+            self.discard(550)
             return self.say(550, close=True)
         if len(content) > MAX_SIZE:
             code = 552
@@ -118,7 +128,7 @@ class Model:
             code = 500
         else:
             code = self.ended(content)
-        self.over()
+        self.discard(code)
         return self.say(code)
 
     def ended(self, content: bytes) -> int:
@@ -126,11 +136,12 @@ class Model:
         code = {"reject": 550, "defer": 451}.get(self.sender.partition("@")[0], 250)
         if code == 250:
             self.accepted.append((self.sender, tuple(self.recipients), content))
+        self.over()  # the host had all of it
         return code
 
     def bdat(self, data: bytes, *, last: bool) -> list[int]:
         if len(data) > 2 * MAX_SIZE:
-            self.over()
+            self.discard(552)
             return self.say(552, close=True)
         if self.sender is None:
             return self.say(503)
@@ -140,16 +151,17 @@ class Model:
             code = 552
         elif self.chunks is None and self.sender.startswith("full@"):
             code = 452
+            self.over()  # the host did not let its content in
         else:
             self.chunks = (self.chunks or b"") + data
             if not last:
                 return self.say(250)
             code = self.ended(self.chunks)
-        self.over()
+        self.discard(code)
         return self.say(code)
 
     def rset(self) -> list[int]:
-        self.over()
+        self.discard()
         return self.say(250)
 
     def starttls(self) -> list[int]:

@@ -2,7 +2,8 @@
 
 Commands are written behind one another as a pipelining client would (RFC 2920), and played at will. Then replies are as
 many and in the order in which they were asked for, with the model's codes; what was accepted is byte for byte what was
-sent, behind a 354 or a BDAT; nothing that came in plain text behind STARTTLS is heard.
+sent, behind a 354 or a BDAT; the host hears once of each transaction that ended without its content, also when the
+session ends; nothing that came in plain text behind STARTTLS is heard.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class Session(RuleBasedStateMachine):
         self.letting_in = False
         self.incoming = b""
         self.mails: list[tuple[str, tuple[str, ...], bytes]] = []
+        self.discarded: list[tuple[str, tuple[str, ...], int]] = []
         self.logins: list[tuple[str, str]] = []
         self.shaking = False
         self.server.greet(GREETING)
@@ -198,8 +200,21 @@ class Session(RuleBasedStateMachine):
     def the_end(self, end: tuple[bytes, int], behind: bytes) -> None:
         """What is said behind it nobody hears."""
         self.wire += end[0] + behind
-        self.model.over()
+        if end[1] == 552:
+            self.model.discard(552)
         self.expected += self.model.say(end[1], close=True)
+
+    @precondition(lambda self: not self.model.closed and self.steps > 20)
+    @rule(end=last_words, recipients=st.integers(0, 2))
+    def the_end_within_a_mail(self, end: tuple[bytes, int], recipients: int) -> None:
+        """What was begun is discarded, once."""
+        if not self.model.hello:
+            self.hello("EHLO", "c.example")
+        self.mail("a@c.example", 0, "")
+        for _ in range(recipients):
+            self.rcpt("b@mx.example", "", 1)
+        if not self.model.closed:
+            self.the_end(end, b"")
 
     @precondition(lambda self: not self.model.closed)
     @rule(
@@ -301,6 +316,9 @@ class Session(RuleBasedStateMachine):
                 self.incoming += request.data
             elif isinstance(request, Discarded):
                 self.letting_in, self.incoming = False, b""
+                envelope, reply = request.envelope, request.reply
+                recipients = tuple(each.address for each in envelope.recipients)
+                self.discarded.append((envelope.sender, recipients, 0 if reply is None else reply.code))
             elif not isinstance(request, Refused):
                 assert server.pending
         self.output += server.output()
@@ -335,6 +353,7 @@ class Session(RuleBasedStateMachine):
         assert greetings == self.greetings
         self.expected, self.greetings = [], []
         assert self.mails == self.model.accepted
+        assert self.discarded == self.model.discarded
         assert self.logins == self.model.logins
         assert self.server.closing == self.model.closed
         if not self.model.closed and not self.shaking:

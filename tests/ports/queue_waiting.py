@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest_twisted
 from spooled_samples import LONG, SHORT, soon, spooled, start, until
+from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, gatherResults
+from twisted.internet.task import deferLater
 
 
 class WaitingContract:
@@ -100,4 +102,16 @@ class WaitingContract:
         taking.addErrback(lambda f: f.trap(CancelledError))
         taking.cancel()
         attempt = await self.take_one(queue)
-        assert attempt.spooled.id == mail.id
+        assert (attempt.spooled.id, attempt.tries) == (mail.id, 1)
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_take_cancelled_at_any_moment_uses_up_no_try(self, queue):
+        """Before it is asked for, while it is done, when the answer is on its way, or just given."""
+        await queue.put(spooled())
+        for step in range(40):
+            taking = start(queue.take(1, LONG))
+            taking.addErrback(lambda f: f.trap(CancelledError) and ())
+            await deferLater(reactor, 0.0004 * (step % 8))
+            taking.cancel()
+            await queue.give_back([attempt.fence for attempt in await taking])
+        assert (await self.take_one(queue)).tries == 1
