@@ -151,6 +151,10 @@ class Verdict:
         wrong = self.unread or self.strays or self.gaps or self.missed or self.mistold or self.wrong
         return self.tally.clean and not wrong
 
+    def last(self, mailbox: str) -> int:
+        """The change number of the newest message in a mailbox; 0 where there is none."""
+        return max(self.filed.get(mailbox, {}).values(), default=0)
+
     def heard(self, consumer: str, mailbox: str, saw: Sequence[Told]) -> None:
         """Judge what a consumer of a mailbox's events was told, by the messages that are there. Of a mailbox that could
         not be read, whose events could not be had either, only what contradicts itself is."""

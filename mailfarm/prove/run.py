@@ -306,7 +306,7 @@ class Run:
     def _hear(self, proof: Proof, inboxes: Sequence[Inbox], following: Following) -> None:
         """Judge what consumers were told. Raises OSError, ValueError, SubprocessError where they have ended."""
         verdict = proof.verdict
-        last = {inbox.id: max(verdict.filed.get(inbox.address, {}).values(), default=0) for inbox in inboxes}
+        last = {inbox.id: verdict.last(inbox.address) for inbox in inboxes}
         counted = following.finish(last)
         addresses = {inbox.id: inbox.address for inbox in inboxes}
         for how, mailbox in following.plan.watched:

@@ -127,12 +127,13 @@ def test_who_follows_a_mailbox_sees_all_of_it_through_a_cut(tmp_path: Path, how:
                 relay.cut()
                 steady.flowing(10)
             verdict = judged(lambda: Farm(running.url), steady)
-            saw = followers.finish({inbox.id: max(verdict.numbers[inbox.address])})[f"{how} {inbox.id}"]
-            numbers = followers.saw(how, inbox.id)
+            saw = followers.finish({inbox.id: verdict.last(inbox.address)})[f"{how} {inbox.id}"]
+            told = followers.saw(how, inbox.id)
         finally:
             followers.kill()
-    verdict.heard(how, inbox.address, numbers)
+    verdict.heard(how, inbox.address, told)
     assert verdict.clean, verdict
+    numbers = [each.number for each in told]
     assert numbers == sorted(set(numbers))
     assert saw["problems"] == []
     assert saw["cuts"] == (0 if how == "wait" else 1)
@@ -149,7 +150,7 @@ def test_who_follows_and_was_not_shown_something_is_found_out(tmp_path: Path) ->
         finally:
             followers.kill()
     assert not saw["done"]
-    verdict = Verdict(numbers={inbox.address: {1}})
+    verdict = Verdict(filed={inbox.address: {"a": 1}})
     verdict.heard("websocket", inbox.address, [])
     assert verdict.missed == {"websocket": [1]}
     assert not verdict.clean

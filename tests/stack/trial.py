@@ -54,7 +54,8 @@ class Trial:
         in another order."""
         tally = self.found.tally
         assert tally.acknowledged, tally
-        assert self.found.clean, (tally, self.found.strays, self.found.gaps, self.found.missed, self.found.wrong)
+        found = self.found
+        assert found.clean, (tally, found.unread, found.strays, found.gaps, found.missed, found.mistold, found.wrong)
         for how, saw in self.saw.items():
             assert saw["numbers"] == sorted(set(saw["numbers"])), (how, saw)
 
@@ -106,10 +107,11 @@ def trial(
             run.result = steady.stop()
             run.found = judged(lambda: stack.farm(timeout=60), steady, seconds)
             if followers is not None:
-                counted = followers.finish({inbox.id: max(run.found.numbers[inbox.address], default=0)})
+                counted = followers.finish({inbox.id: run.found.last(inbox.address)})
                 for how in watch:
-                    numbers = followers.saw(how, inbox.id)
-                    run.found.heard(how, inbox.address, numbers)
+                    told = followers.saw(how, inbox.id)
+                    run.found.heard(how, inbox.address, told)
+                    numbers = [each.number for each in told]
                     run.saw[how] = {**counted[f"{how} {inbox.id}"], "numbers": numbers}
         cuts = ", ".join(f"{how} cut {saw['cuts']}×" for how, saw in run.saw.items() if saw["cuts"])
         remarks = "; ".join(each for each in (run.remarks, cuts) if each)
