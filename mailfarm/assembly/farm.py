@@ -194,7 +194,8 @@ class Farm:
             steps.append(Step("live", self._listening("MAILFARM_LIVE_LISTEN", live.start), live.stop))
         if "api" in self.services:
             websocket: Any = None if self.live is None else self.live.resource
-            self.api = rooms.api(pages, websocket, lambda: self.where()["smtp"])
+            shared = not self.services.isdisjoint({"mx", "submission"})
+            self.api = rooms.api(pages, websocket, lambda: self.where()["smtp"], shared=shared)
             steps.append(Step("api", self._listening("MAILFARM_API_LISTEN", self.api.start), self.api.stop))
         intake = rooms.intake(inbound)
         if "submission" in self.services:

@@ -122,8 +122,9 @@ class Rooms:
             **self._web,
         )
 
-    def api(self, status: Any, websocket: Any, smtp: Callable[[], Mapping[str, str]]) -> Api:
-        """``websocket`` is what `live` has in this process, or None; ``smtp`` says where mail is captured."""
+    def api(self, status: Any, websocket: Any, smtp: Callable[[], Mapping[str, str]], *, shared: bool) -> Api:
+        """``websocket`` is what `live` has in this process, or None; ``smtp`` says where mail is captured; ``shared``
+        whether this process has listeners."""
         from mailfarm.services.api import Api
 
         api = self.settings.api
@@ -138,6 +139,7 @@ class Rooms:
             clock=clock,
             smtp=smtp,
             max_waits=api.max_waits,
+            shared=shared,
             grace=min(5.0, self.grace),
             status=status,
             websocket=websocket,

@@ -77,6 +77,7 @@ _TABLE = (
         "Try again after the seconds in Retry-After. The limits are this farm's own: mailfarm help limits.",
     ),
     Kind("too-many-waits", 503, "Too many waits and event streams are open", "End some, or try again later."),
+    Kind("busy", 503, "Too many requests wait for their turn", "Try again after the seconds in Retry-After."),
     Kind("too-many-connections", 503, "Too many connections are open", "Close some, or try again later."),
     Kind("too-many-subscriptions", 400, "Too many subscriptions on one connection", "Unsubscribe, or connect again."),
     Kind("message-invalid", 400, "The message is not one of the protocol", "The protocol is in: mailfarm help live"),

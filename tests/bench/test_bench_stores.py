@@ -22,6 +22,7 @@ SMALLEST = {
     "cache": ("--quick", "--seconds", "0.02"),
     "recipients": ("--quick", "--seconds", "0.02"),
 }
+OTHERS = ["compare", "growth", "idle", "lists", "overload", "parse", "push", "saturation", "simulate", "stack", "tls"]
 ROWS = {"queues": 6, "file": 4, "cluster": 1, "cache": 15, "recipients": 8}
 
 
@@ -52,9 +53,7 @@ def test_it_measures_and_keeps_a_table_a_chart_and_the_numbers(
     ElementTree.parse(tmp_path / f"{name}.svg")
 
 
-@pytest.mark.parametrize(
-    "name", [*SMALLEST, "compare", "growth", "idle", "lists", "overload", "parse", "push", "simulate", "stack", "tls"]
-)
+@pytest.mark.parametrize("name", [*SMALLEST, *OTHERS])
 def test_help_says_what_it_measures(name: str) -> None:
     done = script(name, "--help")
     assert done.returncode == 0, done.stderr
@@ -71,6 +70,17 @@ def test_an_overload_is_measured_and_comes_to_its_end(tmp_path: Path, component:
     assert form["sustainable_per_second"] > 0
     assert noisy[1] > quiet[1] > 0
     assert set(form["peak_mib"]) == {"mx", "inbound", "redis"}
+
+
+def test_a_busy_api_is_measured_beside_an_idle_one(tmp_path: Path, component: Callable[[str], Path]) -> None:
+    component("redis-server")
+    component("postgres")
+    done = script("saturation", "--quick", "--rounds", "1", "--seconds", "0.5", work=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "saturation.json").read_text())["rows"]
+    assert [row["where"] for row in rows] == ["cluster"] * 6 + ["dev"] * 2
+    assert all(row["250 p50 ms"] > 0 and row["errors"] == 0 for row in rows)
+    assert all((row["answers/s"] is None) == (row["the API is"] == "idle") for row in rows)
 
 
 def test_a_row_is_measured_again_until_others_are_quiet() -> None:

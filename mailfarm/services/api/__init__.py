@@ -31,6 +31,9 @@ DESCRIPTION
     A wait is a request that is answered late; how many waits and event streams may be open at once has a cap. They end
     with the token they came with: at once when it is revoked, or within five seconds where the bus has lost it.
 
+    Where listeners run in the same process (mailfarm dev) one request is worked on at a time, and mail in between; a
+    thousand may stand in line, and one more is answered 503 with Retry-After.
+
     By itself it needs the cache and the database: see mailfarm help process. What is below /v1/queue needs
     MAILFARM_QUEUE_URL as well; without it, or while the queue is away, that alone is answered 503.
 
@@ -51,7 +54,8 @@ DIAGNOSTICS
     421 wrong-host in a browser
         Add the name it uses to MAILFARM_API_HOSTS.
     mailfarm_api_requests_total, mailfarm_api_request_seconds, mailfarm_api_open_waits, mailfarm_api_open_streams
-        Metrics. A status of 499 is a client that went before it was answered.
+        Metrics; and mailfarm_api_in_line where listeners run in the same process. A status of 499 is a client that went
+        before it was answered.
 """
 
 from .service import Api

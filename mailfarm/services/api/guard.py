@@ -49,6 +49,8 @@ class GuardedRequest(Request):
 
     defaultContentType = None
     _read = 0
+    give_way: Callable[[], None] = staticmethod(lambda: None)
+    """Lets the next request begin, where they stand in ``line``."""
 
     def setResponseCode(self, code: int, message: bytes | None = None) -> None:
         super().setResponseCode(code, message or _PHRASES.get(code))

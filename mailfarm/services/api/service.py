@@ -28,6 +28,7 @@ from .content import Contents
 from .counting import Counts
 from .events import Events
 from .guard import guarded_site
+from .line import Line
 from .mailboxes import Mailboxes
 from .messages import Messages
 from .openapi import document
@@ -70,6 +71,7 @@ class Api:
     ``status`` has pages about the process as children, all or some. ``random`` gives random bytes (``os.urandom``),
     ``spawn`` runs a coroutine in the background. Without a ``limiter`` nothing is limited; ``forwarded_from`` are the
     networks whose X-Forwarded-For is believed. Calling ``feeds.look`` is others' job.
+    ``shared``: the process has listeners too, so requests stand in ``line``.
     Without a ``queue`` what is below ``/v1/queue`` answers 503; ``clock`` gives microseconds since 1970.
     """
 
@@ -100,6 +102,7 @@ class Api:
         limits: LimitSets = WITHOUT_A_FILE,
         forwarded_from: Iterable[IPv4Network | IPv6Network] = (),
         queue: QueuePort | None = None,
+        shared: bool = False,
         clock: Callable[[], int] = _clock,
     ) -> None:
         self.listening: list[Any] = []
@@ -131,8 +134,9 @@ class Api:
         self.document = about.document = document(
             operations(resources), version, status=[path.decode() for path in pages], websocket=websocket is not None
         )
+        line = Line(reactor, registry) if shared else None
         root = Root(
-            Rest(put_together(resources, counts, ids.new), ids.new),
+            Rest(put_together(resources, counts, ids.new, line), ids.new),
             None if web is None else put_together((Static(web),), counts, ids.new),
             websocket,
             pages,

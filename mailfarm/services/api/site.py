@@ -23,10 +23,13 @@ from mailfarm.net.problems import Problem
 from .answering import write_problem
 from .counting import Counts
 from .errors import answer_failure
+from .line import Line
 
 
-def put_together(instances: Iterable[Any], counts: Counts, incident: Callable[[], str]) -> Klein:
-    """One Klein app that has the routes of all of these."""
+def put_together(
+    instances: Iterable[Any], counts: Counts, incident: Callable[[], str], line: Line | None = None
+) -> Klein:
+    """One Klein app that has the routes of all of these; with a ``line`` each request waits there for its turn."""
     whole = Klein()
     whole.url_map.merge_slashes = False  # or //evil.example would be answered with a redirect there
     for instance in instances:
@@ -34,7 +37,7 @@ def put_together(instances: Iterable[Any], counts: Counts, incident: Callable[[]
         for rule in bound.url_map.iter_rules():
             methods = sorted(set(rule.methods or ()) - {"HEAD"})  # werkzeug adds HEAD to GET by itself
             name = f"{type(instance).__name__} {rule.endpoint}"
-            whole.route(rule.rule, methods=methods, endpoint=name)(_to(bound, rule.endpoint, rule.rule, counts))
+            whole.route(rule.rule, methods=methods, endpoint=name)(_to(bound, rule.endpoint, rule.rule, counts, line))
 
     @whole.handle_errors(Exception)
     def failed(request: Request, failure: Failure) -> None:
@@ -43,10 +46,12 @@ def put_together(instances: Iterable[Any], counts: Counts, incident: Callable[[]
     return whole
 
 
-def _to(bound: Klein, endpoint: str, path: str, counts: Counts) -> Callable[..., Any]:
+def _to(bound: Klein, endpoint: str, path: str, counts: Counts, line: Line | None) -> Callable[..., Any]:
     def handle(request: Any, **segments: Any) -> Any:
         counts.watch(request, path)
-        return bound.execute_endpoint(endpoint, request, **segments)
+        if line is None:
+            return bound.execute_endpoint(endpoint, request, **segments)
+        return line.answer(request, lambda: bound.execute_endpoint(endpoint, request, **segments))
 
     return handle
 

@@ -64,6 +64,7 @@ class Streams:
             try:
                 stream.attach(feed)
                 heartbeat.start(HEARTBEAT, now=False)
+                ask.request.give_way()  # type: ignore[attr-defined]  # it is a GuardedRequest
                 await stream.ended
             finally:
                 if heartbeat.running:

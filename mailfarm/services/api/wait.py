@@ -98,6 +98,7 @@ class Waits(Resource):
             try:
                 # what is there already is looked at even with a timeout of 0
                 await wait.start()
+                ask.request.give_way()  # type: ignore[attr-defined]  # it is a GuardedRequest
                 timer = self._reactor.callLater(max(0.0, end - self._reactor.seconds()), wait.time_out)
                 outcome = await answered
             finally:
