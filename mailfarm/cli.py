@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     showing = does.add_parser("show", help="an entry's mail, byte for byte")
     showing.add_argument("id")
     showing.set_defaults(does="show")
-    for verb, about in (("requeue", "let them wait again"), ("drop", "forget them and their mail")):
+    for verb, about in (("retry", "let them wait again"), ("drop", "forget them and their mail")):
         doing = does.add_parser(verb, help=f"entries that were set aside: {about}")
         doing.add_argument("ids", nargs="+", metavar="id")
         if verb == "drop":

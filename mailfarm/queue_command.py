@@ -5,7 +5,7 @@
     mailfarm queue list [STATE]       the oldest entries that are aside (or waiting, leased): age, tries, envelope, who
                                       has it until when, the reason of the last failure
     mailfarm queue show ID            an entry's mail, byte for byte, on standard output; about it on standard error
-    mailfarm queue requeue ID ...     let entries that were set aside wait again, their tries forgotten
+    mailfarm queue retry ID ...       let entries that were set aside wait again, their tries forgotten
     mailfarm queue drop ID ...        forget entries that were set aside, and their mail. Shows them and asks first;
                                       --yes does not ask, and is needed where there is no terminal to ask on
 
@@ -138,7 +138,7 @@ def show(args: argparse.Namespace) -> Work:
     return work
 
 
-def requeue(args: argparse.Namespace) -> Work:
+def retry(args: argparse.Namespace) -> Work:
     """Let each entry that is named wait again."""
 
     async def work(queue: Queue) -> int:
@@ -187,7 +187,7 @@ WORK: dict[str, Callable[[argparse.Namespace], Work]] = {
     "depth": depth,
     "list": list_,
     "show": show,
-    "requeue": requeue,
+    "retry": retry,
     "drop": drop,
 }
 

@@ -97,7 +97,7 @@ async def test_what_was_set_aside_is_seen_and_decided_about(at) -> None:
     assert "\x1b" not in text
     assert waiting in await ask("list", "waiting")
     assert (await ask("show", again)).endswith("Subject: poison\n\n\x1b[2J\n")  # read as text here
-    assert await ask("requeue", again) == f"{again} waits again\n"
+    assert await ask("retry", again) == f"{again} waits again\n"
     assert "--yes" in await ask("drop", gone, code=2)  # there is no terminal to ask on
     assert json.loads(await ask("--json"))["aside"] == 1
     assert await ask("drop", "--yes", gone) == f"{gone} is gone\n"
