@@ -160,7 +160,8 @@ class Report:
             all_of_them = self.clients.setdefault(kind, dict.fromkeys(COUNTS, 0))
             for name, number in numbers.items():
                 all_of_them[name] += number
-        for consumer, counted in proof.consumers.items():
+        of_control = any(fault.control for fault in proof.faults)  # whose mail is gone on purpose
+        for consumer, counted in () if of_control else proof.consumers.items():
             of_kind = self.consumers.setdefault(
                 consumer.split()[0], {"told": 0, "again": 0, "missed": 0, "cuts": 0, "consumers": 0}
             )

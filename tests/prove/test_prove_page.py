@@ -76,7 +76,11 @@ def test_a_control_must_lose_and_what_it_loses_is_no_finding() -> None:
     lost, kept = Report("processes", 1), Report("processes", 1)
     for report in (lost, kept):
         report.add(proof(Nothing("one")))
-    lost.add(proof(Nothing("control", control=True), there=20))
+    of_control = proof(Nothing("control", control=True), there=20)
+    of_control.consumers["sse 1"] = {"told": 20, "cuts": 0}
+    of_control.verdict.missed["sse 1"] = ["a message that was lost"]
+    lost.add(of_control)
+    assert lost.consumers == {}
     kept.add(proof(Nothing("control", control=True)))
     assert lost.proved
     assert lost.total.lost == 0
