@@ -61,7 +61,7 @@ def run(settings: Settings, folder: Path | None, services: Collection[str], *, n
         say = _log.info if name == "dev" else _log.warn
         text = (
             "the settings allow {wanted} connections, and this process may open {files} files: raise the limit "
-            "(ulimit -n, LimitNOFILE, ulimits), or lower MAILFARM_..._MAX_CONNECTIONS and MAILFARM_API_MAX_WAITS"
+            "(ulimit -n, LimitNOFILE, ulimits), or lower MAILFARM_..._MAX_CONNECTIONS"
         )
         say(text, wanted=wanted, files=files)
     loop: Any = reactor
@@ -167,7 +167,7 @@ def connections(settings: Settings, services: Collection[str]) -> int:
     most = {
         "mx": settings.mx.max_connections,
         "submission": submission.max_connections * sum(port is not None for port in ports),
-        "api": settings.api.max_waits,
+        "api": settings.api.max_connections,
         "live": live.max_connections,
     }
     return sum(most.get(service, 0) for service in services)

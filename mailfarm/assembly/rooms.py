@@ -140,6 +140,7 @@ class Rooms:
             smtp=smtp,
             max_waits=api.max_waits,
             shared=shared,
+            max_connections=api.max_connections,
             grace=min(5.0, self.grace),
             status=status,
             websocket=websocket,

@@ -170,6 +170,7 @@ class ApiSettings:
     hosts: tuple[str, ...] = setting("", "names besides localhost by which browsers may reach us", hosts)
     auth: str = setting("none", "none (loopback only) or token", one_of("none", "token"))
     first_token: str = setting("", "a token made valid at start, with every scope, when auth is token", secret=True)
+    max_connections: int = setting("20000", "open connections of HTTP, WebSockets aside; above it 503", positive(count))
     max_waits: int = setting("10000", "waits and event streams open at once; above it 503", positive(count))
     forwarded_from: tuple[Network, ...] = setting("", "networks of proxies whose X-Forwarded-For is believed", networks)
 
@@ -181,7 +182,9 @@ class LiveSettings:
     listen: Address | None = setting(
         "off", "where to serve WebSockets, or off: then the API does, if it runs in the same process", address
     )
-    max_connections: int = setting("20000", "open WebSockets; above it 503", positive(count))
+    max_connections: int = setting(
+        "20000", "open WebSockets, and connections on a port of their own; above it 503", positive(count)
+    )
     heartbeat: float = setting(
         "30", "seconds between pings; a client silent for two of them is dropped", positive(seconds)
     )

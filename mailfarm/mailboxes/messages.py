@@ -60,8 +60,9 @@ async def list_as(
     """The messages that meet the criteria, by change number, from ``after`` to ``before`` (both excluded), each as
     ``read`` makes it of its stored summary: ``summary_from`` or ``summary_json``.
 
-    A call looks at a bounded number of messages (``scan.MOST``); where that is reached the page is short, even empty,
-    and ``next`` says where to go on. Raises NotFound, Invalid.
+    A call looks at a bounded number of messages, and gives back a bounded number of characters (``scan.MOST``,
+    ``scan.MOST_FOUND``); where that is reached the page is short, even empty, and ``next`` says where to go on. Raises
+    NotFound, Invalid.
     """
     if not 1 <= limit <= LONGEST_PAGE:
         raise Invalid(f"limit is {limit}; it must be from 1 to {LONGEST_PAGE}")

@@ -22,7 +22,11 @@ from .visible import easy, shown
 ROWS = 500
 """Rows read at a time, but for the"""
 FIRST = 64
-"""first time, which often is enough."""
+"""first time, which often is enough, and while summaries are large on average."""
+LARGE = 8 * 1024
+"""Characters of a summary: a mail to a thousand people has some 100,000."""
+MOST_FOUND = 4 * 1024 * 1024
+"""Characters of summaries one scan gives back at most (it may go over by one message)."""
 MOST = 10_000
 """Messages one scan considers at most."""
 MOST_TEXT = 16 * 1024 * 1024
@@ -71,6 +75,7 @@ async def scan(
     asked = _Question(mailbox, criteria, judge.reads, seen, descending)
     found: list[T] = []
     low, high, at, considered, octets, ahead = after, upto, after, 0, 0, 1
+    given = 0
     wanted = judge.wanted(limit)
     while True:
         if considered >= MOST:
@@ -80,11 +85,12 @@ async def scan(
         rows, first = first, None
         considered += len(rows)
         if judge.settled:
-            taken = rows[: limit - len(found)]
+            taken = _light(rows[: limit - len(found)], MOST_FOUND - given)
+            given += _size(taken)
             found += [read(row[-1], bool(row[_SEEN])) for row in taken]
             if taken:
                 at = taken[-1][_SEQ]
-            if len(found) == limit and (eager or len(rows) > len(taken)):
+            if (len(found) == limit and eager) or len(rows) > len(taken) or given > MOST_FOUND:
                 return Scanned(tuple(found), at, True)
             left = _NONE
         else:
@@ -106,7 +112,8 @@ async def scan(
                     if len(found) == limit:
                         return Scanned(tuple(found), at, True)
                     found.append(read(row.summary, bool(row.seen)))
-                    if eager and len(found) == limit:
+                    given += len(row.summary)
+                    if (eager and len(found) == limit) or given > MOST_FOUND:
                         return Scanned(tuple(found), row.seq, True)
                 at = row.seq
         if rows:
@@ -114,7 +121,7 @@ async def scan(
         if len(rows) < wanted and considered < MOST:
             return Scanned(tuple(found), at, False)
         low, high = (low, at - 1) if descending else (at, high)
-        wanted = ROWS
+        wanted = FIRST if _size(rows) > LARGE * len(rows) else ROWS
 
 
 async def scan_of(
@@ -168,6 +175,21 @@ class Row(NamedTuple):
     summary: str
 
 
+def _size(rows: Rows) -> int:
+    return sum(len(row[-1]) for row in rows)
+
+
+def _light(rows: Rows, most: int) -> Rows:
+    """The first of them, up to the one whose summary goes over ``most`` characters."""
+    if _size(rows) <= most:
+        return rows
+    for number, row in enumerate(rows, 1):
+        most -= len(row[-1])
+        if most < 0:
+            return rows[:number]
+    return rows
+
+
 _SEEN, _SEQ = -3, -2
 _NONE: deque[Row] = deque()
 
@@ -215,7 +237,7 @@ class _Judge:
 
     def wanted(self, limit: int) -> int:
         """How many rows are asked for first, to find ``limit``."""
-        return min(ROWS, limit + 1 if self.settled else max(FIRST, 2 * limit))
+        return min(2 * FIRST, limit + 1 if self.settled else max(FIRST, 2 * limit))
 
     def of(self, row: Row) -> bool | None:
         """By its summary; None if that does not decide."""

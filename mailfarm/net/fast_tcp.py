@@ -43,6 +43,28 @@ def _queued(connection: Any) -> bool:
     return bool(connection._tempDataBuffer) or len(connection.dataBuffer) > connection.offset
 
 
+def unsent(transport: Any) -> int:
+    """Octets written to a TCP connection that the system has not taken yet; 0 where nothing is known of them."""
+    queued = getattr(transport, "dataBuffer", None)
+    return 0 if queued is None else len(queued) - transport.offset + transport._tempDataLen
+
+
+def held(transport: Any) -> int:
+    """The same, with what has been sent of the piece that is being sent: that is in memory as long as its rest."""
+    queued = getattr(transport, "dataBuffer", None)
+    return 0 if queued is None else len(queued) + transport._tempDataLen
+
+
+def forget_unsent(transport: Any) -> None:
+    """Free what was written to a TCP connection that has ended or is about to: its objects hold each other, and may be
+    there until they are collected."""
+    if getattr(transport, "dataBuffer", None) is not None:
+        transport.dataBuffer = b""
+        transport.offset = 0
+        transport._tempDataBuffer = []
+        transport._tempDataLen = 0
+
+
 def _write(connection: Any, data: bytes, otherwise: Callable[[Any, bytes], None]) -> None:
     """Send ``data`` if nothing waits before it, and leave the rest to ``otherwise``."""
     if (
@@ -71,6 +93,8 @@ class FastConnection(tcp.Server):
 
     LEAN = True
     """What there is to read may be read without ceremony: see ``lean_poll``."""
+    most_unsent = 64 * 1024
+    """Octets that may be queued before the producer is told to pause."""
     _reading = False
     _closing = False
 
@@ -130,7 +154,16 @@ class FastConnection(tcp.Server):
             self._write(data)
             return
         if sent < len(data):
-            tcp.Server.write(self, data[sent:])
+            # as doWrite leaves it, without a copy: thousands that do not read would leave as many holes in memory
+            self.dataBuffer = data
+            self.offset = sent
+            self._maybePauseProducer()
+            self.startWriting()
+
+    def _maybePauseProducer(self) -> None:
+        if self.producer is not None and self.streamingProducer and unsent(self) > self.most_unsent:
+            self.producerPaused = True
+            self.producer.pauseProducing()
 
     def _write(self, data: bytes) -> None:
         if self.TLS:

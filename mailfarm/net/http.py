@@ -32,6 +32,8 @@ from .problems import MEDIA_TYPE, Problem
 
 Check = Callable[[], Awaitable[object]]
 
+CONNECTIONS: Final = 100
+"""Those of a port that serves these pages alone; above it 503."""
 LONGEST_ANSWER: Final = 300
 """Characters of an error's text that ``/readyz`` shows."""
 
@@ -150,7 +152,7 @@ class Status(Resource):
 def status_site(status: Status, *, here_alone: bool) -> PlainSite:
     """A site of its own for a service that serves nothing else over HTTP. ``here_alone``: it listens on loopback, where
     a web page that is visited on this machine must not get at it."""
-    return PlainSite(status, Hosts() if here_alone else None)
+    return PlainSite(status, Hosts() if here_alone else None, service="status", most=CONNECTIONS)
 
 
 class _Page(Resource):

@@ -7,13 +7,16 @@ name), so that no web page reads what is meant for this machine (DNS rebinding).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any, Final
 
 import orjson
-from twisted.web.server import Request, Site
+from prometheus_client import CollectorRegistry
+from twisted.web.server import Request
 
 from .hosts import Hosts
+from .http_site import HttpSite
 from .problems import MEDIA_TYPE, Problem
 
 MOST: Final = 1 << 20
@@ -61,17 +64,30 @@ class PlainRequest(Request):
         self.finish()
 
 
-class PlainSite(Site):
-    """Writes no access log and shows no traceback. A connection that says nothing for ``timeout`` seconds ends."""
+class PlainSite(HttpSite):
+    """A Site of such requests. Who says nothing for ``timeout`` seconds, or does not end its request, is closed;
+    ``most``, ``besides`` and ``registry`` are those of an `HttpSite`."""
 
-    displayTracebacks = False
-    noisy = False
-
-    def __init__(self, resource: Any, hosts: Hosts | None, *, reactor: Any = None, timeout: float = 30) -> None:
+    def __init__(
+        self,
+        resource: Any,
+        hosts: Hosts | None,
+        *,
+        service: str,
+        most: int,
+        reactor: Any = None,
+        timeout: float = 30,
+        registry: CollectorRegistry | None = None,
+        besides: Callable[[], int] = lambda: 0,
+    ) -> None:
         super().__init__(
-            resource, requestFactory=PlainRequest, timeout=timeout, reactor=reactor, parsePOSTFormSubmission=False
+            resource,
+            PlainRequest,
+            service=service,
+            most=most,
+            reactor=reactor,
+            timeout=timeout,
+            registry=registry,
+            besides=besides,
         )
         self.hosts = hosts
-
-    def log(self, request: Request) -> None:  # type: ignore[override]  # what is asked is a Request
-        """Nothing."""

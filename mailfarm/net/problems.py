@@ -46,6 +46,7 @@ _TABLE = (
         "The messages did not come in time",
         "The members near_misses and refusals say what did come.",
     ),
+    Kind("request-timeout", 408, "The request did not come in time", "Send it whole within the seconds of the detail."),
     Kind("conflict", 409, "The address is taken", "Choose another address, or leave it out and get a free one."),
     Kind("not-set-aside", 409, "The entry was not set aside", "It is being worked on, or will be: leave it alone."),
     Kind(

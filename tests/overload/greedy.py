@@ -41,14 +41,25 @@ def polite(port: int, to: str, source: bytes = b"") -> float:
 
 class Crowd:
     """So many connections to a port of this machine. What they say after ``first`` is up to the test. ``each`` is
-    called with every new one, and may read."""
+    called with every new one, and may read. With ``room`` the system takes about so many octets for one that does not
+    read, instead of several MiB."""
 
     def __init__(
-        self, port: int, count: int, first: bytes = b"", each: Callable[[socket.socket], None] | None = None
+        self,
+        port: int,
+        count: int,
+        first: bytes = b"",
+        each: Callable[[socket.socket], None] | None = None,
+        *,
+        room: int = 0,
     ) -> None:
         self.open: list[socket.socket] = []
         for _ in range(count):
-            one = socket.create_connection(("127.0.0.1", port), WITHIN)
+            one = socket.socket()
+            one.settimeout(WITHIN)
+            if room:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+            one.connect(("127.0.0.1", port))
             self.open.append(one)
             if each is not None:
                 each(one)

@@ -53,7 +53,7 @@ async def test_a_consumer_that_takes_nothing_is_dropped_and_goes_on_by_cursor(fa
     for _ in range(60):
         await farm.file(box, "x" * 20_000, text="y")
         count += 1
-        held = max(held, served._octets)
+        held = max(held, served._gathered.octets)
     assert held < 400 * 1024  # feeds paused: what comes is not gathered without end
     await pump(lambda: not live.connections or served.state != served.STATE_OPEN)
     slow.transport.resumeProducing()
@@ -78,7 +78,7 @@ async def test_a_consumer_that_pauses_and_goes_on_misses_nothing(farm, ask):
     client.transport.pauseProducing()
     (served,) = live.connections
     count = 0
-    while served._octets < 256 * 1024:
+    while served._gathered.octets < 256 * 1024:
         await farm.file(box, "x" * 20_000)
         count += 1
         assert count < 3000

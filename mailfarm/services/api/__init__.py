@@ -34,6 +34,12 @@ DESCRIPTION
     Where listeners run in the same process (mailfarm dev) one request is worked on at a time, and mail in between; a
     thousand may stand in line, and one more is answered 503 with Retry-After.
 
+    A request must be whole within a minute of its first octet, and its connection may idle for a minute after it. The
+    next request on a connection is begun when the answer before it has left. Who takes less than 64 KiB of an answer
+    in a minute is cut off. What all connections hold of answers nobody reads (64 MiB) and of requests that are not
+    whole (64 MiB) has a cap; past it who made no progress for the longest is cut off. Connections above
+    MAILFARM_API_MAX_CONNECTIONS hear 503; when a hundred of these are open, others are closed without a word.
+
     By itself it needs the cache and the database: see mailfarm help process. What is below /v1/queue needs
     MAILFARM_QUEUE_URL as well; without it, or while the queue is away, that alone is answered 503.
 
@@ -42,6 +48,8 @@ SETTINGS
     MAILFARM_API_HOSTS        names besides localhost by which browsers and clients may reach it
     MAILFARM_API_AUTH         none or token
     MAILFARM_API_FIRST_TOKEN  a token made valid at start, with every scope
+    MAILFARM_API_MAX_CONNECTIONS
+                              open connections, WebSockets aside; above it 503
     MAILFARM_API_MAX_WAITS    waits and event streams open at once
     MAILFARM_API_FORWARDED_FROM
                               networks of proxies whose X-Forwarded-For is believed
@@ -51,11 +59,18 @@ DIAGNOSTICS
         A mistake of ours. The client was told the id and nothing else. Please report it with the traceback.
     The database does not answer: <reason>
         The client was told 503 and to try again.
+    api has <n> connections of HTTP open: those above it hear 503
+        Said once a minute at most. Clients that keep connections, or somebody who means no good.
+    A connection of HTTP was cut: <why>: <address>
+        It does not read its answers; or, with many like it, there is no room for what it asks or does not read.
     421 wrong-host in a browser
         Add the name it uses to MAILFARM_API_HOSTS.
     mailfarm_api_requests_total, mailfarm_api_request_seconds, mailfarm_api_open_waits, mailfarm_api_open_streams
         Metrics; and mailfarm_api_in_line where listeners run in the same process. A status of 499 is a client that went
         before it was answered.
+    mailfarm_api_http_connections, mailfarm_api_http_refused_total, mailfarm_api_http_cut_total
+        Connections open, those above the cap, and those that were cut: late (a request that was not whole in time),
+        unread (an answer that was not read), memory (no room).
 """
 
 from .service import Api

@@ -21,6 +21,8 @@ from mailfarm.net.problems import MEDIA_TYPE, Problem
 
 JSON = "application/json"
 GZIP_FROM = 1024
+GZIP_TO = 2 << 20
+"""Octets above which an answer goes out as it is: compressing it would keep all others waiting."""
 NO_STORE = "no-store"
 REVALIDATE = "private, no-cache"
 _GZIP_LEVEL = 4  # 1 MB of JSON in some 12 ms; level 9 takes four times that for 3 % less
@@ -61,7 +63,7 @@ def write(request: Request, answer: Answer) -> None:
     request.setHeader("Content-Type", answer.type)
     if compressible(answer.type):
         request.setHeader("Vary", "Accept-Encoding")
-        if len(body) >= GZIP_FROM and accepts_gzip(request.getHeader("accept-encoding")):
+        if GZIP_FROM <= len(body) <= GZIP_TO and accepts_gzip(request.getHeader("accept-encoding")):
             body = gzip.compress(body, _GZIP_LEVEL, mtime=0)
             request.setHeader("Content-Encoding", "gzip")
     request.setHeader("Content-Length", str(len(body)))

@@ -17,6 +17,8 @@ from mailfarm.net.problems import Problem
 Type = Literal["text", "integer", "number", "boolean", "ids", "moment"]
 MAX_TEXT = 1000
 MAX_IDS = 500
+MAX_ID = 100
+"""Characters of what may be an id: those there are have fewer."""
 MAX_PARAMETERS = 50
 LARGEST = 2**53 - 1  # what every JSON reader counts to exactly (RFC 8259 §6)
 
@@ -50,7 +52,12 @@ class Field:
         elif self.type == "moment":
             found = {"type": "string", "format": "date-time"}
         elif self.type == "ids":
-            found = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_IDS}
+            found = {
+                "type": "array",
+                "items": {"type": "string", "maxLength": MAX_ID},
+                "minItems": 1,
+                "maxItems": MAX_IDS,
+            }
         elif self.type == "boolean":
             found = {"type": "boolean"}
         else:
@@ -85,7 +92,7 @@ class Field:
         if self.choices and value not in self.choices:
             raise self._wrong(f"must be {' or '.join(self.choices)}")
         if self.type == "ids":
-            if not 1 <= len(value) <= MAX_IDS or not all(isinstance(one, str) for one in value):
+            if not 1 <= len(value) <= MAX_IDS or not all(isinstance(one, str) and len(one) <= MAX_ID for one in value):
                 raise self._wrong(f"must be a list of 1 to {MAX_IDS} ids")
             return tuple(value)
         return value

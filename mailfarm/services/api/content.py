@@ -29,7 +29,7 @@ from mailfarm.inbound import parse
 from mailfarm.mailboxes import html, messages
 from mailfarm.mailboxes.content import ContentRef, Part, StoredMessage
 from mailfarm.net.problems import Problem
-from mailfarm.ports import CHUNK, Database
+from mailfarm.ports import CHUNK, Database, Tx
 
 from .access import Access
 from .answering import REVALIDATE, Answer, attachment, matches, tag_of
@@ -65,6 +65,8 @@ MAX_HEAD = 1 << 20
 MAX_FIELDS = 5000
 IN_MEMORY = 1 << 20
 MAX_PICTURES = 100
+READ_AT_ONCE = 8
+"""Messages, or pieces of them, that are read from the database at once: up to 2 MB each."""
 AT_ONCE = 2
 """Messages whose parts are taken apart at once: each may be 50 MB, and stands in memory whole."""
 
@@ -79,12 +81,21 @@ class Contents(Resource):
         self._database = database
         self._reactor = reactor
         self._turn = DeferredSemaphore(AT_ONCE)
+        self._few = DeferredSemaphore(READ_AT_ONCE)
 
     async def _find(self, ask: Ask) -> StoredMessage:
-        return await self._database.read(lambda tx: messages.find(tx, ask.account, ask.id))
+        return await self._read(lambda tx: messages.find(tx, ask.account, ask.id))
 
     async def _chunk(self, content: ContentRef, number: int) -> bytes | None:
-        return await self._database.read(lambda tx: messages.read_chunk(tx, content, number))
+        return await self._read(lambda tx: messages.read_chunk(tx, content, number))
+
+    async def _read(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+        """A database may answer faster than we hand on: what it gave to all who ask would stand in memory."""
+        await self._few.acquire()
+        try:
+            return await self._database.read(work)
+        finally:
+            self._few.release()
 
     def _checked(self, message: StoredMessage) -> Callable[[int], Awaitable[bytes | None]]:
         """Reads one chunk after another, and not the last one unless all are what was sent."""
@@ -116,7 +127,7 @@ class Contents(Resource):
         """Byte for byte. With `trace=false` exactly what was sent after DATA."""
         # the texts of all that are being read slowly would be in memory
         message = replace(await self._find(ask), text="", html="")
-        await send_raw(ask, self._reactor, message.sha256, message.trace, message.summary.size, self._checked(message))
+        await send_raw(ask, message.sha256, message.trace, message.summary.size, self._checked(message))
         return None
 
     @route(
@@ -216,7 +227,7 @@ class Contents(Resource):
             async def read(number: int) -> bytes:
                 return file.read(CHUNK)  # 256 KiB, just written: no disk to wait for
 
-            await send(request, self._reactor, decoded.size, b"", read)
+            await send(request, decoded.size, b"", read)
         return None
 
     async def _apart(self, message: StoredMessage, work: Callable[[bytes], T]) -> T:

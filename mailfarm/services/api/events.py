@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from klein import Klein
+from orjson import Fragment
 
-from mailfarm.events import Change, Filed, form
+from mailfarm.events import Change, Filed, to_json
 from mailfarm.mailboxes import events, messages
 from mailfarm.mailboxes.match import Matcher
 from mailfarm.net.problems import Problem
@@ -18,6 +19,10 @@ from .routes import Ask, Gives, Resource, route
 from .sse import Streams
 
 PAGE = 500
+AT_ONCE = 100
+"""Changes read at a time."""
+MOST = 4 * 1024 * 1024
+"""Octets of events on a page, unless those read together are more."""
 
 
 class Events(Resource):
@@ -56,7 +61,7 @@ class Events(Resource):
         goes on after it. The filter keeps back `filed` events of messages that do not match, or are gone.
 
         As a page: `cursor` is the last change looked at. Ask again with `after=cursor` until the cursor stands still; a
-        page may be short, even empty, and not be the last, as the filter has kept events back."""
+        page may be short, even empty, and not be the last: the filter kept events back, or they are large."""
         after = ask.query["after"]
         if ask.request.method == b"GET" and _wants_stream(ask.request.getHeader("accept")):
             if ask.query["limit"] is not None:
@@ -66,21 +71,27 @@ class Events(Resource):
 
         matcher = Matcher(criteria(ask.query))
 
-        async def work(tx: Tx) -> tuple[list[Change], int]:
-            found, cursor = await events.after(tx, ask.account, ask.id, after or 0, ask.query["limit"] or PAGE)
-            kept = []
-            for event in found:
-                if matcher.criteria and isinstance(event, Filed):
-                    if event.gone:
-                        continue
-                    text = await messages.text(tx, event.message.id) if matcher.needs_text else ""
-                    if not matcher.matches(event.message, text):
-                        continue
-                kept.append(event)
+        async def matches(tx: Tx, event: Change) -> bool:
+            if not matcher.criteria or not isinstance(event, Filed):
+                return True
+            if event.gone:
+                return False
+            return matcher.matches(
+                event.message, await messages.text(tx, event.message.id) if matcher.needs_text else ""
+            )
+
+        async def work(tx: Tx) -> tuple[list[bytes], int]:
+            kept: list[bytes] = []
+            cursor, left = after or 0, ask.query["limit"] or PAGE
+            while left and sum(map(len, kept)) < MOST:
+                wanted = min(left, AT_ONCE)
+                found, cursor = await events.after(tx, ask.account, ask.id, cursor, wanted)
+                kept += [to_json(event) for event in found if await matches(tx, event)]
+                left = left - wanted if len(found) == wanted else 0
             return kept, cursor
 
         found, cursor = await self._database.read(work)
-        return Answer({"events": [form(event) for event in found], "cursor": cursor})
+        return Answer({"events": [Fragment(event) for event in found], "cursor": cursor})
 
 
 def _wants_stream(accept: str | None) -> bool:

@@ -11,25 +11,23 @@ from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
 from typing import Any
-from weakref import WeakSet
 
-import orjson
+from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred, TimeoutError
-from twisted.web.http import RESPONSES, HTTPChannel
 from twisted.web.resource import IResource, Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
+from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from mailfarm.net.hosts import Hosts
-from mailfarm.net.problems import MEDIA_TYPE, Problem
+from mailfarm.net.http_channel import PHRASES
+from mailfarm.net.http_site import HttpSite
+from mailfarm.net.problems import Problem
 
 from .answering import write_problem
 from .routes import MAX_BODY
 
-_PHRASES = {**RESPONSES, 421: b"Misdirected Request", 426: b"Upgrade Required", 429: b"Too Many Requests"}
-"""Reason phrases (RFC 9110 §15), with those that twisted.web does not know."""
-MAX_HEAD = 64 * 1024
-"""Octets of a request's line and headers: four criteria of 1,000 characters, percent-encoded, fit in."""
+WITHIN = 60.0
+"""Seconds in which a request must be whole, and for which a kept connection may idle."""
 
 
 class Overflow(BytesIO):
@@ -53,7 +51,7 @@ class GuardedRequest(Request):
     """Lets the next request begin, where they stand in ``line``."""
 
     def setResponseCode(self, code: int, message: bytes | None = None) -> None:
-        super().setResponseCode(code, message or _PHRASES.get(code))
+        super().setResponseCode(code, message or PHRASES.get(code))
 
     def gotLength(self, length: int | None) -> None:
         self.content = Overflow()  # type: ignore[assignment]  # to Twisted a file
@@ -69,71 +67,6 @@ class GuardedRequest(Request):
             self.channel.forceAbortClient()
             return
         super().handleContentChunk(data)
-
-
-class GuardedChannel(HTTPChannel):
-    """A connection that says why it ends, where twisted.web's would just end, and that sends the head of an answer
-    together with what follows: its transport sends at once (``net.fast_tcp``)."""
-
-    transport: Any
-    MAX_LENGTH = MAX_HEAD
-    totalHeadersSize = MAX_HEAD
-    _head = b""
-
-    def connectionMade(self) -> None:
-        """Let the site know of us, though nothing may ever be asked here: browsers connect ahead."""
-        self.site.connections.add(self)  # type: ignore[attr-defined]  # it is a GuardedSite
-        super().connectionMade()
-
-    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
-        """Keep the head until there is something behind it, or the answer is whole."""
-        lines = [b"%b %b %b\r\n" % (version, code, reason)]
-        lines += [b"%b: %b\r\n" % (name, value) for name, values in headers.getAllRawHeaders() for value in values]
-        self._head += b"".join(lines) + b"\r\n"
-
-    def write(self, data: bytes) -> None:
-        head, self._head = self._head, b""
-        self.transport.write(head + data if head else data)
-
-    def writeSequence(self, iovec: Any) -> None:
-        self.write(b"".join(iovec))
-
-    def requestDone(self, request: Any) -> None:
-        if self._head:
-            self.write(b"")
-        super().requestDone(request)
-
-    def loseConnection(self) -> Any:
-        if self._head:
-            self.write(b"")
-        return super().loseConnection()
-
-    def lineReceived(self, line: bytes) -> Any:
-        """A line of the head. One that goes on with the line before is refused (RFC 9112 §5.2): a proxy might read it
-        as a field of its own."""
-        if line[:1] in (b" ", b"\t"):
-            self._respondToBadRequestAndDisconnect()
-            return None
-        return super().lineReceived(line)
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        """A line of the head is too long."""
-        if not self.requests:
-            self._end(Problem("uri-too-long", f"the head of a request may have {MAX_HEAD} octets", limit=MAX_HEAD))
-        else:
-            self._respondToBadRequestAndDisconnect()
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        self._end(Problem("bad-request", "the head of the request is malformed or too large"))
-
-    def _end(self, problem: Problem) -> None:
-        body = orjson.dumps(problem.document())
-        self.transport.write(
-            b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\nX-Content-Type-Options: nosniff\r\n"
-            b"Cache-Control: no-store\r\nConnection: close\r\n\r\n%b"
-            % (problem.status, _PHRASES[problem.status], MEDIA_TYPE.encode(), len(body), body)
-        )
-        self.loseConnection()
 
 
 @implementer(IResource)
@@ -204,26 +137,18 @@ def _harmless(request: Request) -> bool:
     )
 
 
-class GuardedSite(Site):
-    """A Site that knows its connections and requests, so that it can end them. It writes no access log."""
+class GuardedSite(HttpSite):
+    """A Site that knows its requests, so that it can let them finish. Metrics count them, and the log has the ones that
+    failed."""
 
-    protocol = GuardedChannel  # type: ignore[assignment]  # Twisted wraps its own
-    displayTracebacks = False
-    noisy = False
-
-    def __init__(self, resource: Any, reactor: Any) -> None:
-        # a kept connection may idle for a minute; no forms are parsed
+    def __init__(self, resource: Any, reactor: Any, most: int, registry: CollectorRegistry | None) -> None:
         super().__init__(
-            resource, requestFactory=GuardedRequest, timeout=60, reactor=reactor, parsePOSTFormSubmission=False
+            resource, GuardedRequest, service="api", most=most, reactor=reactor, timeout=WITHIN, registry=registry
         )
         self._reactor = reactor
-        self.connections: WeakSet[Any] = WeakSet()
         self._draining = False
         self._idle: Deferred[None] | None = None
         self.requests = 0
-
-    def log(self, request: Request) -> None:  # type: ignore[override]  # what is asked is a Request
-        """Nothing: metrics count requests, and the log has the ones that failed."""
 
     def begin(self, request: Request) -> None:
         """Count a request until it is answered or its client has gone. A WebSocket is `live`'s to count: for
@@ -261,6 +186,14 @@ def _close_idle(channel: Any) -> None:
         channel.loseConnection()
 
 
-def guarded_site(inner: Any, hosts: Hosts, stopping: Callable[[], bool], reactor: Any) -> GuardedSite:
-    """A Site behind the guard."""
-    return GuardedSite(Guard(inner, hosts, stopping), reactor)
+def guarded_site(
+    inner: Any,
+    hosts: Hosts,
+    stopping: Callable[[], bool],
+    reactor: Any,
+    *,
+    most: int = 20_000,
+    registry: CollectorRegistry | None = None,
+) -> GuardedSite:
+    """A Site behind the guard, of ``most`` connections."""
+    return GuardedSite(Guard(inner, hosts, stopping), reactor, most, registry)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from klein import Klein
+from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.threads import deferToThreadPool
 
 from mailfarm.events import Change, summary_form
@@ -45,6 +46,8 @@ _WHICH = (
 )
 _SEEN = Field("seen", "boolean", "Whether they are seen.")
 _BATCH = 500
+READ_AT_ONCE = 8
+"""Messages read and shown at once."""
 _INLINE = 64 * 1024  # characters looked through on the spot: a few milliseconds
 
 
@@ -64,6 +67,7 @@ class Messages(Resource):
         self._database = database
         self._bus = bus
         self._ids = ids
+        self._few = DeferredSemaphore(READ_AT_ONCE)
 
     @route(
         app,
@@ -76,10 +80,11 @@ class Messages(Resource):
         query=_PAGE,
     )
     async def list(self, ask: Ask) -> Answer:
-        """`next` is null on the last page; else give it as `after` (order asc) or `before` (desc). `cursor` is the last
-        change this very answer takes into account. To follow the mailbox after listing it, go on from the `cursor` of
-        the first page (or of the mailbox, read before): messages of an earlier page may have been deleted or marked
-        while a later one was read. Being told again of what was listed is harmless."""
+        """A page may be short, even empty, and not be the last. `next` is null on the last page; else give it as
+        `after` (order asc) or `before` (desc). `cursor` is the last change this very answer takes into account. To
+        follow the mailbox after listing it, go on from the `cursor` of the first page (or of the mailbox, read before):
+        messages of an earlier page may have been deleted or marked while a later one was read. Being told again of what
+        was listed is harmless."""
         query = ask.query
 
         async def work(tx: Tx) -> Any:
@@ -171,8 +176,12 @@ class Messages(Resource):
     async def read(self, ask: Ask) -> Answer:
         """Texts, parts, links, one-time codes, envelope and origin. The HTML is as it came; `/html` has it fit to
         show."""
-        message = await self._database.read(lambda tx: messages.find(tx, ask.account, ask.id))
-        return Answer(message_form(message, await self._found(message)))
+        await self._few.acquire()  # a message is up to 2 MB here, and what is made of it again as much
+        try:
+            message = await self._database.read(lambda tx: messages.find(tx, ask.account, ask.id))
+            return Answer(message_form(message, await self._found(message)))
+        finally:
+            self._few.release()
 
     async def _found(self, message: StoredMessage) -> Found:
         subject, text, html = message.summary.subject, message.text, message.html

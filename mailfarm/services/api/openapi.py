@@ -15,9 +15,11 @@ _ALWAYS = (
     "bad-request",
     "unknown-name",
     "foreign-origin",
+    "request-timeout",
     "uri-too-long",
     "wrong-host",
     "too-many-requests",
+    "too-many-connections",
     "internal-error",
     "stopping",
 )

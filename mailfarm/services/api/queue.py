@@ -147,7 +147,7 @@ class Queue(Resource):
         need(ask.caller, "messages:read")
         await self._entry(ask)
         spooled = await self._queue.read(ask.id)
-        await send_raw(ask, self._reactor, spooled.sha256, spooled.trace, spooled.content.size, _checked(spooled))
+        await send_raw(ask, spooled.sha256, spooled.trace, spooled.content.size, _checked(spooled))
         return None
 
     @route(

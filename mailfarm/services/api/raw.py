@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .answering import REVALIDATE, attachment, matches, tag_of
 from .asking import Field
 from .routes import Ask, Gives
@@ -14,7 +12,7 @@ GIVES = Gives(200, types=("message/rfc822",), etag=True)
 TRACE = Field("trace", "boolean", "Whether our own Received header stands on top.", default=True)
 
 
-async def send_raw(ask: Ask, reactor: Any, sha256: bytes, trace: bytes, size: int, read: Read) -> None:
+async def send_raw(ask: Ask, sha256: bytes, trace: bytes, size: int, read: Read) -> None:
     """Send content of ``size`` octets, with ``trace`` on top if that is asked for; 304 where it is there already.
     ``read`` is as in ``send``."""
     trace = trace if ask.query["trace"] else b""
@@ -28,4 +26,4 @@ async def send_raw(ask: Ask, reactor: Any, sha256: bytes, trace: bytes, size: in
     request.setHeader("Content-Type", "message/rfc822")
     request.setHeader("Content-Security-Policy", SANDBOX)
     request.setHeader("Content-Disposition", attachment(f"{ask.id}.eml"))
-    await send(request, reactor, len(trace) + size, trace, read)
+    await send(request, len(trace) + size, trace, read)

@@ -93,6 +93,7 @@ class Api:
         inbox: str = "",
         hosts: Sequence[str] = (),
         max_waits: int = 10_000,
+        max_connections: int = 20_000,
         grace: float = 5.0,
         registry: CollectorRegistry | None = None,
         status: WebResource | None = None,
@@ -141,7 +142,9 @@ class Api:
             websocket,
             pages,
         )
-        self.site = guarded_site(root, Hosts(hosts), lambda: self._slots.stopping, reactor)
+        self.site = guarded_site(
+            root, Hosts(hosts), lambda: self._slots.stopping, reactor, most=max_connections, registry=registry
+        )
 
     async def start(self) -> None:
         """Listen. Raises twisted's CannotListenError."""

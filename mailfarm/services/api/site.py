@@ -78,7 +78,9 @@ class Root(WebResource):
                     request,
                     Problem("upgrade-required", "this path speaks WebSocket", headers={"Upgrade": "websocket"}),
                 )
-            return self._websocket.render(request)
+            answer = self._websocket.render(request)
+            request.site.handed_over(request)
+            return answer
         page = self._pages.get(path)
         if page is not None:
             return page.render(request)

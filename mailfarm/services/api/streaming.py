@@ -1,20 +1,17 @@
 """Sending what is too large to hold: one chunk is read when the one before has left.
 
-The request's producer is told to pause when the client is slower than we are; a client that takes nothing at all for
-``STALLED`` seconds is given up.
+The request's producer is told to pause when the client is slower than we are. A client that takes nothing is cut off by
+the port (``net.http_site``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.web.server import Request
 from zope.interface import implementer
-
-STALLED = 120.0
 
 Read = Callable[[int], Awaitable[bytes | None]]
 
@@ -48,10 +45,10 @@ class Flow:
         """Whether what was written has not left yet."""
         return self._open is not None
 
-    async def clear(self, reactor: Any) -> None:
-        """Return when more may be written. Raises twisted's TimeoutError when that takes too long."""
+    async def clear(self) -> None:
+        """Return when more may be written, or never will."""
         if self._open is not None:
-            await self._open.addTimeout(STALLED, reactor)
+            await self._open
 
 
 def release(request: Request) -> None:
@@ -66,7 +63,7 @@ def abort(request: Request) -> None:
         request.channel.forceAbortClient()
 
 
-async def send(request: Request, reactor: Any, size: int, first: bytes, read: Read) -> None:
+async def send(request: Request, size: int, first: bytes, read: Read) -> None:
     """Write ``first`` and then the chunks that ``read`` gives by number, ``size`` octets in all."""
     request.setHeader("Content-Length", str(size))
     flow = Flow()
@@ -77,7 +74,7 @@ async def send(request: Request, reactor: Any, size: int, first: bytes, read: Re
         number = 0
         # HEAD is answered with the headers alone
         while left > 0 and request.method != b"HEAD":
-            await flow.clear(reactor)
+            await flow.clear()
             chunk = await read(number)
             if flow.stopped:
                 return
@@ -89,9 +86,6 @@ async def send(request: Request, reactor: Any, size: int, first: bytes, read: Re
             left -= len(chunk)
             number += 1
             del chunk  # what has not left yet is the connection's: not twice for each slow reader
-    except TimeoutError:
-        # the client takes nothing: waiting for our buffer to empty would be waiting for ever
-        abort(request)
     except Exception:
         if flow.stopped:
             return

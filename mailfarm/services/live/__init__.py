@@ -55,7 +55,8 @@ DESCRIPTION
     Frames leave at once. Where thousands follow one mailbox, a hundred of them are told, then others have their turn,
     and what happens meanwhile is told together; pings go out in the same way. While a client takes nothing its frames
     are gathered; past 256 KiB its feeds pause, and catch up from the database. A client that takes less than 64 KiB of
-    what waits for it in 15 s is dropped.
+    what waits for it in 15 s is dropped. When 64 MiB wait for all clients together, feeds pause at once whose client
+    does not take what there is. Pings are not answered while a client does not take what there is.
 
     A client address, and a token, may have only so many WebSockets open if MAILFARM_LIMITS says so: then 429 in the
     handshake, or 4429 after "auth"; a connection counts for each token it has shown, 20 at most. A token that is
@@ -68,7 +69,7 @@ DESCRIPTION
 
 SETTINGS
     MAILFARM_LIVE_LISTEN           where to serve, or off: then the API does, if it runs in the same process
-    MAILFARM_LIVE_MAX_CONNECTIONS  open WebSockets; above it 503
+    MAILFARM_LIVE_MAX_CONNECTIONS  open WebSockets, and connections on a port of their own; above it 503
     MAILFARM_LIVE_HEARTBEAT        seconds between pings
 
 DIAGNOSTICS
@@ -77,7 +78,8 @@ DIAGNOSTICS
     A slow consumer was dropped: <peer>
         It took less than 64 KiB in 15 s. It can go on by cursor.
     mailfarm_live_connections, mailfarm_live_subscriptions, mailfarm_live_frames_total, mailfarm_live_dropped_total
-        Metrics.
+    mailfarm_live_http_connections, mailfarm_live_http_refused_total, mailfarm_live_http_cut_total
+        Metrics; the latter of connections on its own port that are no WebSocket yet (mailfarm help api).
 """
 
 from .service import Live

@@ -24,18 +24,15 @@ from mailfarm.net.problems import Problem
 from .asked import Asked, glimpse, read
 from .denial import denial
 from .frames import frame, ping_frame, problem_frame
+from .gathered import Gathered
 from .places import Places, host_of
 
 SUBSCRIPTIONS = 100
 AUTH_SECONDS = 10.0
-GATHERED = 256 * 1024
-"""Octets that are gathered while the transport is full; past it feeds pause."""
-MOST_GATHERED = 1 << 20
-"""Past this (answers to what the client itself said, hints) the client is dropped at once."""
-PIECE = 64 * 1024
-"""Octets written at a time of what was gathered; who takes less in ``slow_after`` seconds is dropped."""
-WAITING = 100
-"""Messages read and not yet worked on, above which we stop reading."""
+WAITING, WAITING_OCTETS = 100, 128 * 1024
+"""Messages read and not yet worked on, and their octets, above which we stop reading."""
+EARLY = 128 * 1024
+"""Octets, its request among them, that a client may send before it is answered that it is let in."""
 ENDS_KEPT = 1000
 
 SLOW, UNAUTHENTICATED, TOO_MUCH, STOPPING = 4008, 4401, 4429, 1001
@@ -61,15 +58,17 @@ class Connection(WebSocketServerProtocol):
         self._opened = False
         self._judging = False
         self._silent = False
+        self._early = 0
         self._deadline: Any = None
         self._feeds: dict[str, Feed] = {}
         self._ended: dict[str, None] = {}
         self._watching = ""
         self._todo: deque[tuple[bytes, bool]] = deque()
+        self._todo_octets = 0
+        self._holding = False
         self._working = False
         self._full = False
-        self._gathered: deque[bytes] = deque()
-        self._octets = 0
+        self._gathered = Gathered()
         self._slow: Any = None
 
     # The handshake
@@ -135,6 +134,7 @@ class Connection(WebSocketServerProtocol):
         """Say hello, and begin to watch how full the transport is."""
         live = self.factory.live
         self._opened = True
+        self._gathered.together = live.gathered
         live.opened(self)
         # twisted.web's channel was the transport's producer until now
         self.transport.unregisterProducer()
@@ -166,7 +166,12 @@ class Connection(WebSocketServerProtocol):
     def dataReceived(self, data: bytes) -> None:
         """Whatever it says shows that it is there."""
         self._silent = False
-        self._dataReceived(data)
+        if not self._opened:
+            self._early += len(data)
+        if self._early > EARLY:
+            self.transport.abortConnection()
+        else:
+            self._dataReceived(data)
 
     def ping(self) -> None:
         """Ask whether the client is there; drop it if it has said nothing since it was asked last."""
@@ -178,10 +183,17 @@ class Connection(WebSocketServerProtocol):
         self._silent = True
         self.transport.write(_PING)
 
+    def onPing(self, payload: bytes) -> None:
+        """A pong, unless what we said before has not left: one for the last of several will do (RFC 6455 §5.5.3)."""
+        if not self._full:
+            self.sendPong(payload)
+
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Put in line; one is worked on after the other."""
         self._todo.append((payload, isBinary))
-        if len(self._todo) == WAITING:
+        self._todo_octets += len(payload)
+        if not self._holding and (len(self._todo) >= WAITING or self._todo_octets > WAITING_OCTETS):
+            self._holding = True
             self.transport.pauseProducing()
         if not self._working:
             self._working = True
@@ -191,7 +203,9 @@ class Connection(WebSocketServerProtocol):
         try:
             while self._todo and self.state == self.STATE_OPEN:
                 payload, binary = self._todo.popleft()
-                if len(self._todo) == WAITING // 2:
+                self._todo_octets -= len(payload)
+                if self._holding and len(self._todo) <= WAITING // 2 and self._todo_octets <= WAITING_OCTETS // 2:
+                    self._holding = False
                     self.transport.resumeProducing()
                 await self._answer(payload, binary)
         finally:
@@ -285,7 +299,7 @@ class Connection(WebSocketServerProtocol):
             feed.stop()
         elif not feed.stopped:
             self._feeds[asked.mailbox] = feed
-            if self._octets > GATHERED:
+            if self._gathered.much:
                 feed.pause()
 
     async def _unsubscribe(self, asked: Asked) -> None:
@@ -337,11 +351,10 @@ class Connection(WebSocketServerProtocol):
         if not self._full:
             self.transport.write(octets)
             return
-        self._gathered.append(octets)
-        self._octets += len(octets)
-        if self._octets > MOST_GATHERED:
+        self._gathered.add(octets)
+        if self._gathered.too_much:
             self.drop(TOO_MUCH, "more was asked for than was taken; connect again and resume by cursor", "too-much")
-        elif self._octets > GATHERED:
+        elif self._gathered.much:
             for feed in self._feeds.values():
                 feed.pause()
 
@@ -362,13 +375,7 @@ class Connection(WebSocketServerProtocol):
             return
         # a piece at a time: each that leaves shows that the client takes something, and its time begins anew
         while self._gathered and not self._full:
-            piece: list[bytes] = []
-            size = 0
-            while self._gathered and size < PIECE:
-                piece.append(self._gathered.popleft())
-                size += len(piece[-1])
-            self._octets -= size
-            self.transport.write(b"".join(piece))  # which may fill it again
+            self.transport.write(self._gathered.piece())  # which may fill it again
         if not self._full:
             for feed in tuple(self._feeds.values()):
                 feed.resume()

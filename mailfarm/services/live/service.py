@@ -38,6 +38,7 @@ from mailfarm.ports import Bus, Database, Limiter, Subscription
 
 from .connection import STOPPING, UNAUTHENTICATED, Connection
 from .frames import EventFrames
+from .gathered import Together
 from .places import Places
 from .watch import Tell, Watch
 
@@ -108,6 +109,7 @@ class Live:
         self.hosts = Hosts(hosts)
         self.everyone = None if account is None else everyone(account)
         self.frames = EventFrames()
+        self.gathered = Together()
         registry = registry or CollectorRegistry()
         self.counts = Counts(registry, self.frames)
         self.forwarded = Forwarded(forwarded_from)
@@ -138,7 +140,16 @@ class Live:
         self.factory = _factory(self, max_connections)
         self.resource = WebSocketResource(self.factory)
         root: Any = _Root(self.resource, status)
-        self.site = PlainSite(root, self.hosts, reactor=reactor, timeout=60)
+        self.site = PlainSite(
+            root,
+            self.hosts,
+            service="live",
+            most=max_connections,
+            reactor=reactor,
+            timeout=10,  # as long as a handshake may take
+            registry=registry,
+            besides=lambda: len(self.connections),
+        )
 
     async def start(self) -> None:
         """Listen. Raises twisted's CannotListenError."""
@@ -320,7 +331,9 @@ class _Root(Resource):
     def render(self, request: Any) -> Any:
         page = self._pages.get(request.path)
         if page is not None:
-            return page.render(request)
+            answer = page.render(request)
+            request.site.handed_over(request)
+            return answer
         problem = Problem("no-such-route", "there is nothing at this path")
         request.setResponseCode(problem.status)
         request.setHeader("Content-Type", MEDIA_TYPE)
