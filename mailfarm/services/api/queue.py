@@ -53,11 +53,10 @@ class Queue(Resource):
 
     app = Klein()
 
-    def __init__(self, access: Access, queue: QueuePort | None, clock: Callable[[], int], reactor: Any) -> None:
+    def __init__(self, access: Access, queue: QueuePort | None, clock: Callable[[], int]) -> None:
         super().__init__(access)
         self._given = queue
         self._clock = clock
-        self._reactor = reactor
         self._turn = DeferredSemaphore(1)
 
     @route(

@@ -127,7 +127,7 @@ class Api:
             Events(access, database, Streams(access, feeds, self._slots, counts, reactor)),
             Waits(access, database, feeds, spawn, self._refusals, self._slots, counts, reactor),
             Refusals(access, database, self._refusals),
-            Queue(access, queue, clock, reactor),
+            Queue(access, queue, clock),
             Sessions(access, database, bus, ids, random),
             Tokens(access, database, bus, ids, random),
         )
