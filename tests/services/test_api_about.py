@@ -69,8 +69,9 @@ def test_the_document_has_what_a_client_is_generated_from(farm):
     assert {"createMailbox", "listMessages", "listEvents", "waitForMessages", "listRefusals"} <= ids
     assert all(re.fullmatch("[a-z]+[A-Z][A-Za-z]+", one) for one in ids)
     wait = paths["/v1/mailboxes/{id}/wait"]["get"]["responses"]
-    for status in ("408", "409"):
-        assert wait[status]["content"]["application/problem+json"]["schema"]["$ref"].endswith("/WaitProblem")
+    assert wait["409"]["content"]["application/problem+json"]["schema"]["$ref"].endswith("/WaitProblem")
+    late = wait["408"]["content"]["application/problem+json"]["schema"]["anyOf"]  # the request, or the mail
+    assert [one["$ref"].rpartition("/")[2] for one in late] == ["Problem", "WaitProblem"]
     events = paths["/v1/mailboxes/{id}/events"]["get"]["responses"]
     assert events["410"]["content"]["application/problem+json"]["schema"]["$ref"].endswith("/CursorProblem")
     assert "Retry-After" in events["503"]["headers"]

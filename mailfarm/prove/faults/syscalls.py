@@ -72,7 +72,7 @@ class Syscalls(Fault):
         if not self.thorough:
             points = dice.sample(points, min(SAMPLE, whole))
         killed = 0
-        step = len(points) // 5 + 1
+        step = max(20, len(points) // 5)
         for number, point in enumerate(points):
             if number and number % step == 0:
                 tell(f"{number} of {len(points)} calls so far, killed at {killed}")
