@@ -153,6 +153,7 @@ class Run:
     def _stop(self, steady: Steady, proof: Proof) -> bool:
         """Let the clients finish. Whether all that anybody was told is in the ledger; what is in it is judged all the
         same."""
+        self.target.mail.finish()
         try:
             proof.traffic = steady.stop()
         except (OSError, ValueError, SubprocessError) as error:

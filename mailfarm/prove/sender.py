@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from .ledger import Attempt, Ledger
-from .smtp import TIMEOUT, Letter, compose, send_once
+from .ledger import Attempt, Ledger, LedgerBroken
+from .smtp import TIMEOUT, Letter, compose, send_once, unsettled
 from .target import Door
 
 
@@ -20,6 +22,7 @@ class Sender:
         self._doors = [Door(host, port) for host, port in doors]
         self._ledger = Ledger(folder, "own")
         self._number = 0
+        self._under_way: dict[str, tuple[Letter, Door]] = {}
 
     def letter(self, to: str = "", size: int = 500) -> Letter:
         """A new message for a mailbox, the first one if none is named."""
@@ -30,9 +33,20 @@ class Sender:
     def send(self, letter: Letter, door: Door | None = None, timeout: float = TIMEOUT) -> list[Attempt]:
         """Send it once, by a connection of its own to ``door``, or to the mx listeners in turn; what came of it. Sent
         again it is the same message, as of a client that does not know what became of it. Raises LedgerBroken."""
-        attempts = asyncio.run(send_once(letter, door or self._doors[self._number % len(self._doors)], timeout))
+        door = door or self._doors[self._number % len(self._doors)]
+        self._under_way[letter.id] = letter, door
+        attempts = asyncio.run(send_once(letter, door, timeout))
         self._ledger.write(attempts)
+        del self._under_way[letter.id]
         return attempts
+
+    def finish(self) -> None:
+        """What was interrupted while it was sent may be there: write that down."""
+        now = time.monotonic()
+        for letter, door in self._under_way.values():
+            with suppress(LedgerBroken):
+                self._ledger.write(unsettled(letter, door, now))
+        self._under_way.clear()
 
     @property
     def broken(self) -> str:

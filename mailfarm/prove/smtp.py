@@ -212,12 +212,13 @@ async def send_once(letter: Letter, door: Door, timeout: float = TIMEOUT) -> lis
         session = await Session.open(door, timeout)
     except Refused as refused:
         return unsent(letter, door, refused, began)
-    attempts = await session.send(letter)
-    if session.broken:
+    try:
+        attempts = await session.send(letter)
+        if not session.broken:
+            await session.quit()
+        return attempts
+    finally:
         session.close()
-    else:
-        await session.quit()
-    return attempts
 
 
 def unsent(letter: Letter, door: Door, refused: Refused, began: float) -> list[Attempt]:
@@ -227,3 +228,9 @@ def unsent(letter: Letter, door: Door, refused: Refused, began: float) -> list[A
         Attempt(letter.id, to, "refused", refused.code, letter.sha256, began, now, server, refused.text)
         for to in letter.to
     ]
+
+
+def unsettled(letter: Letter, door: Door, now: float) -> list[Attempt]:
+    """The attempts of a message that was under way when it was over: it may be there."""
+    server = f"{door.host}:{door.port}"
+    return [Attempt(letter.id, to, "unknown", 0, letter.sha256, now, now, server) for to in letter.to]

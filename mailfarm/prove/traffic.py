@@ -32,7 +32,7 @@ from typing import Self
 
 from .child import guarded
 from .ledger import MOST, Attempt, Ledger, LedgerBroken
-from .smtp import TIMEOUT, How, Letter, Refused, Session, compose, unsent
+from .smtp import TIMEOUT, How, Letter, Refused, Session, compose, unsent, unsettled
 from .target import Door
 
 NOBODY = "nobody-has-this-address@example.invalid"
@@ -131,10 +131,8 @@ class Traffic:
         now = time.monotonic()
         for letter, door in self._under_way.values():
             self._counts[_kind(door)]["unfinished"] += 1
-            where = f"{door.host}:{door.port}"
-            lines = [Attempt(letter.id, to, "unknown", 0, letter.sha256, now, now, where) for to in letter.to]
             with contextlib.suppress(LedgerBroken):
-                self._ledger.write(lines)
+                self._ledger.write(unsettled(letter, door, now))
         for _, _, _, door in self._again:
             self._counts[_kind(door)]["unfinished"] += 1
 
