@@ -1,6 +1,6 @@
 #!lua flags=no-writes
 -- Answers: waiting, leased, aside, when the oldest that waits was put (µs; -1: none waits), octets of all content, how
--- many were never handed out, and the number of the last one that was.
+-- many were never handed out, and how many have ended.
 local leased, aside = redis.call('ZCARD', LEASED), redis.call('ZCARD', ASIDE)
 local entries = redis.call('HLEN', IDS)
 local oldest
@@ -25,5 +25,6 @@ end
 local waiting = math.max(entries - leased - aside, 0)
 local counts = redis.call('HMGET', COUNTS, 'octets', 'number')
 last = tonumber(string.match(last, '^%d+'))
+local number = tonumber(counts[2] or 0)
 return {waiting, leased, aside, tonumber(put_at or -1), tonumber(counts[1] or 0),
-  math.max(tonumber(counts[2] or 0) - last, 0), last}
+  math.max(number - last, 0), number - entries}

@@ -364,11 +364,11 @@ class RedisQueue:
                 self._checked = now
                 await self._calls.check(self._check)
             used, limit = await self._calls.memory()
-            depth, octets, untouched = await self._calls.depth()
+            depth, octets, ahead = await self._calls.depth()
         except QueueUnavailable:
             self._metrics.up.set(0)
             raise
-        self._room.measured(depth.waiting + depth.leased + depth.aside, octets, used, limit, untouched)
+        self._room.measured(depth.waiting + depth.leased + depth.aside, octets, used, limit, ahead)
         self._metrics.saw(depth, octets, self.clock(), self._room.wait)
         self._metrics.memory.set(used / limit if limit else 0.0)
         self._metrics.up.set(not self._check.complaint)

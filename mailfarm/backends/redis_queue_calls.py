@@ -13,7 +13,7 @@ from mailfarm.errors import LeaseLost, NotFound, QueueFull, QueueUnavailable
 from mailfarm.ports import Depth, State
 
 from .queue_outage import Outage
-from .queue_wait import Untouched
+from .queue_wait import Ahead
 from .redis_connection import Argument, Packed, Parts, RedisAway, RedisRefused
 from .redis_link import RedisLink, Script
 from .redis_queue_metrics import ShardMetrics
@@ -213,13 +213,13 @@ class Calls:
         """The numbers of the oldest entries in a state."""
         return [number.decode() for number in await self._call("list", self._list, (state, limit))]
 
-    async def depth(self) -> tuple[Depth, int, Untouched]:
-        """How many entries are in each state, the octets of all content, and what was never handed out. Answered in
+    async def depth(self) -> tuple[Depth, int, Ahead]:
+        """How many entries are in each state, the octets of all content, and what goes before new mail. Answered in
         order with the puts: it counts those that were answered before, and no others of this process."""
         figures = await self._call("depth", self._depth, (), PUTTING)
-        waiting, leased, aside, oldest, octets, never, handed_out = figures
+        waiting, leased, aside, oldest, octets, untouched, ended = figures
         depth = Depth(waiting, leased, aside, None if oldest < 0 else oldest)
-        return depth, octets, Untouched(never, handed_out)
+        return depth, octets, Ahead(untouched, leased, ended)
 
     async def memory(self) -> tuple[int, int]:
         """The octets the server uses, and its limit (0: none, or it may not be asked)."""

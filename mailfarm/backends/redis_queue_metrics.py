@@ -45,7 +45,7 @@ class QueueMetrics:
         self.entries = gauge("entries", "Entries by state: waiting, leased, aside", "state")
         self.octets = gauge("octets", "Octets of content")
         self.oldest = gauge("oldest_seconds", "Age of the oldest entry that waits; 0 when none does")
-        self.wait = gauge("wait_seconds", "How long what is put now will wait for its turn; 0 when nobody works it off")
+        self.wait = gauge("wait_seconds", "How long until what is put now will be filed; 0 when nobody works it off")
         self.memory = gauge("memory_share", "The part of the server's memory limit that is used; 0 without a limit")
 
     @classmethod

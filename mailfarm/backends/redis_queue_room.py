@@ -4,7 +4,7 @@ The figures are looked up once a second, so that ``admit`` costs no round trip; 
 since is added to them. Mail is refused before its content when the server's memory is filled to four fifths: the rest
 is for what is under way, whose content was already received.
 
-At three quarters of any cap, and when mail would wait too long for its turn (``queue_wait``), the queue is too far
+At three quarters of any cap, and when mail would wait too long until it is filed (``queue_wait``), the queue is too far
 behind. It tells from half of that on, and who lets mail in decides what follows (``inbound/pressure``).
 """
 
@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from mailfarm.errors import QueueBehind, QueueFull, QueueRefuses, QueueUnavailable, TooLarge
 
-from .queue_wait import Untouched, Wait
+from .queue_wait import Ahead, Wait
 from .redis_connection import Connection, RedisRefused
 from .redis_link import RedisLink
 
@@ -105,8 +105,8 @@ class ServerCheck:
 
 
 class RedisRoom:
-    """Caps on entries and octets, and on the server's memory; ``max_wait`` is how many seconds mail may wait for its
-    turn, 0: any. ``seconds`` is a steady clock."""
+    """Caps on entries and octets, and on the server's memory; ``max_wait`` is how many seconds mail may wait until
+    it is filed, 0: any. ``seconds`` is a steady clock."""
 
     def __init__(self, seconds: Callable[[], float], max_entries: int, max_octets: int, max_wait: float = 0.0) -> None:
         self.max_entries = max_entries
@@ -128,13 +128,13 @@ class RedisRoom:
 
     @property
     def wait(self) -> float:
-        """Seconds that what is put now will wait for its turn."""
-        return self._wait.seconds
+        """Seconds until what is put now will be filed."""
+        return self._wait.at(self._seconds())
 
-    def measured(self, entries: int, octets: int, used: int, limit: int, untouched: Untouched) -> None:
+    def measured(self, entries: int, octets: int, used: int, limit: int, ahead: Ahead) -> None:
         """What the server says now; ``limit`` 0 is none."""
         self._measured = self._seconds()
-        self._wait.saw(self._measured, untouched)
+        self._wait.saw(self._measured, ahead)
         self._entries, self._octets, self._used, self._limit = entries, octets, used, limit
 
     def add(self, entries: int, octets: int) -> None:
@@ -142,6 +142,7 @@ class RedisRoom:
         self._entries += entries
         self._octets += octets
         self._used += octets
+        self._wait.put(max(entries, 0))
 
     def overflowed(self) -> None:
         """The server has just found no memory: for a second nobody else need try."""
@@ -169,12 +170,13 @@ class RedisRoom:
         if self._limit:
             filled = max(filled, (self._used + size) / (SHARE * self._limit))
         by = filled / BEHIND
-        late = self._wait.seconds / self._max_wait if self._max_wait else 0.0
+        wait = self.wait if self._max_wait else 0.0
+        late = wait / self._max_wait if wait else 0.0
         if max(by, late) < QueueBehind.HALF:
             return
         if by >= late:
             raise QueueBehind(f"the queue is filled to {filled:.0%}", by)
-        text = f"mail waits {self._wait.seconds:.0f} s for its turn, and {self._max_wait:g} s are allowed"
+        text = f"mail waits {wait:.0f} s until it is filed, and {self._max_wait:g} s are allowed"
         raise QueueBehind(text, late)
 
 

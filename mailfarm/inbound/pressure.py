@@ -10,10 +10,12 @@ The share is found as TCP finds its rate (RFC 5681), once a second:
 the queue is behind                     the share is
 ======================================  ===================================================
 too far (1.0), and falls back further   halved
+too far, and hardly comes nearer        a tenth less
 too far, and comes nearer               left
 more than half as far                   a tenth more
 less                                    half as much again, or none any more if nobody was refused
-twice too far (2.0)                     nobody's: mail hears 451, and who connects hears 421
+twice too far (2.0)                     nobody's: mail hears 451, and who connects hears 421;
+                                        halved if it was what had been let in that second
 ======================================  ===================================================
 
 Between these lies its hysteresis. After ``FORGOTTEN`` seconds in which nobody came everybody is let in. Listeners do
@@ -37,8 +39,11 @@ from mailfarm.errors import QueueBehind
 PAUSE: Final = 1.0
 FORGOTTEN: Final = 10.0
 LESS: Final = 0.5
+A_LITTLE_LESS: Final = 0.9
 MORE: Final = 1.1
 MUCH_MORE: Final = 1.5
+NEARER: Final = 0.95
+"""Of how far behind it was a second before: more than that is not soon back."""
 _SECOND: Final = 1.0
 
 
@@ -158,9 +163,15 @@ class Pressure:
             self.share = max(1.0, LESS * busiest)
             share = f"Each may bring in {self.share:.0f} a second, or less"
             self._tell(f"Mail comes in faster than it is filed: {self._why}. {share}")
-        elif self._by > self._last_by:
+        elif self._by > self._last_by or (self.closed and any(map(_brought, self._counts.values()))):
             self.share = max(1.0, LESS * self.share)
+        elif self._by > NEARER * self._last_by:
+            self.share = max(1.0, A_LITTLE_LESS * self.share)
 
     def _over(self) -> None:
         self.share = None
         self._tell("Filing keeps up again: everybody is let in")
+
+
+def _brought(members: dict[str, int]) -> bool:
+    return any(members.values())

@@ -1,64 +1,72 @@
-"""How long what is put now will wait."""
+"""How long until what is put now is filed."""
 
 from __future__ import annotations
 
-from mailfarm.backends.queue_wait import WINDOW, Untouched, Wait
+import pytest
+
+from mailfarm.backends.queue_wait import WINDOW, Ahead, Wait
 
 
-def test_it_is_what_waits_divided_by_the_pace_of_the_workers() -> None:
+def told(*seconds: tuple[int, int], leased: int = 0) -> Wait:
+    """Untouched and ended, second after second, from 100.0 on."""
     wait = Wait()
-    wait.saw(100.0, Untouched(0, 1000))
-    assert wait.seconds == 0
-    wait.saw(101.0, Untouched(500, 1100))
-    wait.saw(102.0, Untouched(450, 1200))
-    assert wait.seconds == 4.5
+    for second, (untouched, ended) in enumerate(seconds):
+        wait.saw(100.0 + second, Ahead(untouched, leased, ended))
+    return wait
+
+
+def test_it_is_what_goes_before_by_what_workers_end_in_a_second() -> None:
+    assert told((0, 1000)).at(100.0) == 0
+    assert told((500, 1000), (450, 1100), (400, 1200)).at(102.0) == 4.0
+    assert told((500, 1000), (450, 1100), (400, 1200), leased=50).at(102.0) == 4.5
+
+
+def test_it_is_the_mean_of_the_busy_seconds_as_workers_end_in_heaps() -> None:
+    assert told((900, 0), (900, 50), (900, 80), (900, 320), (900, 410)).at(104.0) == pytest.approx(900 / 120)
+
+
+def test_what_was_put_since_counts_beyond_what_may_have_been_ended() -> None:
+    wait = told((500, 1000), (450, 1100), (400, 1200))
+    assert wait.at(102.5) == 4.0
+    wait.put(20)
+    assert wait.at(102.1) == pytest.approx(4.1)
+    assert wait.at(102.5) == 4.0
+    wait.put(380)
+    assert wait.at(102.5) == pytest.approx(7.5)
+    wait.saw(103.0, Ahead(700, 0, 1300))
+    assert wait.at(103.0) == 7.0
 
 
 def test_a_burst_on_an_idle_system_is_not_taken_for_slowness() -> None:
-    wait = Wait()
-    for second in range(20):
-        wait.saw(100.0 + second, Untouched(0, 1000 + second))
-    wait.saw(120.0, Untouched(150, 1020))  # put just before the look
-    assert wait.seconds == 0
-    wait.saw(121.0, Untouched(0, 1170))
-    wait.saw(122.0, Untouched(150, 1171))
-    assert wait.seconds == 1.0  # by now it is known what they can do
+    idle = [(0, 1000 + second) for second in range(20)]
+    assert told(*idle, (150, 1020)).at(120.0) == 0  # put just before the look
+    assert told(*idle, (150, 1020), (0, 1170), (150, 1171)).at(122.0) == 0
+    assert told(*idle, (150, 1020), (0, 1170), (150, 1171), (151, 1321)).at(123.0) < 1.1  # it is known what they can do
 
 
-def test_who_was_seen_at_work_once_since_an_outage_may_have_had_a_part_of_that_second() -> None:
-    wait = Wait()
-    for second in range(60):
-        wait.saw(100.0 + second, Untouched(100 * second, 1000))
-    wait.saw(160.0, Untouched(5950, 1050))
-    assert wait.seconds == 0
-    wait.saw(161.0, Untouched(4950, 2050))
-    assert wait.seconds == 4.95
+def test_a_second_that_was_not_busy_shows_what_they_can_do_too() -> None:
+    # one by one, seen just before it was taken, twice; and a burst
+    assert told((0, 1000), (0, 1200), (1, 1201), (150, 1202)).at(103.0) == 150 / 200
+
+
+def test_the_second_in_which_they_come_back_is_no_pace() -> None:
+    away = [(100 * second, 1000) for second in range(60)]
+    assert told(*away, (5950, 1050)).at(160.0) == 0
+    assert told(*away, (5950, 1050), (4950, 2050)).at(161.0) == 4.95
 
 
 def test_workers_that_are_away_are_not_behind() -> None:
-    wait = Wait()
-    for second in range(100):
-        wait.saw(100.0 + second, Untouched(10 * second, 1000))
-    assert wait.seconds == 0
+    assert told(*[(10 * second, 1000) for second in range(100)]).at(199.0) == 0
+    busy = [(5000, 100 * second) for second in range(5)]
+    gone = [(5000, 400)] * WINDOW
+    assert told(*busy, *gone[:-2]).at(112.0) == 50
+    assert told(*busy, *gone).at(114.0) == 0
 
 
-def test_the_best_second_of_the_last_ten_counts_so_that_the_end_of_an_outage_is_not_taken_for_slowness() -> None:
-    wait = Wait()
-    for second in range(WINDOW):
-        wait.saw(100.0 + second, Untouched(1000 * second, 1000))
-    wait.saw(100.0 + WINDOW, Untouched(9000, 3000))
-    wait.saw(101.0 + WINDOW, Untouched(9000, 3001))
-    assert wait.seconds == 4.5
-    for second in range(1, WINDOW + 1):
-        wait.saw(101.0 + WINDOW + second, Untouched(9000, 3001 + 10 * second))
-    assert wait.seconds == 900.0
+def test_a_second_in_which_they_stood_still_says_nothing_of_their_pace() -> None:
+    assert told((5000, 0), (5000, 100), (5000, 200), (5000, 200), (5000, 200)).at(104.0) == 50
 
 
 def test_a_queue_that_was_emptied_by_hand_counts_anew() -> None:
-    wait = Wait()
-    wait.saw(100.0, Untouched(5, 1000))
-    wait.saw(101.0, Untouched(5, 0))
-    assert wait.seconds == 0
-    wait.saw(102.0, Untouched(5, 10))
-    wait.saw(103.0, Untouched(5, 20))
-    assert wait.seconds == 0.5
+    assert told((5, 1000), (5, 1010), (5, 0)).at(102.0) == 0
+    assert told((5, 1000), (5, 1010), (5, 0), (5, 10), (5, 20)).at(104.0) == 0.5
