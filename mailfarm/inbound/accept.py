@@ -25,6 +25,9 @@ is slow they gather; past this, mail is refused."""
 AT_ONCE: Final = 5 * CHUNK
 """Octets of one message that are in memory for the queue at most: it takes large content in pieces."""
 
+SAID_AGAIN: Final = 10_000_000
+"""Microseconds for which refusals of the same kind are counted and not logged: thousands come in a second."""
+
 NO_ROOM = Reply(452, "4.3.1", "There is no room for this message now; try again later")
 TOO_LARGE = Reply(552, "5.3.4", "Message is larger than the queue here can ever hold")
 UNCONFIRMED = Reply(451, "4.3.0", "The message could not be stored safely; send it again later")
@@ -79,6 +82,7 @@ class Accept:
         self._incoming = incoming
         self._pause = pause
         self._putting = 0
+        self._said: dict[type[Exception], tuple[int, int]] = {}
         self.pressure = pressure
         # a name that cannot stand in a header is found now, not with the first mail
         received(helo="", client="", by=hostname, protocol="ESMTP", id="0", now=0)
@@ -98,12 +102,23 @@ class Accept:
                     await self._pause(PAUSE)
                 return BEHIND if self.pressure.closed else OVER_SHARE
         except QueueFull as error:
-            self._trouble("mail is refused before its content", error)
+            self._refused(error)
             return TOO_LARGE if isinstance(error, TooLarge) else NO_ROOM
         except Exception as error:
-            self._trouble("mail is refused before its content", error)
+            self._refused(error)
             return NOT_NOW
         return None
+
+    def _refused(self, error: Exception) -> None:
+        """Say so, now and then."""
+        now = self._clock()
+        last, more = self._said.get(type(error), (0, 0))
+        if last and abs(now - last) < SAID_AGAIN:
+            self._said[type(error)] = last, more + 1
+            return
+        self._said[type(error)] = now, 0
+        before = f" ({more} more like it since it was said last)" if more else ""
+        self._trouble(f"mail is refused before its content{before}", error)
 
     async def take(
         self, envelope: Envelope, content: HashedContent, origin: Origin, account: str, mailboxes: Sequence[str]

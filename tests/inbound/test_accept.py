@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from mailfarm.errors import QueueBehind, QueueFull, QueueUnavailable
 from mailfarm.ids import Ids, is_id
-from mailfarm.inbound.accept import AT_ONCE, BEHIND, NO_ROOM, OVER_SHARE, PUTTING, Accept
+from mailfarm.inbound.accept import AT_ONCE, BEHIND, NO_ROOM, OVER_SHARE, PUTTING, SAID_AGAIN, Accept
 from mailfarm.inbound.pressure import PAUSE, Pressure, Sender
 from mailfarm.mail.envelope import Envelope, Recipient
 from mailfarm.mail.reply import Reply
@@ -150,6 +150,35 @@ def test_content_that_has_nowhere_to_be_is_refused_before_it_comes() -> None:
     )
     assert asyncio.run(accept.room(7, SENDER)) == NO_ROOM
     assert "no place for 7" in str(told[0][1])
+
+
+def test_a_flood_of_refusals_is_a_line_of_each_kind_and_their_number_later() -> None:
+    queue, now, told = Seen(QueueFull("the disk")), [NOW], []
+    accept = Accept(
+        queue,
+        Ids(lambda: NOW, bytes),
+        lambda: now[0],
+        "mx.test",
+        lambda what, error: told.append((what, error)),
+        pressure(),
+    )
+
+    def refused(times: int) -> None:
+        for _ in range(times):
+            assert asyncio.run(accept.room(1, SENDER))
+
+    refused(1000)
+    queue.error = QueueUnavailable("away")
+    refused(1000)
+    queue.error = QueueFull("the disk again")
+    now[0] += SAID_AGAIN
+    refused(2)
+    what = "mail is refused before its content"
+    assert [(text, str(error)) for text, error in told] == [
+        (what, "the disk"),
+        (what, "away"),
+        (f"{what} (999 more like it since it was said last)", "the disk again"),
+    ]
 
 
 def test_a_host_name_that_cannot_stand_in_a_header_is_found_at_once() -> None:

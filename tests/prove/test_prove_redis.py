@@ -32,9 +32,11 @@ def test_a_redis_that_answers_before_it_syncs_is_found_out(tmp_path: Path) -> No
 
 
 def test_a_failover_loses_nothing(tmp_path: Path) -> None:
-    (fault,) = chosen(list(failover.faults()), "redis-failover")
-    fault.times = 1
-    nothing_lost(proof_of([fault], tmp_path))
+    failing_over, killed = chosen(list(failover.faults()), "redis-failover", "kill-sentinel")
+    failing_over.times = killed.times = 1
+    proof = proof_of([killed, failing_over, killed], tmp_path)  # one that was killed promotes as well
+    nothing_lost(proof)
+    assert [each.fault.name for each in proof.injected].count("kill-sentinel") == 2
     assert "+switch-master" in (tmp_path / "sentinel-1.log").read_text(), "the stores' logs are kept beside the others"
 
 

@@ -47,6 +47,26 @@ class Failover(Fault):
             until(lambda: _settled(target), "one of the two follows the other", 60)
 
 
+class KillSentinel(Fault):
+    """Who knows the master is gone for a moment, and comes back."""
+
+    name = "kill-sentinel"
+    family = "redis"
+    says = "SIGKILL of Sentinel at a random moment while mail flows"
+    options = Failover.options
+    times = 3
+
+    def inject(self, target: Target, dice: random.Random, tell: Tell) -> None:
+        """As in Fault."""
+        (sentinel,) = target.of("sentinel")
+        before, away = dice.uniform(0, 1), dice.uniform(0, 3)
+        tell(f"after {before:.3f} s, away for {away:.3f} s")
+        time.sleep(before)
+        sentinel.kill()
+        time.sleep(away)
+        sentinel.start()
+
+
 class WithoutWait(Fault):
     """The control: nobody waits for the replica, and it takes the lost master's address."""
 
@@ -111,4 +131,5 @@ def _master(redis: Redis) -> bool:
 def faults() -> Iterator[Fault]:
     """One of each."""
     yield Failover()
+    yield KillSentinel()
     yield WithoutWait()

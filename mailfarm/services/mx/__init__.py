@@ -71,7 +71,8 @@ DIAGNOSTICS
     cannot listen on ...         the port is in use or not ours to take; the line names the setting
     mail is refused before its content, message ... found no room
                                  the disk is at its reserve, the queue at its cap or slow, or the folder for content
-                                 that comes in is full; the line says which: make room, or look why inbound is behind
+                                 that comes in is full; the line says which: make room, or look why inbound is behind.
+                                 The first is said at most every ten seconds for each reason, with how many there were
     Mail comes in faster than it is filed: ... Each may bring in ... a second, or less
                                  filing is behind: look at inbound and the database; "Filing keeps up again" ends it
     message ... was not confirmed
