@@ -190,8 +190,8 @@ def overload(house: OwnCluster, rows: Rows, rate: float, given: Any) -> dict[str
     boxes = [boxes[0], boxes[-1], *boxes[1:-1]]  # the noisy network's first, and the quiet one's
     many = ",".join(box.address for box in boxes if box is not boxes[1])
     processes = 2
-    # a session that is refused waits a second for that, so there are many; each tries again at once
-    sessions = min(int(TIMES * rate) // processes + 10, FEW if given.quick else MOST)
+    # a session that is refused waits a second for that and one that is let in for longer, so there are many
+    sessions = min(int(1.5 * TIMES * rate) // processes + 10, FEW if given.quick else MOST)
     noisy = [start(mx.port("mx"), NOISY, many, seconds, 0.0, sessions) for _ in range(processes)]
     quiet = [start(mx.port("mx"), QUIET, boxes[1].address, seconds, 1 / QUIET_RATE, 1)]
     try:
