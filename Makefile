@@ -29,13 +29,14 @@ test: setup-test check stack-images ## set up, check and run every test, and a s
 	$(PY) -m pytest -n $(JOBS) --dist worksteal -ra $(if $(ARGS),$(ARGS),--ignore $(JOURNEY))
 
 stack-test: setup-test stack-images ## deploy the stack on a Swarm of its own, update it and break it (25 minutes; root)
-	@$(call within,1500,make stack-test,$(PY) -m pytest tests/stack -m stack \
+	@$(call within,1500,make stack-test,$(PY) -m pytest tests/stack -m 'stack and not prove' \
 		-o faulthandler_timeout=900 --durations=25 -ra $(ARGS))
 
-prove: setup-test ## break a cluster of processes and mailfarm dev in every way there is, and prove that no mail is lost (long; root)
+prove: setup-test stack-images ## break a cluster of processes, mailfarm dev and the stack in every way there is, and prove that no mail is lost (long; root)
 	.venv/bin/mailfarm prove --full --jobs 3 --report .make/prove $(ARGS)
 	.venv/bin/mailfarm prove dev --full --jobs 3 --report .make/prove-dev $(ARGS)
 	$(if $(ARGS),,$(PY) -m pytest tests/prove -m prove -n 3 -ra)
+	$(if $(ARGS),,$(PY) -m pytest tests/stack -m 'stack and prove' -o faulthandler_timeout=900 -ra)
 
 stack-images: setup-test
 	@$(PY) tests/stack/images.py

@@ -67,15 +67,14 @@ def test_it_leaves_a_stack_alone_that_somebody_uses(stack: Deployment, table: Ta
     run.assert_nothing_noticed()
 
 
-def test_nothing_is_lost(stack: Deployment, table: Table, tmp_path: Path) -> None:
-    """Containers of every service are killed, all services are updated and scaled, a store is cut off, a node is
-    drained and one loses power; what was answered 250 meanwhile is there, and nothing else is."""
-    report = tmp_path / "report"
-    with Switch(stack.lab, tmp_path / "power") as switch:
+def proved(stack: Deployment, table: Table, folder: Path, *words: str) -> dict[str, int]:
+    """Prove the stack, with faults by ``words``: how often each was injected."""
+    report = folder / "report"
+    with Switch(stack.lab, folder / "power") as switch:
         power = ("--power-off", switch.command("off"), "--power-on", switch.command("on"))
-        words = command(stack, "--short", "--yes", "--seed", "5", "--report", str(report), "--require-all", *power)
+        whole = command(stack, *words, "--yes", "--seed", "5", "--report", str(report), "--require-all", *power)
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        with subprocess.Popen(words, env=environ(stack), text=True, **pipes) as process:
+        with subprocess.Popen(whole, env=environ(stack), text=True, **pipes) as process:
             said: list[str] = []
 
             def read() -> None:
@@ -93,13 +92,26 @@ def test_nothing_is_lost(stack: Deployment, table: Table, tmp_path: Path) -> Non
     total = form["total"]
     names = ("injected", "acknowledged", "unknown", "lost", "altered", "ghosts", "duplicates")
     counts = ", ".join(f"{total[name]} {name}" for name in names)
-    stack.tell(table.fact(f"mailfarm prove stack --short, in {form['seconds']:.0f} s", counts))
+    stack.tell(table.fact(f"mailfarm prove stack {' '.join(words)}, in {form['seconds']:.0f} s", counts))
     assert form["proved"]
     assert total["acknowledged"] > 500
     assert total["lost"] == total["altered"] == total["ghosts"] == 0
-    injected = {each["name"]: each["injected"] for each in form["faults"]}
-    assert {name for name, count in injected.items() if count} == {
-        *("swarm-kill", "swarm-update", "swarm-scale", "swarm-part", "swarm-drain", "swarm-power")
-    }
     assert (report / "report.html").stat().st_size > 0
     stack.until(stack.converged, 120, "the stack after it was proved")
+    return {each["name"]: each["injected"] for each in form["faults"] if each["injected"]}
+
+
+def test_nothing_is_lost(stack: Deployment, table: Table, tmp_path: Path) -> None:
+    """Containers of every service are killed, all services are updated and scaled, a store is cut off, a node is
+    drained and one loses power; what was answered 250 meanwhile is there, and nothing else is."""
+    injected = proved(stack, table, tmp_path, "--short")
+    assert set(injected) == {*("swarm-kill", "swarm-update", "swarm-scale", "swarm-part", "swarm-drain", "swarm-power")}
+
+
+@pytest.mark.prove
+def test_nothing_is_lost_however_long_they_stand_still_or_are_cut_off(
+    stack: Deployment, table: Table, tmp_path: Path
+) -> None:
+    """Containers stand still and are parted for longer than every lease, and both queues go, one after the other."""
+    names = ("swarm-pause", "swarm-part-long", "swarm-queues")
+    assert set(proved(stack, table, tmp_path, "--faults", *names)) == set(names)
