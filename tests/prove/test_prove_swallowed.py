@@ -69,10 +69,14 @@ class Interrupted(Fault):
     targets = ("dev",)
 
     def inject(self, target: Target, dice: random.Random, tell: Tell) -> None:
-        with Wires() as wires:
-            wire = wires.wire(target.smtp[0])
-            wire.watch(Interrupting)
-            target.mail.send(target.mail.letter(), Door(wire.host, wire.port))
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a reactor in a test takes it
+        try:
+            with Wires() as wires:
+                wire = wires.wire(target.smtp[0])
+                wire.watch(Interrupting)
+                target.mail.send(target.mail.letter(), Door(wire.host, wire.port))
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def test_what_was_under_way_when_it_was_interrupted_is_unknown(tmp_path: Path) -> None:
