@@ -7,7 +7,7 @@ SHELL := bash
 	bench-cluster bench-targets bench-stack prove screenshot audit lock clean
 
 PY := .venv/bin/python
-# two more than there are cores, as tests wait more than they work
+# more than there are cores, as tests wait more than they work
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2); echo $$((n < 2 ? 4 : n > 6 ? 8 : n + 2)))
 
 JOURNEY := tests/stack/test_stack_journey.py

@@ -40,14 +40,16 @@ class TooLarge(QueueFull):
 
 class QueueBehind(QueueFull):
     """The queue has room, and more comes in than is worked off. ``by`` says how far, from ``HALF`` on; at 1.0
-    less should come in, and nothing at ``NOBODY``. SMTP 451 4.3.2."""
+    less should come in, and nothing at ``NOBODY``. ``allowed`` is how many seconds mail may wait, where that is what
+    is exceeded. SMTP 451 4.3.2."""
 
     HALF = 0.5
     NOBODY = 2.0
 
-    def __init__(self, text: str, by: float) -> None:
+    def __init__(self, text: str, by: float, allowed: float = 60.0) -> None:
         super().__init__(text)
         self.by = by
+        self.allowed = allowed
 
 
 class DatabaseUnavailable(Temporary):

@@ -1,14 +1,15 @@
 """How long until what is put now is filed: how much goes before it, by how fast workers end what they have.
 
 The age of the oldest entry would say it too late: that one came in long ago, and what was let in since waits longer.
-How fast is what was ended, and not what was handed out: a worker takes more at once than it files. It is the mean of
-the busy seconds of the last ten: those that began and ended with something nobody had taken yet, and followed one in
-which workers were at work, so that no burst at their end and no return from an outage in their middle is taken for
-slowness. A second that was not busy and ended more counts in their place. Entries that come again do not count as
-going before: one that the database cannot work on may be a day old.
+How fast is what was ended, and not what was handed out: a worker takes more at once than it files. It is reckoned over
+the time, of the last twenty seconds, in which there always was something that nobody had taken: from the first second
+in which something ended to the last one. So it is right also where workers end in heaps, some seconds apart, and
+neither a burst nor a return from an outage in the middle of a second is taken for slowness. A second before that time
+that ended more counts in its place. Entries that come again do not count as going before: one that the database cannot
+work on may be a day old.
 
-Where nothing was ended for ten seconds nothing is said, and nothing until there was a busy second. Workers that are
-away, or whose database is, are not behind: the queue is there for just that, and takes mail up to its caps.
+Where nothing was ended for ten seconds nothing is said. Workers that are away, or whose database is, are not behind:
+the queue is there for just that, and takes mail up to its caps.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, NamedTuple
 
-WINDOW: Final = 10
+WINDOW: Final = 20
 """Seconds."""
+SILENT: Final = 10
+"""Seconds in which nothing was ended, after which nothing is said."""
+GAP: Final = 5.0
+"""Seconds without figures after which those before say nothing any more."""
 
 
 class Ahead(NamedTuple):
@@ -29,24 +34,27 @@ class Ahead(NamedTuple):
     ended: int
 
 
-class _Second(NamedTuple):
+class _Look(NamedTuple):
     at: float
+    ended: int
+    """So far."""
     pace: float
-    busy: bool
+    """Of the time since the look before."""
+    untouched: bool
+    """Whether anything was."""
 
 
 class Wait:
     """Figures are told about once a second."""
 
-    __slots__ = ("_ahead", "_last", "_pace", "_put", "_seconds", "_seen")
+    __slots__ = ("_ahead", "_looks", "_pace", "_put", "_seen")
 
     def __init__(self) -> None:
         self._seen = 0.0
-        self._last: Ahead | None = None
         self._put = 0  # since then
         self._ahead = 0
         self._pace = 0.0  # 0: not known
-        self._seconds: deque[_Second] = deque()
+        self._looks: deque[_Look] = deque()
 
     def at(self, now: float) -> float:
         """How long, in seconds, by the figures told last and what was put since beyond what may have been ended; 0 when
@@ -61,16 +69,32 @@ class Wait:
 
     def saw(self, now: float, ahead: Ahead) -> None:
         """What the server says at ``now``, on a steady clock."""
-        last, seconds = self._last, self._seconds
-        if last is not None and now > self._seen:
-            ended = max(ahead.ended - last.ended, 0)  # below 0: the queue was emptied by hand, and counts anew
-            at_work = bool(seconds) and seconds[-1].pace > 0
-            busy = at_work and ended > 0 and last.untouched > 0 and ahead.untouched > 0
-            seconds.append(_Second(now, ended / (now - self._seen), busy))
-        self._seen, self._last, self._put = now, ahead, 0
-        while seconds and seconds[0].at <= now - WINDOW:
-            seconds.popleft()
-        busy_ones = [second.pace for second in seconds if second.busy]
-        others = max((second.pace for second in seconds if not second.busy), default=0.0)
-        self._pace = max(sum(busy_ones) / len(busy_ones), others) if busy_ones else 0.0
+        looks = self._looks
+        if looks and (now - looks[-1].at > GAP or ahead.ended < looks[-1].ended):  # emptied by hand: it counts anew
+            looks.clear()
+            self._pace = 0.0
+        if not looks or now > looks[-1].at:
+            pace = (ahead.ended - looks[-1].ended) / (now - looks[-1].at) if looks else 0.0
+            looks.append(_Look(now, ahead.ended, pace, ahead.untouched > 0))
+        while looks[0].at <= now - WINDOW:
+            looks.popleft()
+        if looks[-1].pace:
+            self._pace = self._reckon()
+        elif not any(look.pace for look in looks if look.at > now - SILENT):
+            self._pace = 0.0  # while nothing ends, what they did before is the pace: they may be away
+        self._seen, self._put = now, 0
         self._ahead = ahead.untouched + ahead.leased
+
+    def _reckon(self) -> float:
+        """What they end in a second, now that they have ended something; 0: that is not known."""
+        fastest = before = 0.0
+        first, last = None, self._looks[-1]
+        for look in self._looks:
+            fastest = max(fastest, look.pace)
+            if not look.untouched:
+                first, before = None, fastest
+            elif first is None and look.pace:
+                first = look
+        if first is None or first is last:
+            return 0.0
+        return max((last.ended - first.ended) / (last.at - first.at), before)

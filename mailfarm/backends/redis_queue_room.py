@@ -177,7 +177,7 @@ class RedisRoom:
         if by >= late:
             raise QueueBehind(f"the queue is filled to {filled:.0%}", by)
         text = f"mail waits {wait:.0f} s until it is filed, and {self._max_wait:g} s are allowed"
-        raise QueueBehind(text, late)
+        raise QueueBehind(text, late, self._max_wait)
 
 
 def _version(info: Any) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ if it had been stored all the same it comes twice (RFC 1047), which the spool id
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
@@ -26,7 +27,10 @@ AT_ONCE: Final = 5 * CHUNK
 """Octets of one message that are in memory for the queue at most: it takes large content in pieces."""
 
 SAID_AGAIN: Final = 10_000_000
-"""Microseconds for which refusals of the same kind are counted and not logged: thousands come in a second."""
+"""Microseconds for which refusals for the same reason are counted and not logged: thousands come in a second."""
+REASONS: Final = 100
+"""That are remembered for that; at one more all are forgotten."""
+_NUMBERS: Final = re.compile(r"\d+")
 
 NO_ROOM = Reply(452, "4.3.1", "There is no room for this message now; try again later")
 TOO_LARGE = Reply(552, "5.3.4", "Message is larger than the queue here can ever hold")
@@ -82,7 +86,7 @@ class Accept:
         self._incoming = incoming
         self._pause = pause
         self._putting = 0
-        self._said: dict[type[Exception], tuple[int, int]] = {}
+        self._said: dict[str, tuple[int, int]] = {}  # when each reason was last said, and how often not since
         self.pressure = pressure
         # a name that cannot stand in a header is found now, not with the first mail
         received(helo="", client="", by=hostname, protocol="ESMTP", id="0", now=0)
@@ -110,13 +114,15 @@ class Accept:
         return None
 
     def _refused(self, error: Exception) -> None:
-        """Say so, now and then."""
-        now = self._clock()
-        last, more = self._said.get(type(error), (0, 0))
+        """Say so, now and then. Reasons are the same but for their numbers."""
+        now, reason = self._clock(), _NUMBERS.sub("", repr(error))
+        last, more = self._said.get(reason, (0, 0))
         if last and abs(now - last) < SAID_AGAIN:
-            self._said[type(error)] = last, more + 1
+            self._said[reason] = last, more + 1
             return
-        self._said[type(error)] = now, 0
+        if len(self._said) >= REASONS:
+            self._said.clear()
+        self._said[reason] = now, 0
         before = f" ({more} more like it since it was said last)" if more else ""
         self._trouble(f"mail is refused before its content{before}", error)
 

@@ -10,12 +10,12 @@ The share is found as TCP finds its rate (RFC 5681), once a second:
 the queue is behind                     the share is
 ======================================  ===================================================
 too far (1.0), and falls back further   halved
-too far, and hardly comes nearer        a tenth less
+too far, and hardly comes nearer        a tenth less (less than ``NEARER``)
 too far, and comes nearer               left
 more than half as far                   a tenth more
 less                                    half as much again, or none any more if nobody was refused
 twice too far (2.0)                     nobody's: mail hears 451, and who connects hears 421;
-                                        halved if it was what had been let in that second
+                                        halved if anybody was let in that second
 ======================================  ===================================================
 
 Between these lies its hysteresis. After ``FORGOTTEN`` seconds in which nobody came everybody is let in. Listeners do
@@ -42,8 +42,8 @@ LESS: Final = 0.5
 A_LITTLE_LESS: Final = 0.9
 MORE: Final = 1.1
 MUCH_MORE: Final = 1.5
-NEARER: Final = 0.95
-"""Of how far behind it was a second before: more than that is not soon back."""
+NEARER: Final = 0.25
+"""Seconds by which the wait becomes shorter in each, while it is too long: else it is not soon over."""
 _SECOND: Final = 1.0
 
 
@@ -75,7 +75,7 @@ class Pressure:
         self._before: dict[str, dict[str, int]] = {}
         self._by = 0.0  # how far the queue was behind in this second, at most
         self._last_by = 0.0
-        self._why = ""
+        self._why, self._allowed = "", 60.0
         self._refused_now = False
         gauge = Gauge(
             f"mailfarm_{service}_share", "Messages a second each may bring in; -1: any number", registry=registry
@@ -94,7 +94,7 @@ class Pressure:
         """The queue has said so, just now."""
         self._turn()
         if error.by > self._by:
-            self._by, self._why = error.by, str(error)
+            self._by, self._why, self._allowed = error.by, str(error), error.allowed
         if error.by >= QueueBehind.NOBODY:
             self.closed = True
 
@@ -165,7 +165,7 @@ class Pressure:
             self._tell(f"Mail comes in faster than it is filed: {self._why}. {share}")
         elif self._by > self._last_by or (self.closed and any(map(_brought, self._counts.values()))):
             self.share = max(1.0, LESS * self.share)
-        elif self._by > NEARER * self._last_by:
+        elif self._by > self._last_by - NEARER / self._allowed:
             self.share = max(1.0, A_LITTLE_LESS * self.share)
 
     def _over(self) -> None:

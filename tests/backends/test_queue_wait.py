@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mailfarm.backends.queue_wait import WINDOW, Ahead, Wait
+from mailfarm.backends.queue_wait import GAP, SILENT, WINDOW, Ahead, Wait
 
 
 def told(*seconds: tuple[int, int], leased: int = 0) -> Wait:
@@ -21,8 +21,11 @@ def test_it_is_what_goes_before_by_what_workers_end_in_a_second() -> None:
     assert told((500, 1000), (450, 1100), (400, 1200), leased=50).at(102.0) == 4.5
 
 
-def test_it_is_the_mean_of_the_busy_seconds_as_workers_end_in_heaps() -> None:
-    assert told((900, 0), (900, 50), (900, 80), (900, 320), (900, 410)).at(104.0) == pytest.approx(900 / 120)
+@pytest.mark.parametrize("apart", [2, 3, 5, 8])
+def test_workers_may_end_in_heaps_some_seconds_apart(apart: int) -> None:
+    ended = [100 * (second // apart) for second in range(3 * WINDOW)]
+    wait = told(*[(9000, so_far) for so_far in ended])
+    assert wait.at(99.0 + 3 * WINDOW) == pytest.approx(9000 * apart / 100)
 
 
 def test_what_was_put_since_counts_beyond_what_may_have_been_ended() -> None:
@@ -58,13 +61,23 @@ def test_the_second_in_which_they_come_back_is_no_pace() -> None:
 def test_workers_that_are_away_are_not_behind() -> None:
     assert told(*[(10 * second, 1000) for second in range(100)]).at(199.0) == 0
     busy = [(5000, 100 * second) for second in range(5)]
-    gone = [(5000, 400)] * WINDOW
-    assert told(*busy, *gone[:-2]).at(112.0) == 50
-    assert told(*busy, *gone).at(114.0) == 0
+    gone = [(5000, 405)] * (SILENT + 1)  # in the second in which they went they ended five
+    assert told(*busy, *gone[1:]).at(104.0 + SILENT) == pytest.approx(5000 / (305 / 4))
+    assert told(*busy, *gone).at(105.0 + SILENT) == 0
 
 
-def test_a_second_in_which_they_stood_still_says_nothing_of_their_pace() -> None:
+def test_a_second_in_which_they_stood_still_is_a_part_of_their_pace_and_their_last_one_is_not() -> None:
+    assert told((5000, 0), (5000, 100), (5000, 200), (5000, 200), (5000, 300)).at(104.0) == 75
     assert told((5000, 0), (5000, 100), (5000, 200), (5000, 200), (5000, 200)).at(104.0) == 50
+
+
+def test_what_was_before_a_gap_in_the_figures_says_nothing() -> None:
+    wait = told((500, 0), (500, 100), (500, 200))
+    wait.saw(102.0 + GAP + 1, Ahead(500, 0, 210))
+    assert wait.at(102.0 + GAP + 1) == 0
+    wait.saw(102.0 + GAP + 2, Ahead(500, 0, 310))
+    wait.saw(102.0 + GAP + 3, Ahead(500, 0, 410))
+    assert wait.at(102.0 + GAP + 3) == 5
 
 
 def test_a_queue_that_was_emptied_by_hand_counts_anew() -> None:

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from mailfarm.errors import QueueBehind, QueueFull, QueueUnavailable
 from mailfarm.ids import Ids, is_id
-from mailfarm.inbound.accept import AT_ONCE, BEHIND, NO_ROOM, OVER_SHARE, PUTTING, SAID_AGAIN, Accept
+from mailfarm.inbound.accept import AT_ONCE, BEHIND, NO_ROOM, OVER_SHARE, PUTTING, REASONS, SAID_AGAIN, Accept
 from mailfarm.inbound.pressure import PAUSE, Pressure, Sender
 from mailfarm.mail.envelope import Envelope, Recipient
 from mailfarm.mail.reply import Reply
@@ -168,17 +168,26 @@ def test_a_flood_of_refusals_is_a_line_of_each_kind_and_their_number_later() -> 
             assert asyncio.run(accept.room(1, SENDER))
 
     refused(1000)
+    queue.error = QueueFull("no memory: 8 of 10 octets")
+    refused(1)
+    queue.error = QueueFull("no memory: 9 of 10 octets")
+    refused(1000)
     queue.error = QueueUnavailable("away")
     refused(1000)
-    queue.error = QueueFull("the disk again")
+    queue.error = QueueFull("the disk")
     now[0] += SAID_AGAIN
     refused(2)
     what = "mail is refused before its content"
     assert [(text, str(error)) for text, error in told] == [
         (what, "the disk"),
+        (what, "no memory: 8 of 10 octets"),
         (what, "away"),
-        (f"{what} (999 more like it since it was said last)", "the disk again"),
+        (f"{what} (999 more like it since it was said last)", "the disk"),
     ]
+    for number in range(3 * REASONS):
+        queue.error = QueueFull("x" * number)
+        refused(1)
+    assert len(accept._said) <= REASONS
 
 
 def test_a_host_name_that_cannot_stand_in_a_header_is_found_at_once() -> None:
