@@ -27,6 +27,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "sdk"))  # relay
 
 Tell = Callable[[str], None]
 LIMITS = Path(__file__).with_name("limits.toml")
+SETTLED = 3.0
+"""Seconds after which a stack that does not serve yet is said."""
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +90,10 @@ def stack(deployed: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dep
     """The deployed stack, and the test outside it: in a client's namespace, with its name and its authority."""
     monkeypatch.setenv("SSL_CERT_FILE", str(deployed.authority))
     with resolved(HOST, deployed.addresses), deployed.lab.near.there():
+        began = time.monotonic()
+        deployed.until(deployed.serves, 180, "a Swarm with a leader, and an API that answers")
+        if (took := time.monotonic() - began) > SETTLED:  # managers elect a leader while one comes back
+            deployed.tell(f"the Swarm and its API were there after {took:.0f} s\n{deployed.lab.tails()}")
         yield deployed
 
 

@@ -160,6 +160,10 @@ class Lab:
         self._boot(number)
         self._settle(number)
 
+    def tails(self) -> str:
+        """The ends of the engines' logs."""
+        return "\n".join(f"{machine.name}:\n{machine.tail(25)}" for machine in self.machines.values())
+
     def cable(self, number: int, there: bool) -> None:
         """Pull a machine's network cable, or put it back."""
         self.switch.cable(str(number), there)

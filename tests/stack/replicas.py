@@ -35,6 +35,10 @@ class Updated:
     seconds: float
 
 
+ELECTING = 60.0
+"""Seconds; Docker's managers wait ten to twenty before each attempt."""
+
+
 class Services:
     """What `docker` says and does about the services of the stack ``name``."""
 
@@ -48,8 +52,18 @@ class Services:
         return next(number for number, machine in self.lab.machines.items() if machine.up)
 
     def docker(self, *words: str, timeout: float = 120) -> str:
-        """The docker CLI on a manager."""
-        return self.lab.docker(self.manager, *words, timeout=timeout)
+        """The docker CLI on a manager; again while the managers elect a leader, as an operator would."""
+        deadline = time.monotonic() + ELECTING
+        while True:
+            try:
+                return self.lab.docker(self.manager, *words, timeout=timeout)
+            except LabError as error:
+                electing = "does not have a leader" in str(error)
+                if words[1:2] in (("ps",), ("ls",), ("inspect",)):  # what may be asked twice
+                    electing = electing or "DeadlineExceeded" in str(error)
+                if not electing or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.5)
 
     def full(self, word: str) -> str:
         """The service's name in the Swarm."""

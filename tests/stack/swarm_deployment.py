@@ -20,7 +20,7 @@ from images import names
 from lab import ROOT, Lab, address, address6
 from replicas import Services
 
-from mailfarm.sdk import Farm
+from mailfarm.sdk import Farm, FarmError
 
 HOST = "mail.example.net"
 DOMAIN = "example.net"
@@ -102,6 +102,17 @@ class Deployment(Services):
     def farm(self, timeout: float = 30) -> Farm:
         """The SDK's client, over HTTPS by name. To be used in a client's namespace."""
         return Farm(self.url, self.token, timeout=timeout)
+
+    def serves(self) -> bool:
+        """Whether the Swarm has a leader, every service its replicas, and the API answers. As ``farm``."""
+        if not self.converged():
+            return False
+        try:
+            with self.farm(timeout=5) as farm:
+                farm.mailboxes()
+        except FarmError:
+            return False
+        return True
 
     def tls(self) -> ssl.SSLContext:
         """What trusts the lab's authority, and checks names."""
