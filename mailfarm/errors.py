@@ -45,8 +45,9 @@ class QueueBehind(QueueFull):
 
     HALF = 0.5
     NOBODY = 2.0
+    ALLOWED = 60.0
 
-    def __init__(self, text: str, by: float, allowed: float = 60.0) -> None:
+    def __init__(self, text: str, by: float, allowed: float = ALLOWED) -> None:
         super().__init__(text)
         self.by = by
         self.allowed = allowed

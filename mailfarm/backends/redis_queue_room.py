@@ -170,13 +170,12 @@ class RedisRoom:
         if self._limit:
             filled = max(filled, (self._used + size) / (SHARE * self._limit))
         by = filled / BEHIND
-        wait = self.wait if self._max_wait else 0.0
-        late = wait / self._max_wait if wait else 0.0
+        late = self.wait / self._max_wait if self._max_wait else 0.0
         if max(by, late) < QueueBehind.HALF:
             return
         if by >= late:
             raise QueueBehind(f"the queue is filled to {filled:.0%}", by)
-        text = f"mail waits {wait:.0f} s until it is filed, and {self._max_wait:g} s are allowed"
+        text = f"mail waits {late * self._max_wait:.0f} s until it is filed, and {self._max_wait:g} s are allowed"
         raise QueueBehind(text, late, self._max_wait)
 
 

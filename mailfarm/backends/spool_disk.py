@@ -269,7 +269,7 @@ class DiskSpool:
         while some := self._some(most, octets):
             held, wanted = some
             try:
-                found = await self._run(lambda: self._read(held, wanted))  # noqa: B023 - awaited here
+                found = await self._run(partial(self._read, held, wanted))
             except UnreadableError as error:
                 tries = 1 if held.unreadable else TRIES  # what is wrong with many is not waited for with each
                 if not self._refused(held, error.number, str(error), tries):
@@ -360,7 +360,7 @@ class DiskSpool:
             numbers = [mail.number for mail in mails if mail.place == held.folder.path]
             if numbers:
                 try:
-                    await self._run(lambda: held.folder.remove(numbers))  # noqa: B023 - awaited here
+                    await self._run(partial(held.folder.remove, numbers))
                 finally:
                     self._forget(held, set(numbers))
                 self._metrics.drained.inc(len(numbers))
@@ -369,7 +369,7 @@ class DiskSpool:
         """The queue will never take it: keep it for a person to look at. Raises OSError."""
         for held in tuple(self._held):
             if mail.place == held.folder.path:
-                there = await self._run(lambda: held.folder.set_aside(mail.number))  # noqa: B023 - awaited here
+                there = await self._run(partial(held.folder.set_aside, mail.number))
                 self._gone(held, mail.number, f"{why}; it is kept as {there}")
 
     def _forget(self, held: _Held, numbers: set[int]) -> None:

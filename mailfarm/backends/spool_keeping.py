@@ -7,6 +7,7 @@ up nobody. Each file is synced, the folder once for all of a group, and then all
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -71,7 +72,7 @@ class Keeping:
                 held += len(piece)
                 size += len(piece)
                 if held >= CHUNK:
-                    await self._run(lambda: _written(part, pieces))  # noqa: B023 - awaited here
+                    await self._run(partial(_written, part, pieces))
                     pieces, held = [], 0
             check_size(spooled, size)
             await self._run(lambda: _written(part, pieces).sync())
@@ -86,7 +87,7 @@ class Keeping:
             makes, now = [make for make, _ in batch], self._clock()
             results: Sequence[int | Exception]
             try:
-                results = await self._run(lambda: self._folder.keep(makes, now))  # noqa: B023 - awaited here
+                results = await self._run(partial(self._folder.keep, makes, now))
             except Exception as error:
                 results = [error] * len(batch)
             for (_, kept), result in zip(batch, results, strict=True):

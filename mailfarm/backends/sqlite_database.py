@@ -17,7 +17,7 @@ from mailfarm.ports import NOW, Rows
 from .sqlite_engine import Engine
 
 T = TypeVar("T")
-I = TypeVar("I")  # noqa: E741 - an item
+Item = TypeVar("Item")
 
 PRUNED_ROWS = 500
 """Contents one step of pruning deletes at most, and ..."""
@@ -157,14 +157,14 @@ class Database:
         return self._engine.read(lambda connection: drive(work, connection, clock()))
 
     def gather(
-        self, work: Callable[[Tx, Sequence[I]], Awaitable[T]], told: Callable[[T], None]
-    ) -> Callable[[I, int], Deferred[None]]:
+        self, work: Callable[[Tx, Sequence[Item]], Awaitable[T]], told: Callable[[T], None]
+    ) -> Callable[[Item, int], Deferred[None]]:
         """What takes an item and its octets, and fires once ``work``, given it and all others that waited at the same
         time, is durable. Where that fails, ``work`` is given each of them alone. ``told`` gets what ``work`` gave, in
         the reactor's thread, once for each time and before the last of its items is told."""
         engine = self._engine
 
-        def together(connection: sqlite3.Connection, items: Sequence[I]) -> Sequence[T | None]:
+        def together(connection: sqlite3.Connection, items: Sequence[Item]) -> Sequence[T | None]:
             result = drive(lambda tx: work(tx, items), connection, engine.clock())
             return [*[None] * (len(items) - 1), result]
 
@@ -172,7 +172,7 @@ class Database:
             if result is not None:
                 told(result)
 
-        def add(item: I, size: int) -> Deferred[None]:
+        def add(item: Item, size: int) -> Deferred[None]:
             write = engine.gather if size <= SMALL else engine.write_many
             return write(together, item, size).addCallback(tell)
 

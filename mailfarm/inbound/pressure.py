@@ -75,7 +75,7 @@ class Pressure:
         self._before: dict[str, dict[str, int]] = {}
         self._by = 0.0  # how far the queue was behind in this second, at most
         self._last_by = 0.0
-        self._why, self._allowed = "", 60.0
+        self._why, self._allowed = "", QueueBehind.ALLOWED
         self._refused_now = False
         gauge = Gauge(
             f"mailfarm_{service}_share", "Messages a second each may bring in; -1: any number", registry=registry

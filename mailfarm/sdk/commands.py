@@ -39,8 +39,8 @@ exit codes:
   0 done, 1 failed, refused or not found, 2 wrong usage, 3 cannot connect, 4 timed out
 """
 WAIT: Final = f"""\
-Wait for a message and show it. A message that is there already answers at once; --new looks only at what comes from
-now on. Criteria are parts of the text, whatever the case; a full address must be equal.
+Wait for a message and show it. One that is there already is shown at once, the oldest first; --new looks only at what
+comes from now on. Criteria are parts of the text, whatever the case; a full address must be equal.
 
 examples:
   mailfarm wait --subject reset
